@@ -1,0 +1,62 @@
+"""One model as a Serve application. `import_path: deployments.model:build` in serve_config.yaml.
+
+The builder runs in a short-lived task of its own, so it stays light: neither this module nor the server classes it
+names import an engine or its libraries.
+"""
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.settings import ModelArgs
+from models.registry import import_string
+from models.specs import Backend, Needs, Task
+
+SERVERS = {
+    Task.CHAT: "deployments.servers.chat:ChatServer",
+    Task.EMBEDDINGS: "deployments.servers.embeddings:EmbeddingServer",
+}
+# vLLM runs inside ray.serve.llm's LLMServer, which places its workers on the replica's GPUs.
+SERVERS_BY_BACKEND = {(Task.CHAT, Backend.VLLM): "deployments.servers.chat_vllm:VLLMServer"}
+
+GIB = 1 << 30
+
+
+def build(args: ModelArgs) -> Application:
+    """The application of one model: a single deployment, always named "model"."""
+    args = ModelArgs.model_validate(args)
+    task, variant = args.spec.task, args.variant_spec
+    server = import_string(SERVERS_BY_BACKEND.get((task, variant.backend), SERVERS[task]))
+    deployment = serve.deployment(
+        server,
+        name="model",
+        health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=120,
+        **(resources_of_llm if variant.backend is Backend.VLLM else resources)(variant.needs, variant.env),
+    )
+    return deployment.bind(args)
+
+
+def resources(needs: Needs, env: dict[str, str]) -> dict:
+    """Deployment options that reserve what one replica needs."""
+    return {
+        "ray_actor_options": {
+            "num_cpus": needs.cpus,
+            "num_gpus": needs.gpus,
+            "memory": int(needs.memory_gib * GIB),
+            "runtime_env": {"env_vars": env},
+        }
+    }
+
+
+def resources_of_llm(needs: Needs, env: dict[str, str]) -> dict:
+    """As `resources`, but on GPUs as a placement group: the replica in its first bundle, one vLLM worker in each."""
+    if needs.gpus == 0:
+        return resources(needs, env)
+    workers = max(1, int(needs.gpus))
+    share = needs.gpus / workers
+    if share < 1:
+        env = {**env, "VLLM_RAY_PER_WORKER_GPUS": str(share)}
+    actor = resources(needs.model_copy(update={"gpus": 0}), env)
+    first = {"CPU": needs.cpus, "GPU": share, "memory": actor["ray_actor_options"]["memory"]}
+    others = [{"CPU": 1, "GPU": share} for _ in range(workers - 1)]
+    return {**actor, "placement_group_bundles": [first, *others], "placement_group_strategy": "PACK"}

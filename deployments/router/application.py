@@ -1,0 +1,30 @@
+"""The whole HTTP application on one screen."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from deployments.router import openapi
+from deployments.router.errors import add_error_handlers
+from deployments.router.middleware import BodyLimit, RequestContext
+from deployments.router.routes import chat, embeddings, health, models, tokens
+from deployments.router.services import Services
+
+DESCRIPTION = """
+One OpenAI-compatible endpoint in front of many open models.
+Point any OpenAI client at `/v1`; `GET /v1/models` lists what is running.
+"""
+
+
+def create_application(services: Services) -> FastAPI:
+    """The router as an ASGI application: the same under Ray Serve, under uvicorn and in a test."""
+    app = FastAPI(title="Medley", version="0.1.0", description=DESCRIPTION, redoc_url=None)
+    app.state.services = services
+    for routes in (chat, embeddings, tokens, models, health):
+        app.include_router(routes.router)
+    # The last one added is the outermost: an id and a log line come first, then the limit on the body.
+    app.add_middleware(BodyLimit, limit=services.body_limit)
+    app.add_middleware(RequestContext)
+    add_error_handlers(app)
+    openapi.describe(app)
+    return app

@@ -1,0 +1,64 @@
+"""The outermost layer of the HTTP path, outside Ray Serve's own.
+
+Serve reads control headers that a client could send: to switch its timeout off, to go on after a disconnect, to pick a
+replica. They are taken away before Serve sees them. Loaded through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+"""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTROL_HEADERS = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+        b"x-session-id",
+    }
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve asks for at the import path."""
+    return [Middleware(Edge)]
+
+
+class Edge:
+    """Takes Serve's control headers away and gives each request one well-formed id."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        kept = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in CONTROL_HEADERS and name != b"x-request-id"
+        ]
+        kept.append((b"x-request-id", request_id))
+
+        async def send_with_one_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message["headers"] if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*headers, (b"x-request-id", request_id)]}
+            await send(message)
+
+        await self.app({**scope, "headers": kept}, receive, send_with_one_id)
+
+
+def request_id_of(scope: Scope) -> bytes:
+    """The client's request id where it is well formed, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid4().hex.encode()

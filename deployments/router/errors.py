@@ -1,0 +1,60 @@
+"""Errors as responses, in OpenAI's form."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from models.errors import InvalidRequest, ServingError
+
+logger = logging.getLogger("ray.serve")
+
+
+def error_body(error: ServingError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: ServingError) -> Response:
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return Response(orjson.dumps(error_body(error)), error.status, headers, "application/json")
+
+
+def error_event(error: ServingError) -> bytes:
+    """The last event of a stream that broke."""
+    return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"
+
+
+class _NoSuchRoute(InvalidRequest):
+    code = "not_found"
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ServingError)
+    async def serving_error(request: Request, error: ServingError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        messages = {
+            404: f"There is nothing at {request.method} {request.url.path[:200]}. GET /docs lists what there is.",
+            405: f"{request.method} is not allowed here. GET /docs lists what is.",
+        }
+        ours = _NoSuchRoute(messages.get(error.status_code, "The request cannot be served."))
+        response = error_response(ours)
+        response.status_code = error.status_code
+        response.headers.update(error.headers or {})
+        return response
+
+
+def unexpected(error: BaseException, request_id: str) -> ServingError:
+    """A bug of ours as the client sees it; the log has the rest."""
+    logger.error("request %s failed unexpectedly", request_id, exc_info=error)
+    return ServingError(f"Something went wrong in the server. Tell its operator the request id {request_id}.")

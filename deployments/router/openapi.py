@@ -1,0 +1,79 @@
+"""The OpenAPI description: handlers read bodies themselves, so their schemas are added here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+ERRORS = {
+    "400": "The request is wrong; `param` says where.",
+    "404": "There is no such model; the nearest names are given.",
+    "413": "The body is too large.",
+    "415": "The body is not sent as JSON.",
+    "429": "The model's queue is full; see Retry-After.",
+    "503": "The model is not running; see Retry-After.",
+    "504": "The deadline passed.",
+}
+
+_bodies: dict[str, type[BaseModel]] = {}
+
+
+def documented(body: type[BaseModel], summary: str, streams: bool = False) -> dict[str, Any]:
+    """Arguments for a route decorator that describe its body and errors."""
+    _bodies[body.__name__] = body
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "summary": summary,
+        "responses": {
+            200: {"description": "The answer, in OpenAI's form.", "content": content},
+            **{int(status): {"description": text, "content": error} for status, text in ERRORS.items()},
+        },
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}},
+            }
+        },
+    }
+
+
+def describe(app: FastAPI) -> None:
+    """Make `/openapi.json` complete."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+            )
+            _, schemas = models_json_schema(
+                [(body, "validation") for body in _bodies.values()], ref_template="#/components/schemas/{model}"
+            )
+            components = document.setdefault("components", {}).setdefault("schemas", {})
+            components |= {**schemas["$defs"], "Error": ERROR_SCHEMA}
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,223 @@
+"""/v1/chat/completions and /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, model_validator
+
+from deployments.router.openapi import documented
+from deployments.router.services import Services
+from deployments.router.streaming import open_event_stream
+from deployments.router.wire import WireModel, read_body
+from models.errors import UnsupportedParameter
+from models.specs import ModelSpec, Task
+from models.tasks.chat import GenerationRequest
+
+router = APIRouter(tags=["Chat and text"])
+
+# Bodies over this many bytes go through the object store.
+LARGE_BODY = 512 << 10
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Stop = str | Annotated[list[str], Field(max_length=16)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+
+
+class StreamOptions(WireModel):
+    include_usage: bool = False
+    """Send token counts in one more event before the end."""
+    continuous_usage_stats: bool = False
+    """Send token counts in every event."""
+
+
+class Function(WireModel):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(WireModel):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(WireModel):
+    name: str
+
+
+class NamedTool(WireModel):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class TextPart(WireModel):
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(WireModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(WireModel):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class Message(WireModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    """What an assistant called earlier in the chat."""
+    tool_call_id: str | None = None
+    """For role `tool`: the call this is the result of."""
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+            raise ValueError(f"a message of role {self.role} needs content")
+        return self
+
+
+class JSONSchema(WireModel):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(WireModel):
+    type: Literal["text"]
+
+
+class JSONObjectFormat(WireModel):
+    type: Literal["json_object"]
+
+
+class JSONSchemaFormat(WireModel):
+    type: Literal["json_schema"]
+    json_schema: JSONSchema
+
+
+ResponseFormat = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Field(discriminator="type")]
+
+
+class Sampling(WireModel):
+    """What chat and text completion have in common: OpenAI's parameters, then vLLM's own."""
+
+    model: str = Field(min_length=1, max_length=256)
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1, le=16)
+    seed: Seed | None = None
+    stop: Stop | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    user: str | None = None
+
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    stop_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = Field(default=None, ge=0)
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    allowed_token_ids: list[TokenId] | None = None
+    bad_words: list[str] | None = None
+    response_format: ResponseFormat | None = None
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Sampling:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+
+class ChatCompletionBody(Sampling):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template."""
+
+    @model_validator(mode="after")
+    def _options_have_what_they_need(self) -> ChatCompletionBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.tool_choice not in (None, "none") and not self.tools:
+            raise ValueError("tool_choice needs tools")
+        return self
+
+
+class CompletionBody(Sampling):
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+
+    @model_validator(mode="after")
+    def _prompt_is_not_empty(self) -> CompletionBody:
+        if not self.prompt or (isinstance(self.prompt, list) and any(item in ("", []) for item in self.prompt)):
+            raise ValueError("prompt is empty")
+        return self
+
+
+@router.post("/v1/chat/completions", **documented(ChatCompletionBody, "Answer a chat", streams=True))
+async def chat_completions(request: Request) -> Response:
+    """The next message of a chat, whole or as server-sent events."""
+    body = await read_body(request, ChatCompletionBody)
+    services: Services = request.app.state.services
+    spec = services.resolve(body.model, Task.CHAT)
+    if body.tools and "tools" not in spec.capabilities:
+        raise UnsupportedParameter(f"{spec.id} does not support tools. Leave them out or choose another model.", "tools")
+    return await generate(request, spec, "chat", body)
+
+
+@router.post("/v1/completions", **documented(CompletionBody, "Continue a text", streams=True))
+async def completions(request: Request) -> Response:
+    """How a text goes on, whole or as server-sent events. `prompt` may be texts or token ids."""
+    body = await read_body(request, CompletionBody)
+    services: Services = request.app.state.services
+    return await generate(request, services.resolve(body.model, Task.CHAT), "complete", body)
+
+
+async def generate(request: Request, spec: ModelSpec, method: str, body: Sampling) -> Response:
+    """Run a generation and pass on what the model writes, which is in OpenAI's form already."""
+    services: Services = request.app.state.services
+    call = GenerationRequest(to_engine(body), request.scope["request_id"])
+    large = int(request.headers.get("content-length") or 0) > LARGE_BODY
+    events = services.dispatcher.stream(spec.id, method, call, deadline=services.deadline_s, large=large)
+    if body.stream:
+        return await open_event_stream(request, events)
+    document = b""
+    async for document in events:
+        pass
+    return Response(document, media_type="application/json")
+
+
+def to_engine(body: Sampling) -> dict[str, Any]:
+    """What the client sent, without nulls; `developer` is what OpenAI now calls `system`."""
+    sent = body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model"})
+    for message in sent.get("messages", ()):
+        if message["role"] == "developer":
+            message["role"] = "system"
+    return sent

@@ -1,0 +1,46 @@
+"""Chat models on vLLM, inside ray.serve.llm's LLMServer.
+
+LLMServer is held, not subclassed: importing it imports vLLM (8 s), which only the replica should pay, not the builder.
+"""
+
+import asyncio
+from typing import Any
+
+from deployments.servers.chat import ChatServer
+from models.registry import engine_class
+from models.specs import NoSource
+from models.weights import locate
+
+
+class VLLMServer(ChatServer):
+    async def load(self) -> Any:
+        weights = await asyncio.to_thread(locate, self.spec, self.variant)
+        self.server = await start_llm_server(self.llm_config(str(weights)))
+        engine = engine_class(self.spec.task, self.variant.backend)
+        return engine(self.spec, self.server.engine)
+
+    def llm_config(self, weights: str) -> dict[str, Any]:
+        """The model as ray.serve.llm's LLMConfig describes one."""
+        assert not isinstance(self.spec.source, NoSource)
+        needs = self.variant.needs
+        config: dict[str, Any] = {
+            "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
+            "engine_kwargs": {"dtype": "auto", "disable_log_stats": False, **self.variant.engine},
+            "accelerator_config": {"kind": "gpu" if needs.gpus else "cpu"},
+            "experimental_configs": {"stream_batching_interval_ms": 0},
+            "log_engine_metrics": True,
+        }
+        if needs.gpus:
+            workers = max(1, int(needs.gpus))
+            config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus / workers}}
+        return config
+
+
+async def start_llm_server(config: dict[str, Any]) -> Any:
+    """Start vLLM under ray.serve.llm. Returns the running LLMServer."""
+    from ray.serve.llm import LLMConfig
+    from ray.serve.llm.deployment import LLMServer
+
+    server = LLMServer.sync_init(LLMConfig.model_validate(config))
+    await server.start()
+    return server

@@ -1,0 +1,58 @@
+"""Arguments of the two builders, as they stand under `args:` in serve_config.yaml."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.catalog import load_catalog
+from models.specs import ModelSpec, VariantSpec
+
+
+class ModelArgs(BaseModel):
+    """Arguments of `deployments.model:build`.
+
+    `release` means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    variant: str | None = None
+    release: str = "1"
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        try:
+            self.spec.variant(self.variant)
+        except KeyError as error:
+            raise ValueError(str(error.args[0])) from None
+        return self
+
+    @property
+    def spec(self) -> ModelSpec:
+        return load_catalog().resolve(self.model)
+
+    @property
+    def variant_spec(self) -> VariantSpec:
+        return self.spec.variant(self.variant)
+
+    @property
+    def variant_name(self) -> str:
+        return self.variant or self.spec.default_variant
+
+
+class RouterArgs(BaseModel):
+    """Arguments of `deployments.router.ingress:build`.
+
+    Attributes:
+        body_limit_mib: larger request bodies are refused with 413.
+        deadline_s: a request that takes longer is answered with 504 and cancelled.
+        discovery_interval_s: how often the router asks Serve what is running.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_limit_mib: float = Field(default=8, gt=0, le=256)
+    deadline_s: float = Field(default=600, gt=0)
+    discovery_interval_s: float = Field(default=1.0, gt=0)
+    release: str = "1"

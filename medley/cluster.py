@@ -1,0 +1,169 @@
+"""Start, watch and stop a local cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from medley.config import ClusterConfig
+from medley.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
+from medley.preflight import DASHBOARD_PORT, HEAD_PORT
+
+STOP_PATIENCE_S = 20
+
+
+class ClusterError(Exception):
+    """The cluster did not do what was asked; the message says why and what to do."""
+
+
+def processes() -> list[psutil.Process]:
+    """Every living process of this cluster: those that carry its mark in their environment."""
+    mine = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(CLUSTER_VARIABLE) == str(home()) and process.status() != psutil.STATUS_ZOMBIE:
+                mine.append(process)
+    return mine
+
+
+def start_ray() -> None:
+    """Start Ray's head on this machine, on loopback, asking for a token.
+
+    Raises:
+        ClusterError: with the end of Ray's own output.
+    """
+    command = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        f"--port={HEAD_PORT}",
+        "--include-dashboard=true",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={DASHBOARD_PORT}",
+        "--disable-usage-stats",
+        f"--object-store-memory={256 << 20}",
+    ]
+    done = subprocess.run(command, env=cluster_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"Ray did not start:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def dashboard() -> httpx.Client:
+    """A client of the REST interface that `serve deploy` uses as well."""
+    headers = {"Authorization": f"Bearer {auth_token_file().read_text().strip()}"}
+    return httpx.Client(base_url=f"http://127.0.0.1:{DASHBOARD_PORT}", headers=headers, timeout=30, trust_env=False)
+
+
+def deploy(config: ClusterConfig) -> None:
+    """Hand the whole document to Serve, as `serve deploy` does.
+
+    Raises:
+        ClusterError: Serve refused it, or does not answer.
+    """
+    deadline = time.monotonic() + 60
+    with dashboard() as client:
+        while True:
+            try:
+                answer = client.put("/api/serve/applications/", json=config.document)
+                break
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise ClusterError("Ray's dashboard does not answer. `make stop`, then try again.") from None
+                time.sleep(0.2)
+    if answer.is_error:
+        raise ClusterError(f"Serve refused {config.path.name}: {answer.text[:2000]}")
+
+
+def applications() -> dict[str, dict[str, Any]]:
+    """What Serve says of every application. Empty while Serve does not answer yet."""
+    with contextlib.suppress(httpx.HTTPError), dashboard() as client:
+        answer = client.get("/api/serve/applications/")
+        if answer.is_success:
+            return answer.json().get("applications", {})
+    return {}
+
+
+def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
+    """The state of every application, again and again, until all run.
+
+    Raises:
+        ClusterError: one failed for good, or patience ran out.
+    """
+    wanted = [application["name"] for application in config.document["applications"]]
+    deadline = time.monotonic() + patience_s
+    while True:
+        current = applications()
+        states = {name: current.get(name, {}).get("status", "NOT_STARTED") for name in wanted}
+        yield states
+        if all(state == "RUNNING" for state in states.values()):
+            return
+        for name in wanted:
+            if states[name] == "DEPLOY_FAILED":
+                raise ClusterError(f"{name} could not be started: {_why(current[name])}")
+        if time.monotonic() > deadline:
+            waiting = ", ".join(name for name in wanted if states[name] != "RUNNING")
+            raise ClusterError(f"Still waiting for {waiting} after {patience_s:.0f} s. Logs: {logs()}")
+        time.sleep(0.5)
+
+
+def logs() -> Path:
+    """Where Serve's logs of the current cluster lie."""
+    return Path("/tmp/ray/session_latest/logs/serve")
+
+
+def stop() -> int:
+    """End every process of the cluster: ask first, then insist. Returns how many there were."""
+    found = processes()
+    _end(found, psutil.Process.terminate, STOP_PATIENCE_S)
+    # Children of what has just ended may have been started meanwhile.
+    remaining = processes()
+    _end(remaining, psutil.Process.kill, STOP_PATIENCE_S)
+    left = processes()
+    if left:
+        raise ClusterError(f"These processes did not end: {', '.join(str(process.pid) for process in left)}.")
+    return len(found)
+
+
+def _end(victims: list[psutil.Process], how: Any, patience_s: float) -> None:
+    for process in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            how(process)
+    psutil.wait_procs(victims, timeout=patience_s)
+
+
+def _why(application: dict[str, Any]) -> str:
+    messages = [application.get("message", "")]
+    messages += [deployment.get("message", "") for deployment in application.get("deployments", {}).values()]
+    longest = max(messages, key=len)
+    return f"{longest[-1500:]}\nLogs: {logs()}"
+
+
+def memory_gib() -> float:
+    """Memory of all processes of the cluster; pages they share are counted once (PSS)."""
+    total = 0
+    for process in processes():
+        with contextlib.suppress(psutil.Error, OSError):
+            total += process.memory_full_info().pss
+    return total / (1 << 30)
+
+
+def pids_by_application() -> dict[str, list[int]]:
+    """Process ids of the replicas of each application."""
+    return {
+        name: sorted(replica["pid"] for deployment in app["deployments"].values() for replica in deployment["replicas"] if replica.get("pid"))
+        for name, app in applications().items()
+    }
+
+
+def running() -> bool:
+    return bool(processes()) and os.path.exists(auth_token_file())

@@ -1,0 +1,83 @@
+"""Read a serve_config file: what it asks for, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from deployments.settings import ModelArgs
+from models.specs import ModelSpec, VariantSpec
+
+MODEL_BUILDER = "deployments.model:build"
+
+
+class ConfigError(Exception):
+    """The file cannot be served; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    app: str
+    spec: ModelSpec
+    variant_name: str
+
+    @property
+    def variant(self) -> VariantSpec:
+        return self.spec.variant(self.variant_name)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    path: Path
+    document: dict[str, Any]
+    models: list[ServedModel]
+
+    @property
+    def host(self) -> str:
+        return self.document.get("http_options", {}).get("host", "0.0.0.0")
+
+    @property
+    def port(self) -> int:
+        return self.document.get("http_options", {}).get("port", 8000)
+
+    @property
+    def memory_gib(self) -> float:
+        """What all first replicas need, and 1.5 GiB for Ray and the router."""
+        return 1.5 + sum(model.variant.needs.memory_gib for model in self.models)
+
+
+def read_config(path: Path) -> ClusterConfig:
+    """Read the file.
+
+    Raises:
+        ConfigError: it is not there, not YAML, or names a model, variant or argument that does not exist.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(document, dict) or not document.get("applications"):
+        raise ConfigError(f"{path} names no applications.")
+    models = []
+    for application in document["applications"]:
+        if application.get("import_path") != MODEL_BUILDER:
+            continue
+        app = application.get("name", "?")
+        try:
+            args = ModelArgs.model_validate(application.get("args"))
+        except ValidationError as error:
+            raise ConfigError(f"{path}, application {app}: {error.errors()[0]['msg']}") from None
+        except Exception as error:
+            raise ConfigError(f"{path}, application {app}: {error.args[0] if error.args else error}") from None
+        if app != args.model:
+            raise ConfigError(
+                f"{path}: the application {app} serves {args.model}. Name it {args.model}: the router finds models by name."
+            )
+        models.append(ServedModel(app, args.spec, args.variant_name))
+    return ClusterConfig(path, document, models)

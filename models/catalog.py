@@ -1,0 +1,83 @@
+"""Load the catalog and look models up in it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from models.errors import ModelNotFound
+from models.specs import ModelSpec, Task
+
+FOLDER = Path(__file__).parent / "catalog"
+
+
+class _CatalogFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    models: list[ModelSpec]
+
+
+class Catalog(Mapping[str, ModelSpec]):
+    """Models by id, in the order of the files."""
+
+    def __init__(self, specs: Iterable[ModelSpec]):
+        self._specs: dict[str, ModelSpec] = {}
+        for spec in specs:
+            if spec.id in self._specs:
+                raise ValueError(f"the catalog names {spec.id} twice")
+            self._specs[spec.id] = spec
+
+    def __getitem__(self, model_id: str) -> ModelSpec:
+        return self._specs[model_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def resolve(self, model_id: str) -> ModelSpec:
+        """The model of this id.
+
+        Raises:
+            ModelNotFound: with the nearest ids, or the way to list them.
+        """
+        if model_id in self._specs:
+            return self._specs[model_id]
+        raise ModelNotFound(f"The model {model_id[:100]!r} does not exist. {self._suggestion(model_id)}", "model")
+
+    def of_task(self, task: Task) -> list[ModelSpec]:
+        return [spec for spec in self._specs.values() if spec.task is task]
+
+    def _suggestion(self, model_id: str) -> str:
+        wanted = model_id[:100].lower()
+        near = [name for name in self._specs if wanted and wanted in name]
+        near += [name for name in difflib.get_close_matches(wanted, self._specs, n=3, cutoff=0.4) if name not in near]
+        if near:
+            return f"Did you mean {' or '.join(near[:3])}?"
+        return "GET /v1/models lists the models there are."
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """Read every YAML file of a folder.
+
+    Raises:
+        ValueError: unknown keys, wrong values or a file whose models are of another task than its name says.
+    """
+    specs: list[ModelSpec] = []
+    for file in sorted(folder.glob("*.yaml")):
+        for spec in _CatalogFile.model_validate(yaml.safe_load(file.read_text())).models:
+            if spec.task.value != file.stem:
+                raise ValueError(f"{file.name} holds {spec.id}, whose task is {spec.task.value}")
+            specs.append(spec)
+    return Catalog(specs)
+
+
+@cache
+def load_catalog() -> Catalog:
+    """The catalog that ships with Medley."""
+    return read_catalog(FOLDER)

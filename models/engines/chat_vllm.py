@@ -1,0 +1,124 @@
+"""Chat on vLLM.
+
+vLLM runs elsewhere (in ray.serve.llm's LLMServer); this puts Medley's contract around it: requests become vLLM's own,
+vLLM's error values become ServingErrors, answers become bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
+
+from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from models.specs import ModelSpec
+from models.tasks.chat import GenerationRequest
+from models.tasks.tokens import TokenizeRequest, TokenizeResult
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+class VLLMServing(Protocol):
+    """What is used of ray.serve.llm's vLLM engine: each method yields answers, or an object with `error`."""
+
+    def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]: ...
+
+    def completions(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]: ...
+
+    async def check_health(self) -> None: ...
+
+
+class VLLMChat:
+    """A ChatEngine over a running vLLM."""
+
+    def __init__(self, spec: ModelSpec, serving: VLLMServing):
+        self.spec = spec
+        self.serving = serving
+        # ray 2.60 looks for this under a name that vLLM 0.29 no longer uses, so its own tokenize always refuses.
+        self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
+
+    async def chat(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+        async with aclosing(self._generate(self.serving.chat, ChatCompletionRequest, request)) as items:
+            async for item in items:
+                yield item
+
+    async def complete(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+        async with aclosing(self._generate(self.serving.completions, CompletionRequest, request)) as items:
+            async for item in items:
+                yield item
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        body: dict[str, Any] = {"model": self.spec.id, "return_token_strs": request.return_token_strings}
+        if request.messages is not None:
+            body |= {"messages": list(request.messages), "add_generation_prompt": request.add_generation_prompt}
+            vllm_request: Any = parse(TokenizeChatRequest, body)
+        else:
+            body |= {"prompt": request.text, "add_special_tokens": request.add_special_tokens}
+            vllm_request = parse(TokenizeCompletionRequest, body)
+        answer = await self._tokenization(self.tokenization.create_tokenize, vllm_request)
+        return TokenizeResult(tuple(answer.tokens), tuple(answer.token_strs) if answer.token_strs else None)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        request = parse(DetokenizeRequest, {"model": self.spec.id, "tokens": list(tokens)})
+        return (await self._tokenization(self.tokenization.create_detokenize, request)).prompt
+
+    async def check_health(self) -> None:
+        await self.serving.check_health()
+
+    async def _generate(self, method: Any, kind: type[BaseModel], request: GenerationRequest) -> AsyncIterator[bytes]:
+        body = {**request.body, "model": self.spec.id, "request_id": request.request_id}
+        async with aclosing(method(parse(kind, body))) as items:
+            async for item in items:
+                if isinstance(item, str):
+                    if item.startswith('data: {"error"'):
+                        logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
+                        raise EngineFailed(f"The model {self.spec.id} stopped in the middle of its answer. Try again.")
+                    yield item.encode()
+                elif (error := getattr(item, "error", None)) is not None:
+                    raise self._translate(error)
+                else:
+                    yield item.model_dump_json(exclude={"prompt_logprobs", "kv_transfer_params"}).encode()
+
+    async def _tokenization(self, method: Any, request: Any) -> Any:
+        try:
+            answer = await method(request, raw_request=None)
+        except ValueError as error:
+            logger.info("vLLM refused a tokenization: %s", error)
+            raise InvalidRequest("These messages or tokens cannot be read by this model's tokenizer.") from None
+        if (error := getattr(answer, "error", None)) is not None:
+            raise self._translate(error)
+        return answer
+
+    def _translate(self, error: Any) -> Exception:
+        """vLLM's error value as ours. Its 400 messages are written for clients; no other message is passed on."""
+        if error.code != 400:
+            logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.message)
+            return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
+        message = error.message.splitlines()[0][:500]
+        if error.param in ("input_tokens", "input_text"):
+            return ContextLengthExceeded(message, "messages")
+        return InvalidRequest(message, error.param)
+
+
+def parse(kind: type[Request], body: dict[str, Any]) -> Request:
+    """The body as vLLM's own request. Raises InvalidRequest naming the first field that vLLM does not take."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        path = ".".join(map(str, first["loc"])) or None
+        raise InvalidRequest(f"{first['msg']}.", path) from None
+    except ValueError as error:
+        raise InvalidRequest(str(error).splitlines()[0][:300]) from None

@@ -1,0 +1,114 @@
+"""Every error Medley answers with.
+
+    ServingError                    500
+    ├── InvalidRequest              400  invalid_request_error
+    │   ├── UnsupportedParameter    400  unsupported_parameter
+    │   ├── ContextLengthExceeded   400  context_length_exceeded
+    │   ├── ModelNotFound           404  model_not_found
+    │   ├── PayloadTooLarge         413  payload_too_large
+    │   └── UnsupportedMediaType    415  unsupported_media_type
+    ├── RateLimited                 429  queue_full               retryable, Retry-After
+    ├── Unavailable                 503
+    │   ├── ModelStarting           503  model_starting           retryable, Retry-After
+    │   ├── ModelNotDeployed        503  model_not_deployed
+    │   ├── ModelFailed             503  model_failed
+    │   └── ReplicaLost             503  replica_lost             retryable, Retry-After
+    ├── DeadlineExceeded            504  deadline_exceeded        retryable
+    └── EngineFailed                500  engine_failed
+
+`message` is written for the client: what is wrong and what to do. It never holds the text of another exception.
+Arguments are positional all the way up, because an exception that needs keywords does not survive unpickling on the
+other side of an actor call.
+"""
+
+
+class ServingError(Exception):
+    """An error with a place in OpenAI's error form.
+
+    Args:
+        message: one or two sentences for the client.
+        param: path of the offending field in the request, such as ``messages[0].role``.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    retryable = False
+
+    def __init__(self, message: str, param: str | None = None, retry_after: float | None = None):
+        super().__init__(message, param, retry_after)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ServingError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class PayloadTooLarge(InvalidRequest):
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RateLimited(ServingError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+    retryable = True
+
+
+class Unavailable(ServingError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "unavailable"
+
+
+class ModelStarting(Unavailable):
+    code = "model_starting"
+    retryable = True
+
+
+class ModelNotDeployed(Unavailable):
+    code = "model_not_deployed"
+
+
+class ModelFailed(Unavailable):
+    code = "model_failed"
+
+
+class ReplicaLost(Unavailable):
+    code = "replica_lost"
+    retryable = True
+
+
+class DeadlineExceeded(ServingError):
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    retryable = True
+
+
+class EngineFailed(ServingError):
+    code = "engine_failed"

