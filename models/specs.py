@@ -85,6 +85,7 @@ class Artifact(Spec):
 
     name: str = Field(pattern="^[a-z0-9-]+$")
     maker: str = Field(description="module:function(source folder, target folder)")
+    version: int = Field(default=1, description="raised when the maker makes something else; old files are left alone")
 
 
 class Needs(Spec):

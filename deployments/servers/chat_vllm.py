@@ -8,20 +8,18 @@ from typing import Any
 
 from deployments.servers.chat import ChatServer
 from models.registry import engine_class
-from models.specs import NoSource
 from models.weights import locate
 
 
 class VLLMServer(ChatServer):
     async def load(self) -> Any:
         weights = await asyncio.to_thread(locate, self.spec, self.variant)
-        self.server = await start_llm_server(self.llm_config(str(weights)))
+        self.server = await start_llm_server(self.llm_config(str(weights)), several_nodes=self.variant.needs.gpus > 1)
         engine = engine_class(self.spec.task, self.variant.backend)
         return engine(self.spec, self.server.engine)
 
     def llm_config(self, weights: str) -> dict[str, Any]:
         """The model as ray.serve.llm's LLMConfig describes one."""
-        assert not isinstance(self.spec.source, NoSource)
         needs = self.variant.needs
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
@@ -36,11 +34,14 @@ class VLLMServer(ChatServer):
         return config
 
 
-async def start_llm_server(config: dict[str, Any]) -> Any:
+async def start_llm_server(config: dict[str, Any], several_nodes: bool) -> Any:
     """Start vLLM under ray.serve.llm. Returns the running LLMServer."""
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import LLMServer
 
-    server = LLMServer.sync_init(LLMConfig.model_validate(config))
+    llm_config = LLMConfig.model_validate(config)
+    # The weights are on this node. Without this a task would import vLLM once more on each node, to find just that.
+    llm_config.get_or_create_callback().ctx.run_init_node = several_nodes
+    server = LLMServer.sync_init(llm_config)
     await server.start()
     return server

@@ -1,0 +1,42 @@
+"""The tokenizer half of every embedding engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+
+class TextTokenizer:
+    """A tokenizer.json, with neither truncation nor padding of its own."""
+
+    def __init__(self, folder: Path):
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.vocabulary_size = self.tokenizer.get_vocab_size()
+        self.special = frozenset(
+            token for token, content in self.tokenizer.get_added_tokens_decoder().items() if content.special
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) == 1:
+            return [self.tokenizer.encode(texts[0]).ids]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+
+    def truncate(self, tokens: list[int], length: int) -> list[int]:
+        if len(tokens) <= length:
+            return tokens
+        if length > 1 and tokens[-1] in self.special:
+            return [*tokens[: length - 1], tokens[-1]]
+        return tokens[:length]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def without_special_tokens(self, tokens: list[int]) -> list[int]:
+        return [token for token in tokens if token not in self.special]
+
+    def token_strings(self, tokens: Sequence[int]) -> list[str]:
+        return [self.tokenizer.id_to_token(token) for token in tokens]

@@ -1,0 +1,100 @@
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.servers.batching import LengthBatcher
+
+lengths = st.lists(st.integers(1, 200), min_size=1, max_size=40)
+
+
+class Recorder:
+    """Embeds a token list as (first token, length), and keeps every batch."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.batches: list[list[list[int]]] = []
+        self.seconds = seconds
+
+    def __call__(self, batch):
+        self.batches.append([list(tokens) for tokens in batch])
+        time.sleep(self.seconds)
+        return np.array([[tokens[0], len(tokens)] for tokens in batch], dtype=np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(lengths, min_size=1, max_size=8))
+def test_every_request_gets_its_own_rows_in_order_within_the_bounds(requests):
+    recorder = Recorder()
+    batcher = LengthBatcher(recorder, max_batch=8, max_tokens=512)
+    token_lists = [[[number] * length for length in request] for number, request in enumerate(requests)]
+
+    async def run():
+        return await asyncio.gather(*(batcher.submit(tokens) for tokens in token_lists))
+
+    for number, (request, vectors) in enumerate(zip(requests, asyncio.run(run()), strict=True)):
+        assert vectors.tolist() == [[number, length] for length in request]
+    for batch in recorder.batches:
+        assert len(batch) <= 8
+        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= 512
+
+
+async def test_a_large_request_does_not_hold_up_a_small_one():
+    recorder = Recorder(seconds=0.001)
+    batcher = LengthBatcher(recorder, max_batch=8)
+    large = asyncio.create_task(batcher.submit([[0] * 10] * 400))
+    await asyncio.sleep(0.005)
+    before = len(recorder.batches)
+    await batcher.submit([[1] * 10])
+    assert len(recorder.batches) - before <= 3
+    assert not large.done()
+    await large
+
+
+async def test_similar_lengths_share_a_batch():
+    recorder = Recorder(seconds=0.01)
+    batcher = LengthBatcher(recorder)
+    first = asyncio.create_task(batcher.submit([[0] * 5]))
+    await asyncio.sleep(0.002)
+    await asyncio.gather(batcher.submit([[1] * 5, [1] * 200]), batcher.submit([[2] * 6, [2] * 190]), first)
+    assert [sorted(map(len, batch)) for batch in recorder.batches] == [[5], [5, 6], [190, 200]]
+
+
+async def test_a_cancelled_request_is_dropped():
+    recorder = Recorder(seconds=0.02)
+    batcher = LengthBatcher(recorder)
+    first = asyncio.create_task(batcher.submit([[0]]))
+    await asyncio.sleep(0.005)
+    gone = asyncio.create_task(batcher.submit([[7]]))
+    kept = asyncio.create_task(batcher.submit([[8]]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(first, kept)
+    assert [7] not in [tokens for batch in recorder.batches for tokens in batch]
+
+
+async def test_an_error_fails_its_batch_only():
+    def embed(batch):
+        if any(tokens[0] == 13 for tokens in batch):
+            raise ValueError("thirteen")
+        return np.zeros((len(batch), 1), dtype=np.float32)
+
+    batcher = LengthBatcher(embed)
+    with pytest.raises(ValueError, match="thirteen"):
+        await batcher.submit([[13]])
+    assert (await batcher.submit([[1]])).shape == (1, 1)
+
+
+async def test_the_event_loop_stays_free_while_the_model_works():
+    loop_thread = threading.get_ident()
+    seen = []
+
+    def embed(batch):
+        seen.append(threading.get_ident())
+        return np.zeros((len(batch), 1), dtype=np.float32)
+
+    await LengthBatcher(embed).submit([[1]])
+    assert seen[0] != loop_thread
