@@ -160,7 +160,12 @@ def memory_gib() -> float:
 def pids_by_application() -> dict[str, list[int]]:
     """Process ids of the replicas of each application."""
     return {
-        name: sorted(replica["pid"] for deployment in app["deployments"].values() for replica in deployment["replicas"] if replica.get("pid"))
+        name: sorted(
+            replica["pid"]
+            for deployment in app["deployments"].values()
+            for replica in deployment["replicas"]
+            if replica.get("pid")
+        )
         for name, app in applications().items()
     }
 

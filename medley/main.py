@@ -124,7 +124,9 @@ def say_how_to_use(config: ClusterConfig) -> None:
     chat = next((model for model in config.models if model.spec.task == "chat"), None)
     if chat:
         body = {"model": chat.spec.id, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
-        typer.echo(f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'\n")
+        typer.echo(
+            f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'\n"
+        )
     console.print("`make stop` ends it.")
 
 

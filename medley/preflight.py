@@ -22,7 +22,9 @@ def problems(config: ClusterConfig) -> list[str]:
 def _python(config: ClusterConfig) -> list[str]:
     if sys.version_info[:2] == (3, 11):
         return []
-    return [f"This is Python {sys.version.split()[0]}; the locked packages are for 3.11. Run `make serve PYTHON=python3.11`."]
+    return [
+        f"This is Python {sys.version.split()[0]}; the locked packages are for 3.11. Run `make serve PYTHON=python3.11`."
+    ]
 
 
 def _memory(config: ClusterConfig) -> list[str]:
@@ -52,7 +54,9 @@ def _gpus(config: ClusterConfig) -> list[str]:
 
         if NvidiaGPUAcceleratorManager.get_current_node_num_accelerators():
             return []
-    return [f"{', '.join(wanting)} need a GPU and none was found. Use serve_config.yaml, or a machine with an NVIDIA driver."]
+    return [
+        f"{', '.join(wanting)} need a GPU and none was found. Use serve_config.yaml, or a machine with an NVIDIA driver."
+    ]
 
 
 def _ports(config: ClusterConfig) -> list[str]:

@@ -109,7 +109,9 @@ class VariantSpec(Spec):
     precision: Precision
     needs: Needs
     artifact: Artifact | None = None
-    engine: dict[str, Any] = Field(default_factory=dict, description="arguments of the engine, as the backend names them")
+    engine: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the engine, as the backend names them"
+    )
     env: dict[str, str] = Field(default_factory=dict, description="environment of the replica's processes")
 
 

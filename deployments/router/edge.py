@@ -41,9 +41,7 @@ class Edge:
             return
         request_id = request_id_of(scope)
         kept = [
-            (name, value)
-            for name, value in scope["headers"]
-            if name not in CONTROL_HEADERS and name != b"x-request-id"
+            (name, value) for name, value in scope["headers"] if name not in CONTROL_HEADERS and name != b"x-request-id"
         ]
         kept.append((b"x-request-id", request_id))
 

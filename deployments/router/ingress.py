@@ -204,9 +204,7 @@ def translated(model: str, deadline: float):
             RETRY_AFTER_FULL_QUEUE_S,
         ) from None
     except REPLICA_LOST:
-        raise ReplicaLost(
-            f"The replica of {model} that held this request stopped. Send it again.", None, 2.0
-        ) from None
+        raise ReplicaLost(f"The replica of {model} that held this request stopped. Send it again.", None, 2.0) from None
     except DeploymentUnavailableError:
         raise ReplicaLost(f"{model} is being replaced and took no request just now. Try again.", "model", 5.0) from None
     except RayServeException as error:

@@ -50,5 +50,7 @@ class Services:
                 f"{spec.id} is starting. Try again in {state.retry_after_s:.0f} s.", "model", state.retry_after_s
             )
         if state.state is State.FAILED:
-            raise ModelFailed(f"{spec.id} could not be started. GET /readyz has the cause; its operator can help.", "model")
+            raise ModelFailed(
+                f"{spec.id} could not be started. GET /readyz has the cause; its operator can help.", "model"
+            )
         raise not_deployed(spec.id)

@@ -75,7 +75,9 @@ class EmbeddingServer(EngineServer):
 
     def _check_vocabulary(self, param: str, ids: Sequence[int]) -> None:
         if not ids or min(ids) < 0 or max(ids) >= self.engine.vocabulary_size:
-            raise InvalidRequest(f"Tokens must be ids from 0 to {self.engine.vocabulary_size - 1}, at least one.", param)
+            raise InvalidRequest(
+                f"Tokens must be ids from 0 to {self.engine.vocabulary_size - 1}, at least one.", param
+            )
 
 
 def cut_to(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

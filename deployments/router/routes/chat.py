@@ -188,7 +188,9 @@ async def chat_completions(request: Request) -> Response:
     services: Services = request.app.state.services
     spec = services.resolve(body.model, Task.CHAT)
     if body.tools and "tools" not in spec.capabilities:
-        raise UnsupportedParameter(f"{spec.id} does not support tools. Leave them out or choose another model.", "tools")
+        raise UnsupportedParameter(
+            f"{spec.id} does not support tools. Leave them out or choose another model.", "tools"
+        )
     return await generate(request, spec, "chat", body)
 
 

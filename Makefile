@@ -1,0 +1,81 @@
+# make serve   set up everything and start the starter cluster        make test    set up everything and run the tests
+# make stop    end the cluster                                         make lint    style, types and import contracts
+# The first run downloads about 900 MB of packages and models. The second one downloads, converts and compiles nothing.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+CONFIG ?= serve_config.yaml
+# On a machine whose package index serves CUDA builds of torch, point pip at PyTorch's index of CPU builds here.
+TORCH_OPTIONS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCKED := --no-deps --require-hashes
+
+.PHONY: help setup setup-dev models serve stop test test-fast test-serve lint format bench clean
+
+help:
+	@sed -n '1,3p' Makefile
+
+$(VENV)/.python: Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and $(PYTHON) was not found. Install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version); the locked packages are for Python 3.11. Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@test "$$(uname -sm)" = "Linux x86_64" || { echo "The locks are for Linux x86-64; this is $$(uname -sm). See docs/adding.md for other platforms."; exit 1; }
+	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -gt 6000000 || { echo "6 GB of free disk are needed here. Free some, or choose another place: make $(MAKECMDGOALS) VENV=/other/disk/venv"; exit 1; }
+	@echo "Making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.python
+	@echo "Installing torch (CPU)"
+	@$(PIP) install --quiet $(TORCH_OPTIONS) torch==2.13.0
+	@touch $@
+
+$(VENV)/.cpu: $(VENV)/.torch requirements/cpu.txt pyproject.toml
+	@echo "Installing $$(grep -c == requirements/cpu.txt) locked packages (two minutes the first time)"
+	@$(PIP) install --quiet $(LOCKED) -r requirements/cpu.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
+	@echo "Installing $$(grep -c == requirements/dev.txt) packages for tests"
+	@$(PIP) install --quiet $(LOCKED) -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.cpu
+
+setup-dev: $(VENV)/.dev
+
+models: setup
+	@$(BIN)/medley fetch $(CONFIG)
+
+serve: setup
+	@$(BIN)/medley up $(CONFIG)
+
+stop:
+	@if [ -x $(BIN)/medley ]; then $(BIN)/medley down; else echo "Nothing is set up here."; fi
+
+test: lint test-fast test-serve
+
+test-fast: setup-dev
+	$(BIN)/python -m pytest -m "not serve and not models"
+
+test-serve: setup-dev models
+	$(BIN)/python -m pytest -m "models" tests
+	$(BIN)/python -m pytest -m "serve" tests
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev models
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) build *.egg-info
