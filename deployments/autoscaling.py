@@ -1,8 +1,8 @@
 """Autoscaling policies that cannot raise.
 
 Serve runs a policy inside its controller's event loop: one exception in one model's policy stops the control plane for
-all models. So a policy here is `desired()`, a plain computation, and GuardedPolicy is what calls it. The classes stay in
-one module, which imports nothing heavy, because Serve ships a policy class by value.
+all models. So a policy here is `desired()`, a plain computation, and GuardedPolicy is what calls it. The classes stay
+in one module, which imports nothing heavy, because Serve ships a policy class by value.
 """
 
 import math

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs
+from models.errors import ModelNotFound
 from models.specs import ModelSpec, VariantSpec
 
 MODEL_BUILDER = "deployments.model:build"
@@ -73,11 +74,11 @@ def read_config(path: Path) -> ClusterConfig:
             args = ModelArgs.model_validate(application.get("args"))
         except ValidationError as error:
             raise ConfigError(f"{path}, application {app}: {error.errors()[0]['msg']}") from None
-        except Exception as error:
-            raise ConfigError(f"{path}, application {app}: {error.args[0] if error.args else error}") from None
+        except ModelNotFound as error:
+            raise ConfigError(f"{path}, application {app}: {error.message}") from None
         if app != args.model:
             raise ConfigError(
-                f"{path}: the application {app} serves {args.model}. Name it {args.model}: the router finds models by name."
+                f"{path}: the application {app} serves {args.model}. Name it {args.model}, so that the router finds it."
             )
         models.append(ServedModel(app, args.spec, args.variant_name))
     return ClusterConfig(path, document, models)

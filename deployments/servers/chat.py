@@ -1,6 +1,6 @@
 """Chat models as replicas."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from deployments.servers.engine import EngineServer, broken
@@ -15,11 +15,11 @@ class ChatServer(EngineServer):
         async for _ in self.chat(GenerationRequest(body, "warm-up")):
             pass
 
-    async def chat(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async for item in self._generate("chat", request):
             yield item
 
-    async def complete(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async for item in self._generate("complete", request):
             yield item
 
@@ -29,7 +29,7 @@ class ChatServer(EngineServer):
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return await self.engine.detokenize(tokens)
 
-    async def _generate(self, method: str, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def _generate(self, method: str, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         # aclosing: when the caller cancels, the engine's iterator is closed here and now, not by the garbage collector.
         try:
             async with aclosing(getattr(self.engine, method)(request)) as items:

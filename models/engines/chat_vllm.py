@@ -7,7 +7,7 @@ vLLM's error values become ServingErrors, answers become bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -33,9 +33,9 @@ Request = TypeVar("Request", bound=BaseModel)
 class VLLMServing(Protocol):
     """What is used of ray.serve.llm's vLLM engine: each method yields answers, or an object with `error`."""
 
-    def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]: ...
+    def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]: ...
 
-    def completions(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]: ...
+    def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]: ...
 
     async def check_health(self) -> None: ...
 
@@ -49,12 +49,12 @@ class VLLMChat:
         # ray 2.60 looks for this under a name that vLLM 0.29 no longer uses, so its own tokenize always refuses.
         self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
 
-    async def chat(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generate(self.serving.chat, ChatCompletionRequest, request)) as items:
             async for item in items:
                 yield item
 
-    async def complete(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generate(self.serving.completions, CompletionRequest, request)) as items:
             async for item in items:
                 yield item
@@ -77,7 +77,9 @@ class VLLMChat:
     async def check_health(self) -> None:
         await self.serving.check_health()
 
-    async def _generate(self, method: Any, kind: type[BaseModel], request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def _generate(
+        self, method: Any, kind: type[BaseModel], request: GenerationRequest
+    ) -> AsyncGenerator[bytes, None]:
         body = {**request.body, "model": self.spec.id, "request_id": request.request_id}
         async with aclosing(method(parse(kind, body))) as items:
             async for item in items:

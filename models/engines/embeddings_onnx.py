@@ -40,7 +40,8 @@ def providers_for(gpus: float) -> list[str]:
     wanted = "CUDAExecutionProvider" if gpus else "CPUExecutionProvider"
     if wanted not in onnxruntime.get_available_providers():
         raise RuntimeError(
-            f"This variant needs ONNX Runtime's {wanted}, which is not installed. Install onnxruntime-gpu, or choose a CPU variant."
+            f"This variant needs ONNX Runtime's {wanted}, which is not installed. Install onnxruntime-gpu, or choose a "
+            "CPU variant."
         )
     return [wanted]
 

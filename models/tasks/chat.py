@@ -1,8 +1,8 @@
 """Chat and text completion, in OpenAI's wire form.
 
 The results of this task cross processes as the bytes that a client will read: one JSON document, or the events of a
-stream. vLLM writes that form itself, with tool calls, log probabilities and usage; taking it apart in the replica to put
-it together again in the router would cost CPU for every token and add nothing. See docs/decisions/0002.
+stream. vLLM writes that form itself, with tool calls, log probabilities and usage; taking it apart in the replica to
+put it together again in the router would cost CPU for every token and add nothing. See docs/decisions/0002.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -48,9 +48,9 @@ class ChatEngine(Protocol):
         EngineFailed: the model broke.
     """
 
-    def chat(self, request: GenerationRequest) -> AsyncIterator[bytes]: ...
+    def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]: ...
 
-    def complete(self, request: GenerationRequest) -> AsyncIterator[bytes]: ...
+    def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]: ...
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult: ...
 
@@ -87,12 +87,12 @@ class FakeChat:
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         return cls(spec.id, spec.limits.context_tokens, float(variant.engine.get("seconds_per_token", 0)))
 
-    async def chat(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         prompt = " ".join(_text(message) for message in request.body["messages"])
         async for item in self._answer(request, prompt, _text(request.body["messages"][-1]), "chat.completion"):
             yield item
 
-    async def complete(self, request: GenerationRequest) -> AsyncIterator[bytes]:
+    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         prompt = request.body["prompt"]
         if not isinstance(prompt, str):
             prompt = " ".join(prompt) if prompt and isinstance(prompt[0], str) else f"{len(prompt)} tokens"
@@ -114,7 +114,9 @@ class FakeChat:
     async def check_health(self) -> None:
         return None
 
-    async def _answer(self, request: GenerationRequest, prompt: str, echo: str, kind: str) -> AsyncIterator[bytes]:
+    async def _answer(
+        self, request: GenerationRequest, prompt: str, echo: str, kind: str
+    ) -> AsyncGenerator[bytes, None]:
         body = request.body
         prompt_tokens = len(prompt.split())
         if prompt_tokens > self.context_tokens:

@@ -101,12 +101,11 @@ class FakeEmbeddings:
 
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
         vectors = np.zeros((len(batch), self.dimensions), dtype=np.float32)
-        for row, tokens in zip(vectors, batch, strict=True):
-            row[0] = 1e-3  # so that no vector is zero
+        vectors[:, 0] = 1e-3  # so that no vector is zero
+        for index, tokens in enumerate(batch):
             for token in tokens:
-                row += np.random.default_rng(token).standard_normal(self.dimensions).astype(np.float32)
-            row /= np.linalg.norm(row)
-        return vectors
+                vectors[index] += np.random.default_rng(token).standard_normal(self.dimensions)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return " ".join(self._words.get(token, f"<{token}>") for token in tokens)

@@ -210,9 +210,7 @@ async def generate(request: Request, spec: ModelSpec, method: str, body: Samplin
     events = services.dispatcher.stream(spec.id, method, call, deadline=services.deadline_s, large=large)
     if body.stream:
         return await open_event_stream(request, events)
-    document = b""
-    async for document in events:
-        pass
+    (document,) = [item async for item in events]
     return Response(document, media_type="application/json")
 
 

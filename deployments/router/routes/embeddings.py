@@ -87,7 +87,7 @@ def to_wire(result: EmbeddingResult, spec: ModelSpec, encoding: str) -> bytes:
         {
             "object": "embedding",
             "index": index,
-            "embedding": vector if encoding == "float" else base64.b64encode(vector).decode(),
+            "embedding": vector if encoding == "float" else base64.b64encode(vector.tobytes()).decode(),
         }
         for index, vector in enumerate(vectors)
     ]
