@@ -51,6 +51,8 @@ def start_ray() -> None:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={DASHBOARD_PORT}",
         "--disable-usage-stats",
+        # Copies every worker's output to drivers, and there are none.
+        "--include-log-monitor=false",
         f"--object-store-memory={256 << 20}",
     ]
     done = subprocess.run(command, env=cluster_environment(), capture_output=True, text=True, check=False)
@@ -105,7 +107,7 @@ def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
         current = applications()
         states = {name: current.get(name, {}).get("status", "NOT_STARTED") for name in wanted}
         yield states
-        if all(state == "RUNNING" for state in states.values()):
+        if all(state == "RUNNING" for state in states.values()) and edge_is_ready(config):
             return
         for name in wanted:
             if states[name] == "DEPLOY_FAILED":
@@ -114,6 +116,13 @@ def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
             waiting = ", ".join(name for name in wanted if states[name] != "RUNNING")
             raise ClusterError(f"Still waiting for {waiting} after {patience_s:.0f} s. Logs: {logs()}")
         time.sleep(0.5)
+
+
+def edge_is_ready(config: ClusterConfig) -> bool:
+    """Whether a client at the edge would find every model ready: the router hears of it a second after Serve."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{config.address}/readyz", timeout=5, trust_env=False).is_success
+    return False
 
 
 def logs() -> Path:

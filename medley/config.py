@@ -46,6 +46,11 @@ class ClusterConfig:
         return self.document.get("http_options", {}).get("port", 8000)
 
     @property
+    def address(self) -> str:
+        """Where a client on this machine finds the edge."""
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    @property
     def memory_gib(self) -> float:
         """What all first replicas need, and 1.5 GiB for Ray and the router."""
         return 1.5 + sum(model.variant.needs.memory_gib for model in self.models)

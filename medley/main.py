@@ -119,7 +119,7 @@ def bring_up(config: ClusterConfig, patience: float, started: float) -> None:
 
 
 def say_how_to_use(config: ClusterConfig) -> None:
-    address = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+    address = config.address
     console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.\n")
     chat = next((model for model in config.models if model.spec.task == "chat"), None)
     if chat:

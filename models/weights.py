@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,8 @@ def _once(folder: Path, fill: Callable[[Path], None]) -> None:
             target.mkdir()
             fill(target)
             (target / MANIFEST).write_text(json.dumps(_manifest(target), indent=1))
+            # What is there has no manifest: a copy that was broken off. A folder cannot be moved onto it.
+            shutil.rmtree(folder, ignore_errors=True)
             target.rename(folder)
 
 

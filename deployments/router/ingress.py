@@ -131,7 +131,9 @@ class ServeDispatcher:
         handle = self._handles.get(model)
         if handle is None:
             raise not_deployed(model)
-        return handle.options(method_name=method, stream=stream, _by_reference=large)
+        return handle.options(
+            method_name=method, stream=stream, _by_reference=large, response_serialization="pickle"
+        )
 
     async def _keep_discovering(self) -> None:
         while True:

@@ -25,6 +25,7 @@ ERROR_SCHEMA = {
         }
     },
 }
+ERROR_REF = "#/components/schemas/Error"
 ERRORS = {
     "400": "The request is wrong; `param` says where.",
     "404": "There is no such model; the nearest names are given.",
@@ -44,12 +45,11 @@ def documented(body: type[BaseModel], summary: str, streams: bool = False) -> di
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "summary": summary,
         "responses": {
             200: {"description": "The answer, in OpenAI's form.", "content": content},
-            **{int(status): {"description": text, "content": error} for status, text in ERRORS.items()},
+            **{int(status): refusal(text) for status, text in ERRORS.items()},
         },
         "openapi_extra": {
             "requestBody": {
@@ -58,6 +58,11 @@ def documented(body: type[BaseModel], summary: str, streams: bool = False) -> di
             }
         },
     }
+
+
+def refusal(description: str) -> dict[str, Any]:
+    """An error as a route's `responses` describe one."""
+    return {"description": description, "content": {"application/json": {"schema": {"$ref": ERROR_REF}}}}
 
 
 def describe(app: FastAPI) -> None:

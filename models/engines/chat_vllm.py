@@ -81,6 +81,10 @@ class VLLMChat:
         self, method: Any, kind: type[BaseModel], request: GenerationRequest
     ) -> AsyncGenerator[bytes, None]:
         body = {**request.body, "model": self.spec.id, "request_id": request.request_id}
+        if (body.get("n") or 1) > 1:
+            # Several greedy answers would be one answer, and vLLM refuses them: a model that is greedy by default
+            # samples at OpenAI's default then.
+            body.setdefault("temperature", 1.0)
         async with aclosing(method(parse(kind, body))) as items:
             async for item in items:
                 if isinstance(item, str):

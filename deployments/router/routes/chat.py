@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from deployments.router.openapi import documented
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
-from deployments.router.wire import WireModel, read_body
+from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
 from models.errors import UnsupportedParameter
 from models.specs import ModelSpec, Task
 from models.tasks.chat import GenerationRequest
@@ -21,7 +21,8 @@ router = APIRouter(tags=["Chat and text"])
 LARGE_BODY = 512 << 10
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Stop = str | Annotated[list[str], Field(max_length=16)]
+Stop = str | Annotated[Many[str], Field(max_length=16)]
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(not_too_many_fields)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 
@@ -72,13 +73,19 @@ class ToolCall(WireModel):
 
 class Message(WireModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Many[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Many[ToolCall] | None = None
     """What an assistant called earlier in the chat."""
     tool_call_id: str | None = None
     """For role `tool`: the call this is the result of."""
     refusal: str | None = None
+
+    @field_validator("role")
+    @classmethod
+    def _developer_is_system(cls, role: str) -> str:
+        """`developer` is what OpenAI now calls `system`; models know the old name."""
+        return "system" if role == "developer" else role
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
@@ -116,8 +123,8 @@ class Sampling(WireModel):
     model: str = Field(min_length=1, max_length=256)
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    logit_bias: LogitBias | None = None
+    max_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
     n: int | None = Field(default=None, ge=1, le=16)
     seed: Seed | None = None
     stop: Stop | None = None
@@ -127,18 +134,18 @@ class Sampling(WireModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     user: str | None = None
 
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: int | None = Field(default=None, ge=-1, lt=1 << 31)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Many[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    min_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
-    allowed_token_ids: list[TokenId] | None = None
-    bad_words: list[str] | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=1 << 31)
+    allowed_token_ids: Many[TokenId] | None = None
+    bad_words: Many[str] | None = None
     response_format: ResponseFormat | None = None
     add_special_tokens: bool | None = None
 
@@ -150,11 +157,11 @@ class Sampling(WireModel):
 
 
 class ChatCompletionBody(Sampling):
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    messages: Many[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Many[Tool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -170,7 +177,7 @@ class ChatCompletionBody(Sampling):
 
 
 class CompletionBody(Sampling):
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: str | Many[TokenId] | Many[str] | Many[Many[TokenId]]
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
@@ -206,7 +213,7 @@ async def generate(request: Request, spec: ModelSpec, method: str, body: Samplin
     """Run a generation and pass on what the model writes, which is in OpenAI's form already."""
     services: Services = request.app.state.services
     call = GenerationRequest(to_engine(body), request.scope["request_id"])
-    large = int(request.headers.get("content-length") or 0) > LARGE_BODY
+    large = len(await request.body()) > LARGE_BODY
     events = services.dispatcher.stream(spec.id, method, call, deadline=services.deadline_s, large=large)
     if body.stream:
         return await open_event_stream(request, events)
@@ -215,9 +222,5 @@ async def generate(request: Request, spec: ModelSpec, method: str, body: Samplin
 
 
 def to_engine(body: Sampling) -> dict[str, Any]:
-    """What the client sent, without nulls; `developer` is what OpenAI now calls `system`."""
-    sent = body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model"})
-    for message in sent.get("messages", ()):
-        if message["role"] == "developer":
-            message["role"] = "system"
-    return sent
+    """What the client sent, without nulls."""
+    return body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model"})

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from deployments.router.openapi import documented
 from deployments.router.services import Services
-from deployments.router.wire import WireModel, read_body
+from deployments.router.wire import Many, WireModel, read_body
 from models.errors import InvalidRequest
 from models.specs import ModelSpec, Task
 from models.tasks.embeddings import EmbeddingRequest, EmbeddingResult
@@ -27,11 +27,11 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 class EmbeddingBody(WireModel):
     model: str = Field(min_length=1, max_length=256)
-    input: str | list[TokenId] | list[str] | list[list[TokenId]]
+    input: str | Many[TokenId] | Many[str] | Many[Many[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1, lt=1 << 31)
     user: str | None = None
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=1 << 31)
     """Cut longer inputs to this many tokens instead of refusing them; -1 is the model's limit. As in vLLM."""
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from deployments.router.dispatch import ModelState
+from deployments.router.openapi import ERRORS, refusal
 from deployments.router.services import Services
 from models.specs import ModelSpec
 
@@ -22,7 +23,8 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": cards}
 
 
-@router.get("/v1/models/{model}", summary="One model")
+# 4XX rather than 404, because without it FastAPI describes a 422 of its own, which is never sent.
+@router.get("/v1/models/{model}", summary="One model", responses={"4XX": refusal(ERRORS["404"])})
 async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     """One model of the catalog, deployed or not."""
     services: Services = request.app.state.services

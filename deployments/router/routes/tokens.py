@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from deployments.router.openapi import documented
 from deployments.router.routes.chat import Message
 from deployments.router.services import Services
-from deployments.router.wire import WireModel, read_body
+from deployments.router.wire import Many, WireModel, read_body
 from models.specs import Task
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
@@ -23,7 +23,7 @@ READS_TEXT = (Task.CHAT, Task.EMBEDDINGS)
 class TokenizeBody(WireModel):
     model: str = Field(min_length=1, max_length=256)
     prompt: str | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: Many[Message] | None = Field(default=None, min_length=1)
     """Instead of a prompt: a chat, which the model's template turns into text first."""
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
@@ -38,7 +38,7 @@ class TokenizeBody(WireModel):
 
 class DetokenizeBody(WireModel):
     model: str = Field(min_length=1, max_length=256)
-    tokens: list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+    tokens: Many[Annotated[int, Field(ge=0, lt=1 << 31)]]
 
 
 @router.post("/tokenize", **documented(TokenizeBody, "Cut a text into tokens"))

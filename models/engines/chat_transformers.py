@@ -1,0 +1,255 @@
+"""Chat on transformers' `generate`: no server beside it and every model of the hub, at one generation at a time.
+
+It is for models and machines that vLLM does not serve. Generations wait for each other in the one thread that runs the
+model; more of them at once takes more replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+)
+
+from models.engines.generation import Follower, LogprobRecorder, Piece, Sampling, TextDecoder
+from models.engines.generation_forms import ChatForm, Choice, CompletionForm
+from models.engines.generation_options import Options, read_options
+from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from models.specs import ModelSpec, Precision, VariantSpec
+from models.tasks.chat import DONE, GenerationRequest, event
+from models.tasks.tokens import TokenizeRequest, TokenizeResult
+
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+# What a client may not set through chat_template_kwargs: the template itself, and how its text is handled.
+TEMPLATE_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+
+
+class TransformersChat:
+    """A ChatEngine on transformers."""
+
+    def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype):
+        self.spec = spec
+        self.device = device
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
+        self.vocabulary_size = min(len(self.tokenizer), self.model.get_input_embeddings().num_embeddings)
+        config = self.model.generation_config
+        self.sampling = Sampling.of_model(config)
+        ends = config.eos_token_id
+        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        # Whatever else the model's configuration sets must not work behind the request's back.
+        pad = config.pad_token_id if config.pad_token_id is not None else min(self.ends, default=0)
+        self.model.generation_config = GenerationConfig(eos_token_id=sorted(self.ends) or None, pad_token_id=pad)
+        # One thread: generations are served in the order they came, and a seed holds for the one that runs.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+
+    @classmethod
+    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
+        """Raises RuntimeError when the variant needs a GPU and there is none."""
+        if variant.precision not in DTYPES:
+            raise ValueError(f"transformers runs {', '.join(DTYPES)}, not {variant.precision}")
+        if variant.needs.gpus and not torch.cuda.is_available():
+            raise RuntimeError("This variant needs a GPU and torch sees none. Choose a CPU variant.")
+        if not variant.needs.gpus:
+            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
+        return cls(spec, weights, "cuda" if variant.needs.gpus else "cpu", DTYPES[variant.precision])
+
+    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+        options = read_options(request.body, "chat", self.sampling)
+        prompt = await asyncio.to_thread(
+            self._chat_prompt, request.body["messages"], options.tools, True, options.template_arguments
+        )
+        async with aclosing(self._answer(request, ChatForm(), options, [prompt])) as items:
+            async for item in items:
+                yield item
+
+    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+        options = read_options(request.body, "completion", self.sampling)
+        prompts = await asyncio.to_thread(self._completion_prompts, request.body["prompt"])
+        async with aclosing(self._answer(request, CompletionForm(), options, prompts)) as items:
+            async for item in items:
+                yield item
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        if request.messages is not None:
+            tokens = self._chat_prompt(request.messages, None, request.add_generation_prompt, {})
+        else:
+            tokens = self._encode(request.text or "", request.add_special_tokens)
+        strings = tuple(self.tokenizer.convert_ids_to_tokens(tokens)) if request.return_token_strings else None
+        return TokenizeResult(tuple(tokens), strings)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        self._check_vocabulary("tokens", tokens)
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    async def check_health(self) -> None:
+        """Raises once the GPU has failed: it stays so for the life of the process."""
+        if self.device == "cuda":
+            await asyncio.to_thread(torch.cuda.synchronize)
+
+    def _chat_prompt(
+        self, messages: Sequence[dict], tools: list[dict] | None, generate: bool, arguments: dict[str, Any]
+    ) -> list[int]:
+        for name in arguments:
+            if name in TEMPLATE_ARGUMENTS:
+                param = f"chat_template_kwargs.{name}"
+                raise UnsupportedParameter(f"{param} is not the template's to read. Leave it out.", param)
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [_for_template(message) for message in messages],
+                tools=tools,
+                add_generation_prompt=generate,
+                tokenize=False,
+                **arguments,
+            )
+        except (TemplateError, ValueError, TypeError):
+            raise InvalidRequest(
+                "These messages do not fit the model's chat template. Check the order of their roles.", "messages"
+            ) from None
+        # The template writes the special tokens itself.
+        return self._encode(text, add_special_tokens=False)
+
+    def _completion_prompts(self, prompt: str | list) -> list[list[int]]:
+        prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        return [self._completion_prompt(item) for item in prompts]
+
+    def _completion_prompt(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._encode(prompt, add_special_tokens=True)
+        self._check_vocabulary("prompt", prompt)
+        return list(prompt)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+
+    def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:
+        if any(not 0 <= token < self.vocabulary_size for token in tokens):
+            raise InvalidRequest(f"Tokens are ids from 0 to {self.vocabulary_size - 1}.", param)
+
+    async def _answer(
+        self, request: GenerationRequest, form: ChatForm | CompletionForm, options: Options, prompts: list[list[int]]
+    ) -> AsyncGenerator[bytes, None]:
+        limit = self.spec.limits.context_tokens
+        for prompt in prompts:
+            if len(prompt) + 1 > limit:
+                raise ContextLengthExceeded(
+                    f"This model reads and writes at most {limit} tokens; the prompt has {len(prompt)} tokens, which "
+                    "leaves none for an answer. Shorten it.",
+                    form.prompt,
+                )
+        choices = [
+            Choice(index, prompts[index // options.n], None if options.seed is None else options.seed + index)
+            for index in range(len(prompts) * options.n)
+        ]
+        head = {"id": f"{form.id}-{request.request_id}", "created": int(time.time()), "model": self.spec.id}
+        for choice in choices:
+            first = True
+            async with aclosing(self._generate(choice, options)) as pieces:
+                async for piece in pieces:
+                    if request.stream:
+                        part = form.part(choice, piece, first)
+                        yield event({**head, "object": form.chunk, "choices": [part]})
+                        first = False
+                    else:
+                        choice.pieces.append(piece)
+            if request.stream:
+                yield event({**head, "object": form.chunk, "choices": [form.end(choice, first)]})
+        written = sum(choice.tokens for choice in choices)
+        read = sum(map(len, prompts))
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        if not request.stream:
+            answers = [form.answer(choice, options.logprobs is not None) for choice in choices]
+            document = {**head, "object": form.document, "choices": answers, "usage": usage}
+            yield json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+            return
+        if options.include_usage:
+            yield event({**head, "object": form.chunk, "choices": [], "usage": usage})
+        yield DONE
+
+    async def _generate(self, choice: Choice, options: Options) -> AsyncGenerator[Piece, None]:
+        """Pieces of one answer, as they are made; fills in the choice's finish_reason and tokens. Closing stops it."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        def send(piece: Piece | None) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+        cancelled = threading.Event()
+        work = loop.run_in_executor(self._thread, self._run, choice, options, cancelled, send)
+        try:
+            while (piece := await queue.get()) is not None:
+                yield piece
+            await work
+        finally:
+            cancelled.set()
+            work.cancel()  # if its turn has not come
+
+    @torch.inference_mode()
+    def _run(
+        self, choice: Choice, options: Options, cancelled: threading.Event, send: Callable[[Piece | None], None]
+    ) -> None:
+        """Generate one answer, in the thread."""
+        try:
+            if cancelled.is_set():
+                return
+            recorder = None if options.logprobs is None else LogprobRecorder(self.tokenizer, options.logprobs)
+            room = self.spec.limits.context_tokens - len(choice.prompt)
+            limit = min(options.max_tokens or room, room)
+            decoder = TextDecoder(self.tokenizer, choice.prompt[-4:])
+            follower = Follower(
+                decoder,
+                limit=limit,
+                stops=options.stop,
+                ends=self.ends,
+                recorder=recorder,
+                cancelled=cancelled,
+                send=send,
+            )
+            if choice.seed is None:
+                torch.seed()  # an earlier request's seed must not live on
+            else:
+                torch.manual_seed(choice.seed)
+            ids = torch.tensor([choice.prompt], device=self.device)
+            self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=limit,
+                logits_processor=LogitsProcessorList([recorder] if recorder else []),
+                stopping_criteria=[follower],
+                **options.sampling.arguments(),
+            )
+            choice.finish_reason = follower.finish_reason or "stop"
+            choice.tokens = follower.tokens
+        finally:
+            send(None)
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as chat templates read one: the content a text, the arguments of calls an object."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "\n".join(part["text"] for part in content)
+    message = {**message, "content": content}
+    if message.get("tool_calls"):
+        message["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"] or "{}")}}
+            for call in message["tool_calls"]
+        ]
+    return message

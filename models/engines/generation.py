@@ -1,0 +1,226 @@
+"""One generation of a causal language model, token by token: sampling, text, stop strings, log probabilities."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
+
+# Below this, dividing by the temperature overflows; vLLM draws the same line.
+GREEDY_BELOW = 1e-5
+# Tokens held back until their last character is whole. A longer run without one is not UTF-8 and never will be.
+MOST_HELD = 16
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. The defaults change nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of_model(cls, config: GenerationConfig) -> Self:
+        """What the model's authors chose; as in vLLM, `do_sample` is not looked at."""
+        return cls().override({field.name: getattr(config, field.name, None) for field in fields(cls)})
+
+    def override(self, values: dict[str, Any]) -> Self:
+        """These values in place of its own; None and other names are left out."""
+        given = {field.name: values.get(field.name) for field in fields(self)}
+        # transformers refuses a temperature of 1, which JSON may well say for 1.0.
+        numbers = {name: float(value) for name, value in given.items() if value is not None}
+        if "top_k" in numbers:
+            numbers["top_k"] = int(numbers["top_k"])
+        return replace(self, **numbers)
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `generate`."""
+        if self.temperature < GREEDY_BELOW:
+            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": max(0, self.top_k),
+            "min_p": self.min_p or None,
+            "repetition_penalty": self.repetition_penalty,
+        }
+
+
+@dataclass(slots=True)
+class Piece:
+    """Text to send, and the log probabilities of the tokens that are whole with it."""
+
+    text: str
+    logprobs: list[dict[str, Any]]
+
+
+class TextDecoder:
+    """Token ids to text as they come. A character that spans tokens comes out once it is whole.
+
+    Args:
+        before: the last tokens of the prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
+        self.tokenizer = tokenizer
+        self.ids = list(before)
+        # Tokens before `_read` are out. Those from `_context` on are decoded again with what follows, because a token's
+        # text can depend on the one before it.
+        self._context = 0
+        self._read = len(self.ids)
+
+    def push(self, token: int) -> str:
+        self.ids.append(token)
+        text = self._unread()
+        if not text or (text.endswith(UNFINISHED) and len(self.ids) - self._read < MOST_HELD):
+            return ""
+        self._context, self._read = self._read, len(self.ids)
+        return text
+
+    def flush(self) -> str:
+        """What is left; half a character at the end is dropped."""
+        return self._unread().rstrip(UNFINISHED)
+
+    def _unread(self) -> str:
+        known = self._decode(self.ids[self._context : self._read])
+        return self._decode(self.ids[self._context :])[len(known) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class StopStrings:
+    """Holds text back while it may be the beginning of a stop string."""
+
+    def __init__(self, stops: Collection[str]):
+        self.stops = [stop for stop in stops if stop]
+        self.found = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that may be sent. After a stop string, none."""
+        if self.found:
+            return ""
+        text = self._held + text
+        ends = [position for stop in self.stops if (position := text.find(stop)) >= 0]
+        if ends:
+            self.found, self._held = True, ""
+            return text[: min(ends)]
+        keep = max((self._overlap(text, stop) for stop in self.stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of the text that the stop string begins with."""
+        return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class LogprobRecorder(LogitsProcessor):
+    """Keeps the model's scores of the next token, before temperature and the like change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, top: int):
+        self.tokenizer = tokenizer
+        self.top = top
+        self._logprobs = torch.empty(0)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self._logprobs = scores[0].float().log_softmax(-1)
+        return scores
+
+    def entry(self, token: int) -> dict[str, Any]:
+        """The token in OpenAI's form, with the most probable ones in its place."""
+        most = self._logprobs.topk(self.top).indices.tolist() if self.top else []
+        return {**self._describe(token), "top_logprobs": [self._describe(other) for other in most]}
+
+    def _describe(self, token: int) -> dict[str, Any]:
+        text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        logprob = max(-9999.0, float(self._logprobs[token]))  # JSON has no infinity
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+class Follower(StoppingCriteria):
+    """Sees each new token, sends on the text that is ready, and says when the generation ends.
+
+    A stopping criterion rather than a streamer: `generate` asks it before the next forward pass and a streamer after,
+    so a stop string or a client that left costs no token more.
+
+    Attributes:
+        finish_reason: "stop" or "length"; None while it goes on, and when it was cancelled.
+        tokens: tokens made, the end-of-sequence token included.
+    """
+
+    def __init__(
+        self,
+        decoder: TextDecoder,
+        *,
+        limit: int,
+        stops: Collection[str],
+        ends: Collection[int],
+        recorder: LogprobRecorder | None,
+        cancelled: threading.Event,
+        send: Callable[[Piece], None],
+    ):
+        self.limit = limit
+        self.ends = ends
+        self.recorder = recorder
+        self.cancelled = cancelled
+        self.send = send
+        self.finish_reason: str | None = None
+        self.tokens = 0
+        self._decoder = decoder
+        self._stops = StopStrings(stops)
+        self._decoded = 0
+        self._sent = 0
+        self._entries: list[tuple[int | None, dict[str, Any]]] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        if self.finish_reason is None and not self.cancelled.is_set():
+            self._take(int(input_ids[0, -1]))
+        done = self.finish_reason is not None or self.cancelled.is_set()
+        return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)
+
+    def _take(self, token: int) -> None:
+        self.tokens += 1
+        if token in self.ends:
+            self._finish("stop")
+            return
+        if self.recorder is not None:
+            self._entries.append((None, self.recorder.entry(token)))
+        self._pass_on(self._decoder.push(token))
+        if self._stops.found:
+            self.finish_reason = "stop"
+        elif self.tokens >= self.limit:
+            self._finish("length")
+
+    def _finish(self, reason: str) -> None:
+        self._pass_on(self._decoder.flush())
+        self._pass_on(self._stops.flush(), held=True)
+        self.finish_reason = "stop" if self._stops.found else reason
+
+    def _pass_on(self, text: str, held: bool = False) -> None:
+        """Send what of this text may be sent, with the log probabilities of tokens that are sent whole."""
+        if not held:
+            self._decoded += len(text)
+            if text:
+                # A token's text ends where the text ends that it completes.
+                self._entries = [(self._decoded if end is None else end, entry) for end, entry in self._entries]
+            text = self._stops.push(text)
+        self._sent += len(text)
+        ready = [entry for end, entry in self._entries if end is not None and end <= self._sent]
+        if text:
+            self._entries = self._entries[len(ready) :]
+            self.send(Piece(text, ready))

@@ -1,0 +1,373 @@
+import asyncio
+import json
+import logging
+
+import openai
+import pytest
+
+from deployments.router.dispatch import ModelState, State
+from deployments.router.edge import Edge, middlewares
+from models.errors import EngineFailed, InvalidRequest, RateLimited, ReplicaLost
+from models.tasks.chat import event
+
+MESSAGES = [{"role": "user", "content": "one two"}]
+SECRET = "secret /home/me/path"
+
+
+class Failing:
+    """A chat model that sends `items` and then raises `error`; also fails as an embedding model does."""
+
+    def __init__(self, error: Exception, items: tuple[bytes, ...] = ()):
+        self.error = error
+        self.items = items
+
+    async def chat(self, request):
+        for item in self.items:
+            yield item
+        raise self.error
+
+    complete = chat
+
+    async def embed(self, request):
+        raise self.error
+
+
+class FullQueue:
+    """A dispatcher whose every model is ready and has a full queue."""
+
+    def __init__(self, *models: str):
+        self._states = {model: ModelState(State.READY, replicas=1) for model in models}
+
+    def states(self):
+        return self._states
+
+    async def stream(self, model, method, *args, deadline, large=False):
+        raise RateLimited(f"The queue of {model} is full.", "model", 0.3)
+        yield  # which makes it a generator
+
+    async def call(self, model, method, *args, deadline, large=False):
+        raise RateLimited(f"The queue of {model} is full.", "model", 0.3)
+
+
+@pytest.fixture
+def chat_body(chat_model) -> dict:
+    return {"model": chat_model, "messages": MESSAGES}
+
+
+@pytest.fixture
+def bodies(chat_model, embedding_model) -> dict[str, dict]:
+    """One valid body for every endpoint that runs a model."""
+    return {
+        "/v1/chat/completions": {"model": chat_model, "messages": MESSAGES},
+        "/v1/completions": {"model": chat_model, "prompt": "one two"},
+        "/v1/embeddings": {"model": embedding_model, "input": "one two"},
+        "/tokenize": {"model": chat_model, "prompt": "one two"},
+        "/detokenize": {"model": chat_model, "tokens": []},
+    }
+
+
+async def test_an_unknown_model_is_404_with_the_nearest_names(client):
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.chat.completions.create(model="smollm2", messages=MESSAGES)
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    assert "Did you mean smollm2-135m-instruct" in caught.value.message
+
+
+async def test_a_name_like_no_other_points_to_the_list_of_models(http, bodies, assert_error):
+    for path, body in bodies.items():
+        error = assert_error(await http.post(path, json=body | {"model": "###"}), 404, "model_not_found")
+        assert "GET /v1/models" in error["message"]
+
+
+async def test_a_model_of_another_task_is_refused_with_one_that_fits(client, chat_model, embedding_model):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model=embedding_model, messages=MESSAGES)
+    assert caught.value.param == "model"
+    assert chat_model in caught.value.message
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.embeddings.create(model=chat_model, input="one")
+    assert embedding_model in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["best_of", "max-tokens", "list", "", "a b", "ö"])
+async def test_an_unsupported_parameter_is_named(http, bodies, assert_error, name):
+    for path, body in bodies.items():
+        error = assert_error(await http.post(path, json=body | {name: 1}), 400, "unsupported_parameter")
+        assert error["param"] == name
+        assert repr(name) in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param", "code"),
+    [
+        ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "messages[0].mood", "unsupported_parameter"),
+        (
+            {"messages": [*MESSAGES, {"role": "user", "content": [{"type": "text", "text": "a", "size": 1}]}]},
+            "messages[1].content[0].size",
+            "unsupported_parameter",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}]},
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+            "response_format.json_schema.name",
+            "invalid_value",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {}}},
+            "response_format.json_schema",
+            "unsupported_parameter",
+        ),
+        ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include", "unsupported_parameter"),
+    ],
+)
+async def test_what_is_wrong_inside_a_parameter_is_named_by_its_path(http, chat_body, assert_error, wrong, param, code):
+    error = assert_error(await http.post("/v1/chat/completions", json=chat_body | wrong), 400, code)
+    assert error["param"] == param
+
+
+async def test_a_wrong_tool_choice_is_named_as_the_client_wrote_it(http, chat_body, assert_error):
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    wrong = {"tools": tools, "tool_choice": {"type": "function", "function": {"name": 5}}}
+    error = assert_error(await http.post("/v1/chat/completions", json=chat_body | wrong), 400)
+    assert error["param"] == "tool_choice.function.name"
+
+
+async def test_a_loading_model_is_503_and_says_when_to_try_again(router, bodies, assert_error, chat_model):
+    states = {chat_model: ModelState(State.LOADING, "vllm-cpu", 0.0, retry_after_s=12.2)}
+    async with router(states=states) as http:
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+            response = await http.post(path, json=bodies[path])
+            error = assert_error(response, 503, "model_starting")
+            assert error["param"] == "model"
+            assert response.headers["retry-after"] == "13"
+
+
+async def test_a_failed_model_is_503_without_a_retry(router, chat_body, assert_error, chat_model):
+    async with router(states={chat_model: ModelState(State.FAILED, cause="its replicas could not start")}) as http:
+        response = await http.post("/v1/chat/completions", json=chat_body)
+    error = assert_error(response, 503, "model_failed")
+    assert "/readyz" in error["message"]
+    assert "retry-after" not in response.headers
+
+
+async def test_a_model_scaled_to_zero_takes_requests(router, chat_body, chat_model):
+    async with router(states={chat_model: ModelState(State.SCALED_TO_ZERO)}) as http:
+        assert (await http.post("/v1/chat/completions", json=chat_body)).status_code == 200
+
+
+async def test_a_model_that_is_not_deployed_is_503(http, chat_body, assert_error):
+    response = await http.post("/v1/chat/completions", json=chat_body | {"model": "qwen2.5-7b-instruct"})
+    assert_error(response, 503, "model_not_deployed")
+    assert "retry-after" not in response.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_past_the_deadline_is_504(router, fake_chat, chat_body, assert_error, stream):
+    fake_chat.seconds_per_token = 5
+    async with router(deadline_s=0.05) as http:
+        response = await http.post("/v1/chat/completions", json=chat_body | {"stream": stream})
+    assert_error(response, 504, "deadline_exceeded")
+
+
+async def test_an_embedding_past_the_deadline_is_504(router, fake_embeddings, embedding_model, assert_error):
+    async def never(tokens):
+        await asyncio.Event().wait()
+
+    fake_embeddings.batcher.submit = never
+    async with router(deadline_s=0.05) as http:
+        response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one"})
+    assert_error(response, 504, "deadline_exceeded")
+
+
+async def test_a_stream_past_the_deadline_ends_with_an_error_event(router, fake_chat, chat_body):
+    fake_chat.seconds_per_token = 0.05
+    body = chat_body | {"stream": True, "messages": [{"role": "user", "content": "word " * 1000}]}
+    async with router(deadline_s=0.12) as http:
+        response = await http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200
+    *events, last = [json.loads(line.removeprefix("data: ")) for line in response.text.strip().split("\n\n")]
+    assert events[0]["choices"]
+    assert last["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_full_queue_is_429_and_says_when_to_try_again(
+    router, bodies, assert_error, chat_model, embedding_model
+):
+    async with router(dispatcher=FullQueue(chat_model, embedding_model)) as http:
+        for path, body in bodies.items():
+            response = await http.post(path, json=body)
+            assert_error(response, 429, "queue_full")
+            assert response.headers["retry-after"] == "1"
+        response = await http.post("/v1/chat/completions", json=bodies["/v1/chat/completions"] | {"stream": True})
+        assert_error(response, 429, "queue_full")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InvalidRequest("The template refused this.", "messages"), 400), (ReplicaLost("Gone.", None, 2.0), 503)],
+)
+async def test_an_error_before_the_first_event_keeps_its_status(
+    router, chat_model, chat_body, assert_error, stream, error, status
+):
+    async with router({chat_model: Failing(error)}) as http:
+        response = await http.post("/v1/chat/completions", json=chat_body | {"stream": stream})
+    assert assert_error(response, status, error.code)["message"] == error.message
+
+
+async def test_an_error_in_a_stream_is_its_last_event(router, chat_model, chat_body):
+    failing = Failing(EngineFailed("The model broke."), (event({"choices": []}), event({"choices": [{"index": 0}]})))
+    async with router({chat_model: failing}) as http:
+        response = await http.post("/v1/chat/completions", json=chat_body | {"stream": True})
+    events = response.text.strip().split("\n\n")
+    assert len(events) == 3
+    assert json.loads(events[-1].removeprefix("data: ")) == {
+        "error": {"message": "The model broke.", "type": "server_error", "param": None, "code": "engine_failed"}
+    }
+
+
+async def test_the_official_client_raises_an_error_that_comes_in_a_stream(client, services, chat_model):
+    services.dispatcher.servers[chat_model] = Failing(EngineFailed("The model broke."), (event({"choices": []}),))
+    stream = await client.chat.completions.create(model=chat_model, messages=MESSAGES, stream=True)
+    with pytest.raises(openai.APIError, match="The model broke"):
+        async for _ in stream:
+            pass
+
+
+async def test_a_bug_in_a_stream_is_its_last_event_and_tells_nothing(router, chat_model, chat_body, caplog):
+    failing = Failing(RuntimeError(SECRET), (event({"choices": []}),))
+    async with router({chat_model: failing}) as http:
+        response = await http.post(
+            "/v1/chat/completions", json=chat_body | {"stream": True}, headers={"x-request-id": "abc-1"}
+        )
+    last = json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "internal_error"
+    assert "abc-1" in last["error"]["message"]
+    assert "secret" not in response.text
+    assert SECRET in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_bug_is_500_with_the_request_id_and_tells_nothing(
+    router, bodies, assert_error, chat_model, embedding_model, caplog, path, stream
+):
+    failing = Failing(RuntimeError(SECRET))
+    body = bodies[path] | ({"stream": stream} if path != "/v1/embeddings" else {})
+    async with router({chat_model: failing, embedding_model: failing}) as http:
+        response = await http.post(path, json=body, headers={"x-request-id": "abc-2"})
+    error = assert_error(response, 500, "internal_error")
+    assert "abc-2" in error["message"]
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] == "abc-2"
+    assert SECRET in caplog.text
+
+
+async def test_a_broken_embedding_engine_is_500_and_tells_nothing(
+    router, fake_embeddings, embedding_model, assert_error
+):
+    def broken(batch):
+        raise RuntimeError(SECRET)
+
+    fake_embeddings.batcher.embed = broken
+    async with router() as http:
+        response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one"})
+    assert_error(response, 500, "engine_failed")
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nowhere", "/v1/models/nothing"])
+async def test_a_well_formed_request_id_is_echoed_once(http, path):
+    response = await http.get(path, headers={"x-request-id": "Az09._:-"})
+    assert response.headers.get_list("x-request-id") == ["Az09._:-"]
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a\tb", "x" * 129, "<script>", '"', "a,b"])
+async def test_a_malformed_request_id_is_replaced(http, given):
+    first, second = [
+        (await http.get("/healthz", headers={"x-request-id": given})).headers["x-request-id"] for _ in range(2)
+    ]
+    assert len(first) == 32
+    assert int(first, 16)
+    assert first != second
+
+
+async def test_the_request_id_is_the_tail_of_the_answers_id(http, chat_body):
+    response = await http.post("/v1/chat/completions", json=chat_body, headers={"x-request-id": "abc-3"})
+    assert response.json()["id"].endswith("abc-3")
+
+
+async def test_every_request_is_one_line_of_access_log_without_its_text(http, chat_body, caplog):
+    caplog.set_level(logging.INFO, "medley.access")
+    await http.post("/v1/chat/completions", json=chat_body, headers={"x-request-id": "abc-4"})
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "medley.access"]
+    assert line.startswith("abc-4 /v1/chat/completions 200 ")
+    assert "one two" not in line
+
+
+class Inner:
+    """An ASGI application behind Edge that keeps its scope and answers with an id of its own."""
+
+    async def __call__(self, scope, receive, send):
+        self.scope = scope
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"X-Request-ID", b"inner")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def through_edge(headers: list[tuple[bytes, bytes]]) -> tuple[dict, list[dict]]:
+    """What the application behind Edge sees, and what the client gets."""
+    inner, sent = Inner(), []
+
+    async def send(message):
+        sent.append(message)
+
+    await Edge(inner)({"type": "http", "headers": headers}, None, send)
+    return inner.scope, sent
+
+
+async def test_control_headers_of_serve_never_pass_the_edge():
+    control = [
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+        b"x-session-id",
+    ]
+    scope, _ = await through_edge([(name, b"1") for name in control] + [(b"content-type", b"application/json")])
+    assert [name for name, _ in scope["headers"]] == [b"content-type", b"x-request-id"]
+
+
+async def test_the_edge_gives_the_client_and_the_application_one_and_the_same_id():
+    scope, sent = await through_edge([(b"x-request-id", b"bad id"), (b"x-request-id", b"good-id")])
+    assert scope["headers"] == [(b"x-request-id", b"good-id")]
+    assert sent[0]["headers"] == [(b"x-request-id", b"good-id")]
+    scope, sent = await through_edge([(b"x-request-id", b"bad id")])
+    ((_, made),) = scope["headers"]
+    assert len(made) == 32
+    assert sent[0]["headers"] == [(b"x-request-id", made)]
+
+
+async def test_the_edge_leaves_what_is_not_http_alone():
+    inner, scope = Inner(), {"type": "lifespan"}
+
+    async def send(message):
+        pass
+
+    await Edge(inner)(scope, None, send)
+    assert inner.scope is scope
+
+
+def test_serve_finds_the_edge_at_its_import_path():
+    (middleware,) = middlewares()
+    assert middleware.cls is Edge

@@ -1,0 +1,190 @@
+"""Our own OpenAPI document holds, and our answers are what OpenAI's document promises."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import checks
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OPENAI_API = Path(
+    os.environ.get("MEDLEY_OPENAI_API") or REPOSITORY.parent / "shared" / "openai-api" / "openapi-subset.json"
+)
+HTTP_METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture
+def api(application):
+    return schemathesis.openapi.from_asgi("/openapi.json", application)
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+def test_the_application_does_what_its_document_says(api, mode):
+    tried = set()
+    operations = [result.ok() for result in api.get_all_operations()]
+    for operation in operations:
+        if mode is schemathesis.GenerationMode.NEGATIVE and operation.method == "get":
+            continue  # there is nothing to get wrong
+
+        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def conforms(case):
+            tried.add(case.path)
+            case.call_and_validate(
+                checks=[
+                    checks.not_a_server_error,
+                    checks.content_type_conformance,
+                    checks.response_schema_conformance,
+                    checks.status_code_conformance,
+                ]
+            )
+
+        conforms()
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"} <= tried
+
+
+@pytest.fixture
+async def document(http) -> dict[str, Any]:
+    return (await http.get("/openapi.json")).json()
+
+
+def test_a_document_that_is_not_openapi_is_noticed(application):
+    broken = application.openapi() | {"paths": {"/healthz": {"get": {"responses": 5}}}}
+    with pytest.raises(Exception, match="5"):
+        schemathesis.openapi.from_dict(broken).validate()
+
+
+async def test_the_document_is_valid_openapi(document):
+    assert document["openapi"].startswith("3.1")
+    schemathesis.openapi.from_dict(document).validate()
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+async def test_every_route_is_described_with_a_summary_and_a_tag(document):
+    operations = {
+        (method, path): operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in HTTP_METHODS
+    }
+    assert {path for _, path in operations} >= {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/healthz",
+        "/readyz",
+    }
+    assert [route for route, operation in operations.items() if not operation.get("summary")] == []
+    assert [route for route, operation in operations.items() if not operation.get("tags")] == []
+
+
+async def test_every_reference_in_the_document_leads_somewhere(document):
+    references = set(find_references(document))
+    assert "#/components/schemas/ChatCompletionBody" in references
+    for reference in references:
+        target = document
+        for key in reference.removeprefix("#/").split("/"):
+            target = target[key]
+
+
+def find_references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from find_references(value)
+
+
+def without_nullable(node: Any) -> Any:
+    """A schema whose `nullable: true`, which JSON Schema does not know, is written as JSON Schema writes it."""
+    if isinstance(node, list):
+        return [without_nullable(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {key: without_nullable(value) for key, value in node.items() if key != "nullable"}
+    return {"anyOf": [plain, {"type": "null"}]} if node.get("nullable") is True else plain
+
+
+@pytest.fixture(scope="module")
+def openai_api() -> dict[str, Any]:
+    if not OPENAI_API.is_file():
+        pytest.skip(f"OpenAI's OpenAPI description is not at {OPENAI_API}; set MEDLEY_OPENAI_API to where it is")
+    return without_nullable(json.loads(OPENAI_API.read_text()))
+
+
+@pytest.fixture(scope="module")
+def conforms(openai_api):
+    """Checks a document against a schema of OpenAI's description, by the schema's name."""
+
+    def check(name: str, instance: Any) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": openai_api["components"]}
+        jsonschema.Draft202012Validator(schema).validate(instance)
+
+    return check
+
+
+def test_an_answer_that_does_not_conform_is_noticed(conforms):
+    with pytest.raises(jsonschema.ValidationError):
+        conforms("CreateEmbeddingResponse", {"object": "list", "data": [{"object": "embedding"}], "model": "a"})
+
+
+MESSAGES = [{"role": "user", "content": "one two"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"n": 2, "max_tokens": 1}, {"logprobs": True}, {"tools": [TOOL], "tool_choice": "required"}],
+    ids=str,
+)
+async def test_a_chat_completion_is_as_openai_describes_it(http, conforms, chat_model, options):
+    response = await http.post("/v1/chat/completions", json={"model": chat_model, "messages": MESSAGES} | options)
+    conforms("CreateChatCompletionResponse", response.json())
+
+
+async def test_a_stream_of_a_chat_is_as_openai_describes_it(http, conforms, chat_model):
+    body = {"model": chat_model, "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
+    response = await http.post("/v1/chat/completions", json=body)
+    events = response.text.strip().split("\n\n")[:-1]
+    assert len(events) == 4
+    for event in events:
+        conforms("CreateChatCompletionStreamResponse", json.loads(event.removeprefix("data: ")))
+
+
+async def test_a_text_completion_is_as_openai_describes_it(http, conforms, chat_model):
+    response = await http.post("/v1/completions", json={"model": chat_model, "prompt": "one two"})
+    conforms("CreateCompletionResponse", response.json())
+
+
+async def test_embeddings_are_as_openai_describes_them(http, conforms, embedding_model):
+    response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": ["one", "two"]})
+    conforms("CreateEmbeddingResponse", response.json())
+
+
+async def test_models_are_as_openai_describes_them(http, conforms, chat_model):
+    conforms("ListModelsResponse", (await http.get("/v1/models")).json())
+    conforms("Model", (await http.get(f"/v1/models/{chat_model}")).json())
+
+
+async def test_errors_are_as_openai_describes_them(http, conforms, chat_model):
+    for response in [
+        await http.get("/nowhere"),
+        await http.get("/v1/models/nothing"),
+        await http.post("/v1/embeddings", json={}),
+        await http.post("/v1/completions", json={"model": chat_model, "prompt": "word " * 9000}),
+    ]:
+        assert response.status_code in (400, 404)
+        conforms("ErrorResponse", response.json())

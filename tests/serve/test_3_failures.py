@@ -1,0 +1,164 @@
+"""What goes wrong, and that it stays small."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+from conftest import CHAT, EMBEDDINGS
+
+from medley import cluster as local
+
+STORY = {"model": CHAT, "messages": [{"role": "user", "content": "Tell a long story."}]}
+
+
+def tokens_generated() -> float:
+    """vLLM's own count of all tokens it made, from Ray's metrics."""
+    targets = json.loads(Path("/tmp/ray/prom_metrics_service_discovery.json").read_text())[0]["targets"]
+    total = 0.0
+    for target in targets:
+        text = httpx.get(f"http://{target}/metrics", trust_env=False, timeout=10).text
+        total += sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith("ray_vllm_generation_tokens_total{")
+        )
+    return total
+
+
+def settled_count() -> float:
+    """The count once it stands still; Ray publishes every ten seconds."""
+    count, since = tokens_generated(), time.monotonic()
+    while time.monotonic() - since < 22:
+        time.sleep(1)
+        now = tokens_generated()
+        if now != count:
+            count, since = now, time.monotonic()
+    return count
+
+
+def test_a_client_that_leaves_stops_the_engine_within_a_few_tokens(cluster):
+    before = settled_count()
+    read = 0
+    body = {**STORY, "stream": True, "max_tokens": 4000, "ignore_eos": True}
+    with (
+        httpx.Client(base_url=cluster.address, timeout=60, trust_env=False) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as stream,
+    ):
+        for line in stream.iter_lines():
+            read += line.startswith("data: {")
+            if read == 20:
+                break
+    made = settled_count() - before
+    assert read <= made + 2
+    assert made <= read + 15
+
+
+def test_a_killed_replica_comes_back_and_harms_no_other_model(cluster, http):
+    victim = cluster.replica(EMBEDDINGS)
+    chat_pid = cluster.pids()[CHAT]
+    victim.kill()
+    statuses: Counter[int] = Counter()
+    back_after = None
+    started = time.monotonic()
+    while time.monotonic() - started < 90:
+        answer = http.post("/v1/embeddings", json={"model": EMBEDDINGS, "input": "hi"})
+        statuses[answer.status_code] += 1
+        if answer.status_code == 503:
+            assert "retry-after" in answer.headers
+        chat = http.post("/v1/chat/completions", json={**STORY, "max_tokens": 2})
+        assert chat.status_code == 200
+        pids = cluster.pids()[EMBEDDINGS]
+        if answer.status_code == 200 and pids and victim.pid not in pids:
+            back_after = time.monotonic() - started
+            break
+        time.sleep(0.2)
+    assert back_after is not None, statuses
+    assert set(statuses) <= {200, 503}
+    assert cluster.pids()[CHAT] == chat_pid
+    print(f"back after {back_after:.1f} s; answers meanwhile: {dict(statuses)}")
+
+
+def test_a_hundred_clients_get_200_or_429_and_no_memory_grows(cluster):
+    pids = cluster.pids()
+
+    async def one_round() -> Counter[int]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=cluster.address, timeout=300, trust_env=False, limits=limits) as http:
+
+            async def client(number: int) -> list[int]:
+                statuses = []
+                for turn in range(3):
+                    if (number + turn) % 2:
+                        body = {"model": EMBEDDINGS, "input": f"sentence {number} {turn}"}
+                        answer = await http.post("/v1/embeddings", json=body)
+                    else:
+                        answer = await http.post("/v1/chat/completions", json={**STORY, "max_tokens": 16})
+                    if answer.status_code == 429:
+                        assert int(answer.headers["retry-after"]) >= 1
+                        assert answer.json()["error"]["code"] == "queue_full"
+                    statuses.append(answer.status_code)
+                return statuses
+
+            rounds = await asyncio.gather(*(client(number) for number in range(100)))
+        return Counter(status for statuses in rounds for status in statuses)
+
+    first = asyncio.run(one_round())
+    after_first = local.memory_gib()
+    second = asyncio.run(one_round())
+    after_second = local.memory_gib()
+    assert set(first) | set(second) <= {200, 429}, (first, second)
+    assert first[200] > 100
+    assert cluster.pids() == pids
+    assert after_second < after_first * 1.03 + 0.05
+    print(f"{dict(first)}, then {dict(second)}; {after_first:.2f} GiB, then {after_second:.2f} GiB")
+
+
+def test_a_full_queue_says_429_with_retry_after(cluster):
+    """Chat serves 64 at a time and queues 64 more; the rest is told to come back."""
+
+    async def burst() -> Counter[int]:
+        async with httpx.AsyncClient(
+            base_url=cluster.address, timeout=300, trust_env=False, limits=httpx.Limits(max_connections=None)
+        ) as http:
+            body = {**STORY, "max_tokens": 8}
+            answers = await asyncio.gather(*(http.post("/v1/chat/completions", json=body) for _ in range(200)))
+        for answer in answers:
+            assert answer.status_code == 200 or "retry-after" in answer.headers
+        return Counter(answer.status_code for answer in answers)
+
+    statuses = asyncio.run(burst())
+    assert set(statuses) == {200, 429}, statuses
+    assert statuses[200] >= 64
+
+
+def test_the_idle_cluster_stays_within_six_gib(cluster):
+    time.sleep(2)
+    assert local.memory_gib() <= 6
+
+
+def test_an_engine_that_dies_is_replaced_and_requests_get_an_honest_503(cluster, http):
+    """The worst case: vLLM's engine process is killed under its replica."""
+    replica = cluster.replica(CHAT)
+    engine = next(child for child in replica.children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+    orphans = replica.children(recursive=True)
+    engine.kill()
+    statuses: Counter[int] = Counter()
+    started = time.monotonic()
+    while time.monotonic() - started < 240:
+        answer = http.post("/v1/chat/completions", json={**STORY, "max_tokens": 2})
+        statuses[answer.status_code] += 1
+        embedding = http.post("/v1/embeddings", json={"model": EMBEDDINGS, "input": "hi"})
+        assert embedding.status_code == 200
+        if answer.status_code == 200:
+            break
+        time.sleep(0.5)
+    assert statuses[200] == 1, statuses
+    assert set(statuses) <= {200, 500, 503}
+    assert statuses[500] <= 60
+    _, alive = psutil.wait_procs(orphans, timeout=30)
+    assert not alive, [" ".join(process.cmdline()) for process in alive]
+    print(f"back after {time.monotonic() - started:.0f} s: {dict(statuses)}")

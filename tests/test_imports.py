@@ -1,0 +1,48 @@
+"""What may import what: the builders and the router stay light."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ENGINES = {"torch", "transformers", "vllm", "onnxruntime", "diffusers"}
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level packages that are loaded in a fresh process after running the code."""
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment
+    )
+    return set(result.stdout.split())
+
+
+def test_the_router_imports_neither_ray_nor_an_engine():
+    loaded = imported_by("import deployments.router.application")
+    assert {"fastapi", "deployments"} <= loaded
+    assert loaded & (ENGINES | {"ray"}) == set()
+
+
+def test_the_builder_and_all_servers_import_no_engine():
+    loaded = imported_by(
+        "from deployments.model import SERVERS, SERVERS_BY_BACKEND\n"
+        "from models.registry import import_string\n"
+        "for path in [*SERVERS.values(), *SERVERS_BY_BACKEND.values()]: import_string(path)"
+    )
+    assert {"ray", "deployments"} <= loaded
+    assert loaded & ENGINES == set()
+
+
+def test_the_builder_of_the_router_imports_no_engine():
+    loaded = imported_by("import deployments.router.ingress")
+    assert "ray" in loaded
+    assert loaded & ENGINES == set()
+
+
+def test_the_import_contracts_are_kept():
+    tool = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([tool, "--no-cache"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
+    assert "0 broken" in result.stdout
