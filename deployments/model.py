@@ -33,6 +33,8 @@ def build(args: ModelArgs) -> Application:
     deployment = serve.deployment(
         server,
         name="model",
+        # Three failures in a row replace the replica: ten seconds after its engine died.
+        health_check_period_s=3,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=120,
         **(resources_of_llm if variant.backend is Backend.VLLM else resources)(variant.needs, variant.env),

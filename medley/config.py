@@ -68,17 +68,20 @@ def read_config(path: Path) -> ClusterConfig:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(document, dict) or not document.get("applications"):
-        raise ConfigError(f"{path} names no applications.")
+    applications = document.get("applications") if isinstance(document, dict) else None
+    if not isinstance(applications, list) or not all(isinstance(entry, dict) for entry in applications):
+        raise ConfigError(f"{path} holds no list of applications. serve_config.yaml shows how one looks.")
     models = []
-    for application in document["applications"]:
+    for application in applications:
         if application.get("import_path") != MODEL_BUILDER:
             continue
         app = application.get("name", "?")
         try:
             args = ModelArgs.model_validate(application.get("args"))
         except ValidationError as error:
-            raise ConfigError(f"{path}, application {app}: {error.errors()[0]['msg']}") from None
+            first = error.errors()[0]
+            where = ".".join(map(str, ("args", *first["loc"])))
+            raise ConfigError(f"{path}, application {app}, {where}: {first['msg']}.") from None
         except ModelNotFound as error:
             raise ConfigError(f"{path}, application {app}: {error.message}") from None
         if app != args.model:

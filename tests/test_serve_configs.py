@@ -95,8 +95,6 @@ def edited(tmp_path):
     [
         ("args: {model: all-minilm-l6-v2,", "args: {model: all-minilm-l6,", "Did you mean all-minilm-l6-v2"),
         ("variant: onnx,", "variant: onyx,", "has no variant 'onyx'; it has onnx"),
-        ("args: {model: all-minilm-l6-v2,", "args: {modell: all-minilm-l6-v2,", "modell?"),
-        ("args: {model: all-minilm-l6-v2,", "args: {model: all-minilm-l6-v2, varient: torch,", "varient"),
         ("- name: all-minilm-l6-v2", "- name: minilm", "minilm serves all-minilm-l6-v2. Name it all-minilm-l6-v2"),
         ("applications:", "aplications:", "names no applications"),
         ("proxy_location: HeadOnly", "proxy_location: [", "not valid YAML"),
@@ -107,6 +105,14 @@ def test_a_mistake_in_the_file_is_refused_in_words(edited, old, new, message):
     with pytest.raises(ConfigError, match=message) as caught:
         read_config(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["modell", "varient"])
+def test_an_argument_that_does_not_exist_is_refused_by_name(edited, key):
+    file = edited("args: {model: all-minilm-l6-v2,", f"args: {{model: all-minilm-l6-v2, {key}: onnx,")
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert key in str(caught.value)
 
 
 def test_a_mistake_in_an_application_is_refused_with_its_name(edited):

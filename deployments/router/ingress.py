@@ -114,11 +114,13 @@ class ServeDispatcher:
     async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any:
         end = time.monotonic() + deadline
         try:
-            return await self._call_once(model, method, args, end, deadline, large)
+            return await self._call_once(model, method, args, end=end, deadline=deadline, large=large)
         except ReplicaLost:
-            return await self._call_once(model, method, args, end, deadline, large)
+            return await self._call_once(model, method, args, end=end, deadline=deadline, large=large)
 
-    async def _call_once(self, model: str, method: str, args: tuple, end: float, deadline: float, large: bool) -> Any:
+    async def _call_once(
+        self, model: str, method: str, args: tuple, *, end: float, deadline: float, large: bool
+    ) -> Any:
         answer = self._handle(model, method, stream=False, large=large).remote(*args)
         try:
             with translated(model, deadline):
@@ -131,9 +133,7 @@ class ServeDispatcher:
         handle = self._handles.get(model)
         if handle is None:
             raise not_deployed(model)
-        return handle.options(
-            method_name=method, stream=stream, _by_reference=large, response_serialization="pickle"
-        )
+        return handle.options(method_name=method, stream=stream, _by_reference=large, response_serialization="pickle")
 
     async def _keep_discovering(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -9,7 +10,6 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import InvalidRequest, UnsupportedMediaType, UnsupportedParameter
-
 
 MOST_FIELDS = 1024
 
@@ -78,9 +78,9 @@ def path_of(problem: pydantic_core.ErrorDetails, document: Any) -> list[str | in
     not in the document."""
     path: list[str | int] = []
     for part in problem["loc"]:
-        if (isinstance(document, list) and isinstance(part, int)) or (isinstance(document, dict) and part in document):
-            path.append(part)
+        with suppress(TypeError, LookupError):
             document = document[part]
+            path.append(part)
     if problem["type"] == "missing":
         path.append(problem["loc"][-1])
     return path

@@ -11,9 +11,11 @@ from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 class ChatServer(EngineServer):
     async def warm_up(self) -> None:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0}
-        async for _ in self.chat(GenerationRequest(body, "warm-up")):
-            pass
+        """A prompt and an answer of usual length: kernels and buffers are made for the shapes they are first used with."""
+        body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
+        for number in range(2):
+            async for _ in self.chat(GenerationRequest(body, f"warm-up-{number}")):
+                pass
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async for item in self._generate("chat", request):

@@ -73,9 +73,7 @@ class TransformersChat:
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         options = read_options(request.body, "chat", self.sampling)
-        prompt = await asyncio.to_thread(
-            self._chat_prompt, request.body["messages"], options.tools, True, options.template_arguments
-        )
+        prompt = await asyncio.to_thread(self._chat_prompt, request.body["messages"], True, options.template_arguments)
         async with aclosing(self._answer(request, ChatForm(), options, [prompt])) as items:
             async for item in items:
                 yield item
@@ -89,7 +87,7 @@ class TransformersChat:
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         if request.messages is not None:
-            tokens = self._chat_prompt(request.messages, None, request.add_generation_prompt, {})
+            tokens = self._chat_prompt(request.messages, request.add_generation_prompt, {})
         else:
             tokens = self._encode(request.text or "", request.add_special_tokens)
         strings = tuple(self.tokenizer.convert_ids_to_tokens(tokens)) if request.return_token_strings else None
@@ -104,9 +102,7 @@ class TransformersChat:
         if self.device == "cuda":
             await asyncio.to_thread(torch.cuda.synchronize)
 
-    def _chat_prompt(
-        self, messages: Sequence[dict], tools: list[dict] | None, generate: bool, arguments: dict[str, Any]
-    ) -> list[int]:
+    def _chat_prompt(self, messages: Sequence[dict], generate: bool, arguments: dict[str, Any]) -> list[int]:
         for name in arguments:
             if name in TEMPLATE_ARGUMENTS:
                 param = f"chat_template_kwargs.{name}"
@@ -114,7 +110,6 @@ class TransformersChat:
         try:
             text = self.tokenizer.apply_chat_template(
                 [_for_template(message) for message in messages],
-                tools=tools,
                 add_generation_prompt=generate,
                 tokenize=False,
                 **arguments,

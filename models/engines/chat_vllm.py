@@ -20,12 +20,15 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
-from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
+from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost
 from models.specs import ModelSpec
 from models.tasks.chat import GenerationRequest
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 logger = logging.getLogger(__name__)
+
+# After which a new replica may be there; a guess on the safe side for a small model.
+RESTART_S = 30.0
 
 Request = TypeVar("Request", bound=BaseModel)
 
@@ -48,6 +51,8 @@ class VLLMChat:
         self.serving = serving
         # ray 2.60 looks for this under a name that vLLM 0.29 no longer uses, so its own tokenize always refuses.
         self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
+        self.client = serving._engine_client  # type: ignore[attr-defined]
+        self.vocabulary_size = self.client.model_config.get_vocab_size()
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generate(self.serving.chat, ChatCompletionRequest, request)) as items:
@@ -71,6 +76,8 @@ class VLLMChat:
         return TokenizeResult(tuple(answer.tokens), tuple(answer.token_strs) if answer.token_strs else None)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
+        if tokens and max(tokens) >= self.vocabulary_size:  # vLLM answers an empty text for those
+            raise InvalidRequest(f"Tokens must be ids from 0 to {self.vocabulary_size - 1}.", "tokens")
         request = parse(DetokenizeRequest, {"model": self.spec.id, "tokens": list(tokens)})
         return (await self._tokenization(self.tokenization.create_detokenize, request)).prompt
 
@@ -90,7 +97,7 @@ class VLLMChat:
                 if isinstance(item, str):
                     if item.startswith('data: {"error"'):
                         logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
-                        raise EngineFailed(f"The model {self.spec.id} stopped in the middle of its answer. Try again.")
+                        raise self._failure()
                     yield item.encode()
                 elif (error := getattr(item, "error", None)) is not None:
                     raise self._translate(error)
@@ -111,11 +118,17 @@ class VLLMChat:
         """vLLM's error value as ours. Its 400 messages are written for clients; no other message is passed on."""
         if error.code != 400:
             logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.message)
-            return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
+            return self._failure()
         message = error.message.splitlines()[0][:500]
         if error.param in ("input_tokens", "input_text"):
             return ContextLengthExceeded(message, "messages")
         return InvalidRequest(message, error.param)
+
+    def _failure(self) -> Exception:
+        """A request that vLLM failed: on its own account, or because the whole engine is dead and will be replaced."""
+        if self.client.errored:
+            return ReplicaLost(f"The engine of {self.spec.id} died and is being replaced.", "model", RESTART_S)
+        return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
 
 
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:

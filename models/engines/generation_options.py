@@ -57,7 +57,6 @@ class Options:
     n: int
     logprobs: int | None
     include_usage: bool
-    tools: list[dict] | None
     template_arguments: dict[str, Any]
 
 
@@ -78,9 +77,8 @@ def read_options(body: dict[str, Any], kind: Kind, sampling: Sampling) -> Option
     stream_options = body.get("stream_options") or {}
     if stream_options.get("continuous_usage_stats"):
         raise unsupported("stream_options.continuous_usage_stats")
-    choice = body.get("tool_choice")
-    if choice not in (None, "none", "auto"):
-        raise UnsupportedParameter("This model cannot be made to call a tool. Send tool_choice auto.", "tool_choice")
+    if body.get("tools") and body.get("tool_choice") != "none":  # nothing here reads calls out of the answer
+        raise unsupported("tools")
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     return Options(
         sampling=sampling.override(body),
@@ -90,7 +88,6 @@ def read_options(body: dict[str, Any], kind: Kind, sampling: Sampling) -> Option
         n=body.get("n") or 1,
         logprobs=(body.get("top_logprobs") or 0) if kind == "chat" and body.get("logprobs") else None,
         include_usage=bool(stream_options.get("include_usage")),
-        tools=(body.get("tools") or None) if choice != "none" else None,
         template_arguments=body.get("chat_template_kwargs") or {},
     )
 

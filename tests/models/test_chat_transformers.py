@@ -191,12 +191,11 @@ async def test_logprobs(engine):
     assert warm["choices"][0]["logprobs"]["content"][0]["logprob"] == pytest.approx(entries[0]["logprob"], abs=1e-3)
 
 
-async def test_tools_reach_the_template(engine):
+async def test_tools_that_may_not_be_called_change_nothing(engine):
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     plain = (await document(engine, max_tokens=1))["usage"]["prompt_tokens"]
-    shown = (await document(engine, max_tokens=1, tools=[tool], tool_choice="auto"))["usage"]["prompt_tokens"]
     hidden = (await document(engine, max_tokens=1, tools=[tool], tool_choice="none"))["usage"]["prompt_tokens"]
-    assert shown > plain == hidden
+    assert hidden == plain
 
 
 async def test_a_chat_with_earlier_tool_calls(engine):
@@ -220,8 +219,8 @@ async def test_a_chat_with_earlier_tool_calls(engine):
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"min_tokens": 3}, "min_tokens"),
         ({"something_new": 1}, "something_new"),
-        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [{}]}, "tools"),
+        ({"tools": [{}], "tool_choice": "required"}, "tools"),
         ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs.chat_template"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
         ({"stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -51,12 +52,16 @@ def long_stream(application, chat_model, fake_chat) -> Connection:
     return Connection(application, "/v1/chat/completions", {"model": chat_model, "messages": messages, "stream": True})
 
 
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not reached():  # noqa: ASYNC110 - a counter has no event to wait for
+            await asyncio.sleep(0.001)
+
+
 async def started(connection: Connection, messages: int) -> asyncio.Task:
     """The request in the background, once it has sent so many messages."""
     task = asyncio.create_task(connection.run())
-    async with asyncio.timeout(10):
-        while len(connection.sent) < messages:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(connection.sent) >= messages)
     return task
 
 
@@ -87,8 +92,7 @@ async def test_a_cancelled_request_stops_the_model_in_mid_stream(long_stream, fa
 async def test_a_cancelled_request_stops_the_model_before_the_first_event(long_stream, fake_chat):
     fake_chat.seconds_per_token = 0.05
     task = asyncio.create_task(long_stream.run())
-    while not fake_chat.tokens_made:
-        await asyncio.sleep(0.001)
+    await until(lambda: fake_chat.tokens_made > 0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -100,8 +104,7 @@ async def test_a_cancelled_request_for_a_whole_answer_stops_the_model(applicatio
     fake_chat.seconds_per_token = 0.01
     connection = Connection(application, "/v1/completions", {"model": chat_model, "prompt": "word " * WORDS})
     task = asyncio.create_task(connection.run())
-    while fake_chat.tokens_made < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: fake_chat.tokens_made >= 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -131,7 +131,9 @@ async def test_an_unsupported_parameter_is_named(http, bodies, assert_error, nam
         ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include", "unsupported_parameter"),
     ],
 )
-async def test_what_is_wrong_inside_a_parameter_is_named_by_its_path(http, chat_body, assert_error, wrong, param, code):
+async def test_what_is_wrong_inside_a_parameter_is_named_by_its_path(
+    *, http, chat_body, assert_error, wrong, param, code
+):
     error = assert_error(await http.post("/v1/chat/completions", json=chat_body | wrong), 400, code)
     assert error["param"] == param
 
@@ -202,7 +204,7 @@ async def test_a_stream_past_the_deadline_ends_with_an_error_event(router, fake_
 
 
 async def test_a_full_queue_is_429_and_says_when_to_try_again(
-    router, bodies, assert_error, chat_model, embedding_model
+    *, router, bodies, assert_error, chat_model, embedding_model
 ):
     async with router(dispatcher=FullQueue(chat_model, embedding_model)) as http:
         for path, body in bodies.items():
@@ -219,7 +221,7 @@ async def test_a_full_queue_is_429_and_says_when_to_try_again(
     [(InvalidRequest("The template refused this.", "messages"), 400), (ReplicaLost("Gone.", None, 2.0), 503)],
 )
 async def test_an_error_before_the_first_event_keeps_its_status(
-    router, chat_model, chat_body, assert_error, stream, error, status
+    *, router, chat_model, chat_body, assert_error, stream, error, status
 ):
     async with router({chat_model: Failing(error)}) as http:
         response = await http.post("/v1/chat/completions", json=chat_body | {"stream": stream})
@@ -261,7 +263,7 @@ async def test_a_bug_in_a_stream_is_its_last_event_and_tells_nothing(router, cha
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_bug_is_500_with_the_request_id_and_tells_nothing(
-    router, bodies, assert_error, chat_model, embedding_model, caplog, path, stream
+    *, router, bodies, assert_error, chat_model, embedding_model, caplog, path, stream
 ):
     failing = Failing(RuntimeError(SECRET))
     body = bodies[path] | ({"stream": stream} if path != "/v1/embeddings" else {})

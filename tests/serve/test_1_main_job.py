@@ -6,7 +6,7 @@ import time
 import numpy as np
 import openai
 import pytest
-from conftest import CHAT, EMBEDDINGS
+from starter_cluster import CHAT, EMBEDDINGS
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import httpx
-from conftest import CHAT, EMBEDDINGS, ROOT, run
+from starter_cluster import CHAT, EMBEDDINGS, ROOT, run
 
 from medley import cluster as local
 from medley.home import client_environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import psutil
-from conftest import CHAT, EMBEDDINGS
+from starter_cluster import CHAT, EMBEDDINGS
 
 from medley import cluster as local
 
@@ -27,6 +27,14 @@ def tokens_generated() -> float:
             if line.startswith("ray_vllm_generation_tokens_total{")
         )
     return total
+
+
+def wait_until_ready(http: httpx.Client) -> None:
+    """The router hears of a change up to a second after it; until then it says 503, with Retry-After."""
+    deadline = time.monotonic() + 10
+    while not http.get("/readyz").is_success:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def settled_count() -> float:
@@ -79,6 +87,7 @@ def test_a_killed_replica_comes_back_and_harms_no_other_model(cluster, http):
     assert back_after is not None, statuses
     assert set(statuses) <= {200, 503}
     assert cluster.pids()[CHAT] == chat_pid
+    wait_until_ready(http)
     print(f"back after {back_after:.1f} s; answers meanwhile: {dict(statuses)}")
 
 
@@ -157,8 +166,7 @@ def test_an_engine_that_dies_is_replaced_and_requests_get_an_honest_503(cluster,
             break
         time.sleep(0.5)
     assert statuses[200] == 1, statuses
-    assert set(statuses) <= {200, 500, 503}
-    assert statuses[500] <= 60
+    assert set(statuses) == {200, 503}
     _, alive = psutil.wait_procs(orphans, timeout=30)
     assert not alive, [" ".join(process.cmdline()) for process in alive]
     print(f"back after {time.monotonic() - started:.0f} s: {dict(statuses)}")

@@ -1,0 +1,57 @@
+"""The starter cluster as the tests of this group see it."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from medley import cluster as local
+
+ROOT = Path(__file__).parents[2]
+MEDLEY = [str(Path(sys.executable).parent / "medley")]
+CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"
+
+
+@dataclass
+class Cluster:
+    """The running cluster, and the document it was started with."""
+
+    address: str
+    document: dict[str, Any]
+    folder: Path
+
+    def deploy(self, document: dict[str, Any]) -> None:
+        """Bring the cluster to another document and wait until it is ready."""
+        config = self.folder / "changed.yaml"
+        config.write_text(yaml.safe_dump(document, sort_keys=False))
+        run([*MEDLEY, "deploy", str(config)])
+
+    def without(self, app: str) -> dict[str, Any]:
+        document = copy.deepcopy(self.document)
+        document["applications"] = [entry for entry in document["applications"] if entry["name"] != app]
+        return document
+
+    def with_variant(self, app: str, variant: str) -> dict[str, Any]:
+        document = copy.deepcopy(self.document)
+        for entry in document["applications"]:
+            if entry["name"] == app:
+                entry["args"]["variant"] = variant
+        return document
+
+    def pids(self) -> dict[str, list[int]]:
+        return local.pids_by_application()
+
+    def replica(self, app: str) -> psutil.Process:
+        (pid,) = self.pids()[app]
+        return psutil.Process(pid)
+
+
+def run(command: list[str], **options: Any) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400, **options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
