@@ -18,8 +18,8 @@ SERVERS = {
 # vLLM runs inside ray.serve.llm's LLMServer, which places its workers on the replica's GPUs.
 SERVERS_BY_BACKEND = {(Task.CHAT, Backend.VLLM): "deployments.servers.chat_vllm:VLLMServer"}
 
-# Engines work in threads or processes of their own, so a server's code never blocks the loop for long. It can do without
-# Serve's extra thread for user code, which saves every request and every token a hop between threads.
+# Engines work in threads or processes of their own, so a server's code never blocks the loop for long. It can do
+# without Serve's extra thread for user code, which saves every request and every token a hop between threads.
 SINGLE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
 GIB = 1 << 30

@@ -35,8 +35,11 @@ def processes() -> list[psutil.Process]:
     return mine
 
 
-def start_ray() -> None:
+def start_ray(cpus: int | None) -> None:
     """Start Ray's head on this machine, on loopback, asking for a token.
+
+    Args:
+        cpus: CPUs that Ray shall count on; None is as many as there are.
 
     Raises:
         ClusterError: with the end of Ray's own output.
@@ -55,6 +58,8 @@ def start_ray() -> None:
         "--include-log-monitor=false",
         f"--object-store-memory={256 << 20}",
     ]
+    if cpus is not None:
+        command.append(f"--num-cpus={cpus}")
     done = subprocess.run(command, env=cluster_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ClusterError(f"Ray did not start:\n{(done.stdout + done.stderr)[-2000:]}")

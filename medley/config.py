@@ -69,8 +69,8 @@ def read_config(path: Path) -> ClusterConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     applications = document.get("applications") if isinstance(document, dict) else None
-    if not isinstance(applications, list) or not all(isinstance(entry, dict) for entry in applications):
-        raise ConfigError(f"{path} holds no list of applications. serve_config.yaml shows how one looks.")
+    if not applications or not isinstance(applications, list) or not all(isinstance(one, dict) for one in applications):
+        raise ConfigError(f"{path} names no applications; serve_config.yaml shows how one looks.")
     models = []
     for application in applications:
         if application.get("import_path") != MODEL_BUILDER:

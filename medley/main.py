@@ -21,23 +21,25 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint
 console = Console(highlight=False)
 
 ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
+Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
+Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray shall count on, if not those there are")]
 DEFAULT_CONFIG = Path("serve_config.yaml")
 WORDS = {"NOT_STARTED": "waiting", "DEPLOYING": "loading", "RUNNING": "ready", "DEPLOY_FAILED": "failed"}
 
 
 @app.command()
-def up(config: ConfigPath = DEFAULT_CONFIG, patience: float = 600) -> None:
+def up(config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600, cpus: Cpus = None) -> None:
     """Start the cluster on this machine and wait until every model is ready."""
     wanted = checked(config)
     if cluster.processes():
         fail("The cluster is running already. `make stop` ends it; `medley deploy` changes it.")
-    if found := problems(wanted):
+    if found := problems(wanted, cpus):
         fail("The cluster cannot start here:\n" + "\n".join(f"  - {problem}" for problem in found))
     started = time.monotonic()
     fetch_models(wanted)
     try:
         with console.status("Starting Ray"):
-            cluster.start_ray()
+            cluster.start_ray(cpus)
         bring_up(wanted, patience, started)
     except (cluster.ClusterError, KeyboardInterrupt) as error:
         console.print("Stopping what was started.")
@@ -47,7 +49,7 @@ def up(config: ConfigPath = DEFAULT_CONFIG, patience: float = 600) -> None:
 
 
 @app.command()
-def deploy(config: ConfigPath = DEFAULT_CONFIG, patience: float = 600) -> None:
+def deploy(config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600) -> None:
     """Bring a running cluster to what the config says, touching only what differs."""
     wanted = checked(config)
     fetch_models(wanted)

@@ -14,9 +14,14 @@ HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 
 
-def problems(config: ClusterConfig) -> list[str]:
-    """One sentence each, with the remedy. Empty when the cluster can start."""
-    return [problem for check in (_python, _memory, _cpus, _ports, _gpus) for problem in check(config)]
+def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
+    """One sentence each, with the remedy. Empty when the cluster can start.
+
+    Args:
+        cpus: CPUs that Ray is told to count on; None is as many as there are.
+    """
+    found = _cpus(config, cpus or psutil.cpu_count() or 1)
+    return found + [problem for check in (_python, _memory, _ports, _gpus) for problem in check(config)]
 
 
 def _python(config: ClusterConfig) -> list[str]:
@@ -36,9 +41,8 @@ def _memory(config: ClusterConfig) -> list[str]:
     ]
 
 
-def _cpus(config: ClusterConfig) -> list[str]:
+def _cpus(config: ClusterConfig, have: int) -> list[str]:
     need = 0.2 + sum(model.variant.needs.cpus for model in config.models)
-    have = psutil.cpu_count() or 1
     if need <= have:
         return []
     return [f"{need:g} CPUs are needed and the machine has {have}. Take a model out of {config.path.name}."]

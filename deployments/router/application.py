@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from deployments.router import openapi
 from deployments.router.errors import add_error_handlers
@@ -18,7 +19,7 @@ Point any OpenAI client at `/v1`; `GET /v1/models` lists what is running.
 
 def create_application(services: Services) -> FastAPI:
     """The router as an ASGI application: the same under Ray Serve, under uvicorn and in a test."""
-    app = FastAPI(title="Medley", version="0.1.0", description=DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(title="Medley", version="0.1.0", description=DESCRIPTION, redoc_url=None)
     app.state.services = services
     for routes in (chat, embeddings, tokens, models, health):
         app.include_router(routes.router)

@@ -11,7 +11,7 @@ from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 class ChatServer(EngineServer):
     async def warm_up(self) -> None:
-        """A prompt and an answer of usual length: kernels and buffers are made for the shapes they are first used with."""
+        """A prompt and an answer of usual length: kernels are made for the shapes they are first used with."""
         body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
         for number in range(2):
             async for _ in self.chat(GenerationRequest(body, f"warm-up-{number}")):

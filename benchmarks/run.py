@@ -1,0 +1,320 @@
+"""Medley beside other servers, on the same model, in one run: `python -m benchmarks.run` (about twelve minutes).
+
+Three servers are up at the same time and take turns, so that what the machine does meanwhile falls on all of them:
+
+    medley      the starter cluster, through HAProxy and router
+    vllm        vLLM's own OpenAI server on the same weights with the same arguments
+    ray-llm     ray.serve.llm's own ingress (an application in the same Ray cluster)
+
+and for the path without a model, plain FastAPI under uvicorn. Ratios are medians over the rounds; absolute numbers are
+of this machine on this day. The result is written to benchmarks/results/<date>-<host>.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import copy
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import httpx
+import psutil
+import yaml
+
+from benchmarks import load
+from medley import cluster
+from models.catalog import load_catalog
+from models.weights import locate
+
+ROOT = Path(__file__).parents[1]
+CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"
+MEDLEY, VLLM, RAY_LLM, FASTAPI = (
+    "http://127.0.0.1:8000",
+    "http://127.0.0.1:8123",
+    "http://127.0.0.1:8000/ray-llm",
+    "http://127.0.0.1:8124",
+)
+TOKENS = 64
+
+
+@contextlib.contextmanager
+def medley_cluster(folder: Path, with_ray_llm: bool) -> Iterator[dict[str, float]]:
+    """The starter cluster. Yields seconds from the command to ready."""
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config = folder / "bench.yaml"
+    config.write_text(yaml.safe_dump(document, sort_keys=False))
+    medley = str(Path(sys.executable).parent / "medley")
+    try:
+        started = time.monotonic()
+        subprocess.run([medley, "up", str(config), "--cpus", "8"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        times = {"medley_ready_s": time.monotonic() - started}
+        times["medley_pss_gib"] = cluster.memory_gib()
+        if with_ray_llm:
+            document = copy.deepcopy(document)
+            document["applications"].append(ray_llm_application())
+            config.write_text(yaml.safe_dump(document, sort_keys=False))
+            started = time.monotonic()
+            subprocess.run([medley, "deploy", str(config)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            times["ray_llm_ready_s"] = time.monotonic() - started
+        yield times
+    finally:
+        subprocess.run([medley, "down"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def ray_llm_application() -> dict:
+    """ray.serve.llm's ingress over the same weights, with its defaults but for what Medley sets as well."""
+    spec = load_catalog()[CHAT]
+    variant = spec.variant(None)
+    llm = {
+        "model_loading_config": {"model_id": CHAT, "model_source": str(locate(spec, variant))},
+        "engine_kwargs": dict(variant.engine),
+        "accelerator_config": {"kind": "cpu"},
+        "experimental_configs": {"stream_batching_interval_ms": 0},
+        "deployment_config": {"max_ongoing_requests": 64, "autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
+        "runtime_env": {"env_vars": variant.env},
+    }
+    return {
+        "name": "ray-llm",
+        "route_prefix": "/ray-llm",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {
+            "llm_configs": [llm],
+            "ingress_deployment_config": {"autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
+        },
+    }
+
+
+@contextlib.contextmanager
+def bare_vllm() -> Iterator[dict[str, float]]:
+    """vLLM's own server. Yields seconds to ready and its memory."""
+    spec = load_catalog()[CHAT]
+    variant = spec.variant(None)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(locate(spec, variant))]
+    command += ["--served-model-name", CHAT, "--host", "127.0.0.1", "--port", "8123", "--no-enable-log-requests"]
+    command += ["--disable-uvicorn-access-log"]
+    for name, value in variant.engine.items():
+        flag = f"--{name.replace('_', '-')}"
+        command += [flag] if value is True else [flag, str(value)]
+    with running(command, f"{VLLM}/health", {**os.environ, **variant.env}) as (process, seconds):
+        yield {"vllm_ready_s": seconds, "vllm_pss_gib": pss_gib(family(process))}
+
+
+@contextlib.contextmanager
+def plain_fastapi() -> Iterator[None]:
+    """The least a Python web server does: one route, no model."""
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.plain:app", "--port", "8124", "--log-level", "warning"]
+    with running(command, f"{FASTAPI}/healthz", dict(os.environ)):
+        yield
+
+
+@contextlib.contextmanager
+def running(command: list[str], health: str, env: dict[str, str]) -> Iterator[tuple[psutil.Process, float]]:
+    """A server for as long as the block lasts, from the moment it answers; with the seconds that took."""
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log) as process,
+    ):
+        whole = psutil.Process(process.pid)
+        try:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(health, trust_env=False).is_success:
+                        break
+                if process.poll() is not None or time.monotonic() - started > 240:
+                    log.seek(0)
+                    raise RuntimeError(log.read().decode()[-3000:])
+                time.sleep(0.2)
+            yield whole, time.monotonic() - started
+        finally:
+            for member in reversed(family(whole)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.terminate()
+            psutil.wait_procs(family(whole), timeout=20)
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def pss_gib(processes: list[psutil.Process]) -> float:
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total / (1 << 30)
+
+
+def cpu_by_role() -> dict[str, float]:
+    """CPU seconds used so far by the parts of the cluster."""
+    seconds: dict[str, float] = {}
+    for process in cluster.processes():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            role = role_of(" ".join(process.cmdline()))
+            seconds[role] = seconds.get(role, 0.0) + times.user + times.system
+    return seconds
+
+
+def role_of(command: str) -> str:
+    for mark, role in (
+        ("ServeReplica:router", "router"),
+        (f"ServeReplica:{EMBEDDINGS}", "embedding replica"),
+        (f"ServeReplica:{CHAT}", "chat replica"),
+        ("haproxy -", "haproxy"),
+        ("VLLM::", "vllm engine"),
+    ):
+        if mark in command:
+            return role
+    return "ray"
+
+
+def measure(clients: int, requests: int, send) -> load.Result:
+    return asyncio.run(load.run_clients(clients, requests, send))
+
+
+def chat_rounds(targets: dict[str, str], rounds: int) -> dict:
+    """Tokens per second and time to the first token at 1, 8 and 32 clients, the targets taking turns."""
+    results: dict = {}
+    for clients, requests in ((1, 4), (8, 24), (32, 64)):
+        found = {name: {"rate": [], "first_p50": [], "first_p99": []} for name in targets}
+        for number in range(rounds):
+            order = list(targets) if number % 2 == 0 else list(reversed(targets))
+            for name in order:
+                result = measure(clients, requests, load.chat_stream(targets[name], CHAT, TOKENS))
+                found[name]["rate"].append(result.rate())
+                found[name]["first_p50"].append(result.quantile("first", 0.5))
+                found[name]["first_p99"].append(result.quantile("first", 0.99))
+            print(
+                f"  {clients} clients, round {number + 1}: "
+                + ", ".join(f"{n} {found[n]['rate'][-1]:.0f}" for n in targets)
+            )
+        results[clients] = found
+    return results
+
+
+def cpu_per_request(requests: int, clients: int, send) -> dict:
+    """Milliseconds of CPU per request, by part, less what the idle cluster uses in the same time; and latency."""
+    before, started = cpu_by_role(), time.monotonic()
+    time.sleep(5)
+    after, pause = cpu_by_role(), time.monotonic() - started
+    idle = {role: (after[role] - before.get(role, 0)) / pause for role in after}
+    before = cpu_by_role()
+    result = measure(clients, requests, send)
+    after = cpu_by_role()
+    used = {
+        role: max(0.0, (after[role] - before.get(role, 0) - idle.get(role, 0) * result.seconds) / requests * 1000)
+        for role in after
+    }
+    return {
+        "cpu_ms": {role: round(value, 3) for role, value in used.items() if value > 0.005},
+        "cpu_ms_total": round(sum(used.values()), 3),
+        "p50_ms": round(result.quantile("total", 0.5), 2),
+        "p99_ms": round(result.quantile("total", 0.99), 2),
+        "per_s": round(len(result.samples) / result.seconds, 1),
+        "failures": result.failures,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-ray-llm", action="store_true")
+    options = parser.parse_args()
+    report: dict = {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPUs, {psutil.virtual_memory().total / (1 << 30):.0f} GiB, {platform.platform()}",
+        "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
+        "tokens_per_answer": TOKENS,
+    }
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
+        print("Starting the servers")
+        report |= servers.enter_context(medley_cluster(Path(folder), not options.without_ray_llm))
+        report |= servers.enter_context(bare_vllm())
+        servers.enter_context(plain_fastapi())
+        targets = {"medley": MEDLEY, "vllm": VLLM} | ({} if options.without_ray_llm else {"ray-llm": RAY_LLM})
+        for url in targets.values():
+            measure(8, 8, load.chat_stream(url, CHAT, TOKENS))
+        print("Chat, streamed")
+        report["chat"] = chat_rounds(targets, options.rounds)
+        print("CPU per request")
+        measure(8, 200, load.embedding(MEDLEY, EMBEDDINGS))
+        report["embeddings"] = cpu_per_request(2000, 8, load.embedding(MEDLEY, EMBEDDINGS))
+        report["chat_whole"] = cpu_per_request(40, 4, load.chat_whole(MEDLEY, CHAT, 16))
+        print("The path without a model")
+        report["no_model"] = {
+            name: [cpu_or_latency(url) for _ in range(3)] for name, url in (("medley", MEDLEY), ("fastapi", FASTAPI))
+        }
+    write(report)
+
+
+def cpu_or_latency(url: str) -> dict[str, float]:
+    result = measure(1, 1000, load.get(url, "/healthz"))
+    return {"p50_ms": round(result.quantile("total", 0.5), 3), "p99_ms": round(result.quantile("total", 0.99), 3)}
+
+
+def write(report: dict) -> None:
+    folder = ROOT / "benchmarks" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{report['date']}-cpu{os.cpu_count()}"
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1))
+    text = as_markdown(report)
+    (folder / f"{name}.md").write_text(text)
+    print(text)
+
+
+def as_markdown(report: dict) -> str:
+    """The report as tables."""
+    lines = [f"# {report['date']}: {report['machine']}", "", f"`{report['command']}`", ""]
+    lines += ["Tokens/s, and time to the first token in ms (medians over the rounds; ratio to vllm round by round)", ""]
+    lines += [
+        "| clients | server | tokens/s | ratio | first token p50 | added p50 | p99 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for clients, found in report["chat"].items():
+        base = found["vllm"]
+        for name, values in found.items():
+            ratio = median(a / b for a, b in zip(values["rate"], base["rate"], strict=True))
+            added = median(a - b for a, b in zip(values["first_p50"], base["first_p50"], strict=True))
+            cells = [
+                clients,
+                name,
+                f"{median(values['rate']):.1f}",
+                f"{ratio:.3f}",
+                f"{median(values['first_p50']):.1f}",
+            ]
+            cells += [f"{added:+.1f}", f"{median(values['first_p99']):.1f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "CPU per request in ms, idle use taken off", ""]
+    for name in ("embeddings", "chat_whole"):
+        facts = report[name]
+        parts = ", ".join(
+            f"{role} {value}" for role, value in sorted(facts["cpu_ms"].items(), key=lambda item: -item[1])
+        )
+        lines.append(
+            f"- {name}: total {facts['cpu_ms_total']} ({parts}); {facts['per_s']}/s, p50 {facts['p50_ms']} ms, p99 {facts['p99_ms']} ms"
+        )
+    lines += ["", "Without a model, GET /healthz, one client, ms", ""]
+    for name, runs in report["no_model"].items():
+        p50, p99 = median(run["p50_ms"] for run in runs), median(run["p99_ms"] for run in runs)
+        lines.append(f"- {name}: p50 {p50:.2f}, p99 {p99:.2f}")
+    lines += ["", "Start and size", ""]
+    lines += [f"- {key}: {value:.1f}" for key, value in report.items() if key.endswith(("_s", "_gib"))]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
