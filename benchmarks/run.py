@@ -301,9 +301,8 @@ def as_markdown(report: dict) -> str:
     lines += ["", "CPU per request in ms, idle use taken off", ""]
     for name in ("embeddings", "chat_whole"):
         facts = report[name]
-        parts = ", ".join(
-            f"{role} {value}" for role, value in sorted(facts["cpu_ms"].items(), key=lambda item: -item[1])
-        )
+        by_size = sorted(facts["cpu_ms"].items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{role} {value}" for role, value in by_size)
         lines.append(
             f"- {name}: total {facts['cpu_ms_total']} ({parts}); {facts['per_s']}/s, p50 {facts['p50_ms']} ms, p99 {facts['p99_ms']} ms"
         )

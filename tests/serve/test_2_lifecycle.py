@@ -1,10 +1,15 @@
 """What a change of one model does to the others: nothing. Process ids are the proof."""
 
 import contextlib
+import copy
+import os
+import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
+import psutil
 from starter_cluster import CHAT, EMBEDDINGS, ROOT, run
 
 from medley import cluster as local
@@ -61,6 +66,26 @@ def test_changing_removing_and_adding_a_model_restarts_nothing_else(cluster, cli
     assert set(chatting.statuses) == {200}
 
 
+def test_a_model_scales_to_zero_and_a_request_brings_it_back(cluster, client, http):
+    document = copy.deepcopy(cluster.document)
+    (entry,) = [one for one in document["applications"] if one["name"] == EMBEDDINGS]
+    entry["deployments"][0]["autoscaling_config"] |= {
+        "min_replicas": 0,
+        "downscale_delay_s": 2,
+        "downscale_to_zero_delay_s": 2,
+    }
+    cluster.deploy(document)
+    deadline = time.monotonic() + 60
+    while http.get("/v1/models/" + EMBEDDINGS).json()["state"] != "scaled_to_zero":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert cluster.pids()[EMBEDDINGS] == []
+    assert http.get("/readyz").is_success
+    assert len(client.embeddings.create(model=EMBEDDINGS, input="wake up").data[0].embedding) == 384
+    assert len(cluster.pids()[EMBEDDINGS]) == 1
+    cluster.deploy(cluster.document)
+
+
 def test_the_same_document_again_restarts_nothing(cluster):
     before = cluster.pids()
     cluster.deploy(cluster.document)
@@ -68,9 +93,6 @@ def test_the_same_document_again_restarts_nothing(cluster):
 
 
 def test_rays_own_serve_deploy_takes_the_same_file(cluster):
-    import os
-    import sys
-
     before = cluster.pids()
     environment = {**os.environ, **client_environment(DASHBOARD_PORT)}
     serve = Path(sys.executable).parent / "serve"
@@ -88,8 +110,6 @@ def test_an_onnx_replica_and_the_router_hold_no_torch(cluster):
 
 
 def test_every_listener_of_the_edge_is_on_loopback(cluster):
-    import psutil
-
     edge = []
     for process in local.processes():
         with contextlib.suppress(psutil.Error):
