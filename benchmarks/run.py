@@ -304,7 +304,8 @@ def as_markdown(report: dict) -> str:
         by_size = sorted(facts["cpu_ms"].items(), key=lambda item: -item[1])
         parts = ", ".join(f"{role} {value}" for role, value in by_size)
         lines.append(
-            f"- {name}: total {facts['cpu_ms_total']} ({parts}); {facts['per_s']}/s, p50 {facts['p50_ms']} ms, p99 {facts['p99_ms']} ms"
+            f"- {name}: total {facts['cpu_ms_total']} ({parts}); {facts['per_s']}/s, "
+            f"p50 {facts['p50_ms']} ms, p99 {facts['p99_ms']} ms"
         )
     lines += ["", "Without a model, GET /healthz, one client, ms", ""]
     for name, runs in report["no_model"].items():
