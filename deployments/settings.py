@@ -48,6 +48,7 @@ class RouterArgs(BaseModel):
         body_limit_mib: larger request bodies are refused with 413.
         deadline_s: a request that takes longer is answered with 504 and cancelled.
         discovery_interval_s: how often the router asks Serve what is running.
+        access_log: write a line for each request: id, path, status, milliseconds; nothing of its content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,4 +56,5 @@ class RouterArgs(BaseModel):
     body_limit_mib: float = Field(default=8, gt=0, le=256)
     deadline_s: float = Field(default=600, gt=0)
     discovery_interval_s: float = Field(default=1.0, gt=0)
+    access_log: bool = False
     release: str = "1"

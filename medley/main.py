@@ -105,24 +105,31 @@ def bring_up(config: ClusterConfig, patience: float, started: float) -> None:
     """Deploy, and show how each application comes up."""
     cluster.deploy(config)
     ready_after: dict[str, float] = {}
-    with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
+    with Live(console=console, refresh_per_second=4, auto_refresh=console.is_terminal) as live:
         for states in cluster.watch(config, patience):
             elapsed = time.monotonic() - started
-            table = Table.grid(padding=(0, 2))
-            for name, state in states.items():
-                if state == "RUNNING":
-                    ready_after.setdefault(name, elapsed)
-                since = ready_after.get(name, elapsed)
-                table.add_row(f"  {name}", WORDS.get(state, state.lower()), f"{since:.0f} s")
-            live.update(table)
-    if not console.is_terminal:
-        for name, seconds in ready_after.items():
-            console.print(f"  {name}: ready after {seconds:.0f} s")
+            ready = [name for name, state in states.items() if state == "RUNNING" and name not in ready_after]
+            ready_after |= dict.fromkeys(ready, elapsed)
+            if console.is_terminal:
+                live.update(progress(states, ready_after, elapsed))
+                continue
+            for name in ready:  # a line each in a log file, where nothing can be drawn over
+                typer.echo(f"  {name}: ready after {elapsed:.0f} s")
+
+
+def progress(states: dict[str, str], ready_after: dict[str, float], elapsed: float) -> Table:
+    """One row per application: its name, its state, the seconds it took or has taken so far."""
+    table = Table.grid(padding=(0, 2))
+    for name, state in states.items():
+        word = WORDS.get(state, state.lower())
+        table.add_row(f"  {name}", word, f"{ready_after.get(name, elapsed):.0f} s")
+    return table
 
 
 def say_how_to_use(config: ClusterConfig) -> None:
     address = config.address
-    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.\n")
+    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.", soft_wrap=True)
+    console.print(f"Models: {', '.join(model.spec.id for model in config.models)}\n", soft_wrap=True)
     chat = next((model for model in config.models if model.spec.task == "chat"), None)
     if chat:
         body = {"model": chat.spec.id, "messages": [{"role": "user", "content": "What is the capital of France?"}]}

@@ -21,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from deployments.router.application import create_application
 from deployments.router.dispatch import NOT_DEPLOYED, ModelState, State, not_deployed, past
+from deployments.router.middleware import access_log
 from deployments.router.services import Services
 from deployments.settings import ModelArgs, RouterArgs
 from models.catalog import load_catalog
@@ -59,6 +60,7 @@ def build(args: RouterArgs) -> Application:
 @serve.ingress()
 class Router:
     async def __init__(self, args: RouterArgs):
+        access_log.setLevel(logging.INFO if args.access_log else logging.WARNING)
         self.dispatcher = ServeDispatcher(args.discovery_interval_s)
         await self.dispatcher.start()
         self.services = Services(

@@ -11,7 +11,9 @@ from deployments.router.edge import request_id_of
 from deployments.router.errors import error_response, unexpected
 from models.errors import PayloadTooLarge
 
-access_log = logging.getLogger("medley.access")
+# Below Serve's own logger, so that lines land in the replica's log; switched on by the router's `access_log` argument.
+access_log = logging.getLogger("ray.serve.access")
+access_log.setLevel(logging.WARNING)
 
 
 class RequestContext:

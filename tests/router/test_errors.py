@@ -311,9 +311,9 @@ async def test_the_request_id_is_the_tail_of_the_answers_id(http, chat_body):
 
 
 async def test_every_request_is_one_line_of_access_log_without_its_text(http, chat_body, caplog):
-    caplog.set_level(logging.INFO, "medley.access")
+    caplog.set_level(logging.INFO, "ray.serve.access")
     await http.post("/v1/chat/completions", json=chat_body, headers={"x-request-id": "abc-4"})
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "medley.access"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ray.serve.access"]
     assert line.startswith("abc-4 /v1/chat/completions 200 ")
     assert "one two" not in line
 
