@@ -101,7 +101,7 @@ def applications() -> dict[str, dict[str, Any]]:
 
 
 def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
-    """The state of every application, again and again, until all run.
+    """The state of every application, again and again, until all run and those taken out are gone.
 
     Raises:
         ClusterError: one failed for good, or patience ran out.
@@ -112,13 +112,14 @@ def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
         current = applications()
         states = {name: current.get(name, {}).get("status", "NOT_STARTED") for name in wanted}
         yield states
-        if all(state == "RUNNING" for state in states.values()) and edge_is_ready(config):
+        removed = set(current) <= set(wanted)
+        if removed and all(state == "RUNNING" for state in states.values()) and edge_is_ready(config):
             return
         for name in wanted:
             if states[name] == "DEPLOY_FAILED":
                 raise ClusterError(f"{name} could not be started: {_why(current[name])}")
         if time.monotonic() > deadline:
-            waiting = ", ".join(name for name in wanted if states[name] != "RUNNING")
+            waiting = ", ".join(name for name in {**states, **current} if states.get(name) != "RUNNING")
             raise ClusterError(f"Still waiting for {waiting} after {patience_s:.0f} s. Logs: {logs()}")
         time.sleep(0.5)
 

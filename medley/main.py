@@ -71,9 +71,23 @@ def down() -> None:
 
 
 @app.command()
-def fetch(config: ConfigPath = DEFAULT_CONFIG) -> None:
+def fetch(
+    config: ConfigPath = DEFAULT_CONFIG,
+    verify: Annotated[bool, typer.Option(help="also compare every file with its checksum")] = False,
+) -> None:
     """Download and convert the models of a config. Done once; the second time takes no time."""
-    fetch_models(checked(config))
+    from models import weights
+
+    wanted = checked(config)
+    fetch_models(wanted)
+    if not verify:
+        return
+    for model in wanted.models:
+        try:
+            weights.verify(model.spec, model.variant)
+        except weights.WeightsDamaged as error:
+            fail(str(error))
+        console.print(f"  {model.app}: every file is whole")
 
 
 @app.command()

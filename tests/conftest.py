@@ -1,10 +1,14 @@
 """The router over fakes, in this process: no Ray, no weights, no sockets."""
 
+import json
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
+import jsonschema
 import openai
 import pytest
 from fastapi import FastAPI
@@ -145,3 +149,37 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+OPENAI_API = Path(
+    os.environ.get("MEDLEY_OPENAI_API")
+    or Path(__file__).resolve().parents[2] / "shared" / "openai-api" / "openapi-subset.json"
+)
+
+
+def without_nullable(node: Any) -> Any:
+    """A schema whose `nullable: true`, which JSON Schema does not know, is written as JSON Schema writes it."""
+    if isinstance(node, list):
+        return [without_nullable(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {key: without_nullable(value) for key, value in node.items() if key != "nullable"}
+    return {"anyOf": [plain, {"type": "null"}]} if node.get("nullable") is True else plain
+
+
+@pytest.fixture(scope="session")
+def openai_api() -> dict[str, Any]:
+    if not OPENAI_API.is_file():
+        pytest.skip(f"OpenAI's OpenAPI description is not at {OPENAI_API}; set MEDLEY_OPENAI_API to where it is")
+    return without_nullable(json.loads(OPENAI_API.read_text()))
+
+
+@pytest.fixture(scope="session")
+def conforms(openai_api):
+    """Checks a document against a schema of OpenAI's description, by the schema's name."""
+
+    def check(name: str, instance: Any) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": openai_api["components"]}
+        jsonschema.Draft202012Validator(schema).validate(instance)
+
+    return check

@@ -47,6 +47,9 @@ class ModelState:
         return self.state in (State.READY, State.SCALED_TO_ZERO)
 
 
+# Retry-After of what only an operator can change.
+OPERATOR_S = 60.0
+
 NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 
 
@@ -119,6 +122,5 @@ def past(deadline: float) -> DeadlineExceeded:
 
 
 def not_deployed(model: str) -> ModelNotDeployed:
-    return ModelNotDeployed(
-        f"The model {model!r} is known but not deployed on this cluster. Ask its operator.", "model"
-    )
+    message = f"The model {model!r} is known but not deployed on this cluster. Ask its operator."
+    return ModelNotDeployed(message, "model", OPERATOR_S)

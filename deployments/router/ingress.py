@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from deployments.router.application import create_application
-from deployments.router.dispatch import NOT_DEPLOYED, ModelState, State, not_deployed, past
+from deployments.router.dispatch import ModelState, State, not_deployed, past
 from deployments.router.middleware import access_log
 from deployments.router.services import Services
 from deployments.settings import ModelArgs, RouterArgs
@@ -29,7 +29,7 @@ from models.errors import RateLimited, ReplicaLost
 
 logger = logging.getLogger("ray.serve")
 
-# gRPC for what is small and for streams, in one event loop: a third of the latency of the default. Code of ours never
+# gRPC for what is small and for streams, in one event loop: a third less latency than the default. Code of ours never
 # blocks the loop here, which is what makes the single loop safe.
 ROUTER_ENV = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
@@ -154,7 +154,7 @@ class ServeDispatcher:
         states = {
             name: self._state(name, application, now)
             for name, application in details["applications"].items()
-            if name in load_catalog()
+            if name in load_catalog() and application["status"] != ApplicationStatus.DELETING
         }
         for name in states:
             if name not in self._handles:
@@ -170,8 +170,6 @@ class ServeDispatcher:
         variant = variant_of(application)
         replicas = application["deployments"].get("model", {}).get("replicas", [])
         running = sum(replica["state"] in TAKES_REQUESTS for replica in replicas)
-        if status == ApplicationStatus.DELETING:
-            return NOT_DEPLOYED
         if running:
             return ModelState(State.READY, variant, since, replicas=running)
         if status == ApplicationStatus.DEPLOY_FAILED:

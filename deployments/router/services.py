@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.router.dispatch import NOT_DEPLOYED, Dispatcher, ModelState, State, not_deployed
+from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelFailed, ModelStarting
 from models.specs import ModelSpec, Task
@@ -50,7 +50,6 @@ class Services:
                 f"{spec.id} is starting. Try again in {state.retry_after_s:.0f} s.", "model", state.retry_after_s
             )
         if state.state is State.FAILED:
-            raise ModelFailed(
-                f"{spec.id} could not be started. GET /readyz has the cause; its operator can help.", "model"
-            )
+            message = f"{spec.id} could not be started. GET /readyz has the cause; its operator can help."
+            raise ModelFailed(message, "model", OPERATOR_S)
         raise not_deployed(spec.id)

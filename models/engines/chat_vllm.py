@@ -20,7 +20,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
-from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost
+from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
 from models.specs import ModelSpec
 from models.tasks.chat import GenerationRequest
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
@@ -92,17 +92,29 @@ class VLLMChat:
             # Several greedy answers would be one answer, and vLLM refuses them: a model that is greedy by default
             # samples at OpenAI's default then.
             body.setdefault("temperature", 1.0)
-        async with aclosing(method(parse(kind, body))) as items:
-            async for item in items:
-                if isinstance(item, str):
-                    if item.startswith('data: {"error"'):
-                        logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
-                        raise self._failure()
-                    yield item.encode()
-                elif (error := getattr(item, "error", None)) is not None:
-                    raise self._translate(error)
-                else:
-                    yield item.model_dump_json(exclude={"prompt_logprobs", "kv_transfer_params"}).encode()
+        vllm_request = parse(kind, body)
+        try:
+            async with aclosing(method(vllm_request)) as items:
+                async for item in items:
+                    yield self._as_bytes(item)
+        except ServingError:
+            raise
+        except Exception as error:
+            if not self.client.errored:
+                raise
+            logger.error("vLLM died under %s: %s", self.spec.id, error)
+            raise self._failure() from None
+
+    def _as_bytes(self, item: Any) -> bytes:
+        """What vLLM yields as what a client reads. Raises the ServingError that an error value stands for."""
+        if isinstance(item, str):
+            if item.startswith('data: {"error"'):
+                logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
+                raise self._failure()
+            return item.encode()
+        if (error := getattr(item, "error", None)) is not None:
+            raise self._translate(error)
+        return item.model_dump_json(exclude={"prompt_logprobs", "kv_transfer_params"}).encode()
 
     async def _tokenization(self, method: Any, request: Any) -> Any:
         try:

@@ -1,9 +1,7 @@
 """Our own OpenAPI document holds, and our answers are what OpenAI's document promises."""
 
 import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -12,10 +10,6 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-OPENAI_API = Path(
-    os.environ.get("MEDLEY_OPENAI_API") or REPOSITORY.parent / "shared" / "openai-api" / "openapi-subset.json"
-)
 HTTP_METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -106,34 +100,6 @@ def find_references(node: Any) -> Iterator[str]:
     if isinstance(node, list):
         for value in node:
             yield from find_references(value)
-
-
-def without_nullable(node: Any) -> Any:
-    """A schema whose `nullable: true`, which JSON Schema does not know, is written as JSON Schema writes it."""
-    if isinstance(node, list):
-        return [without_nullable(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    plain = {key: without_nullable(value) for key, value in node.items() if key != "nullable"}
-    return {"anyOf": [plain, {"type": "null"}]} if node.get("nullable") is True else plain
-
-
-@pytest.fixture(scope="module")
-def openai_api() -> dict[str, Any]:
-    if not OPENAI_API.is_file():
-        pytest.skip(f"OpenAI's OpenAPI description is not at {OPENAI_API}; set MEDLEY_OPENAI_API to where it is")
-    return without_nullable(json.loads(OPENAI_API.read_text()))
-
-
-@pytest.fixture(scope="module")
-def conforms(openai_api):
-    """Checks a document against a schema of OpenAI's description, by the schema's name."""
-
-    def check(name: str, instance: Any) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": openai_api["components"]}
-        jsonschema.Draft202012Validator(schema).validate(instance)
-
-    return check
 
 
 def test_an_answer_that_does_not_conform_is_noticed(conforms):

@@ -162,6 +162,38 @@ def test_tokens_go_there_and_back(http, model):
     assert http.post("/detokenize", json={"model": model, "tokens": cut["tokens"]}).json()["prompt"] == "hello you"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"logprobs": True, "top_logprobs": 1},
+        {"n": 2},
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            "tool_choice": "required",
+        },
+    ],
+    ids=str,
+)
+def test_real_answers_are_as_openai_describes_them(http, conforms, options):
+    body = {"model": CHAT, "messages": QUESTION, "max_tokens": 30} | options
+    conforms("CreateChatCompletionResponse", http.post("/v1/chat/completions", json=body).json())
+    stream = http.post(
+        "/v1/chat/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+    ).text
+    *events, done = stream.strip().split("\n\n")
+    assert done == "data: [DONE]"
+    for event in events:
+        conforms("CreateChatCompletionStreamResponse", json.loads(event.removeprefix("data: ")))
+
+
+def test_other_real_answers_are_as_openai_describes_them(http, conforms):
+    text = http.post("/v1/completions", json={"model": CHAT, "prompt": "Once", "max_tokens": 5, "logprobs": 1})
+    conforms("CreateCompletionResponse", text.json())
+    conforms("CreateEmbeddingResponse", http.post("/v1/embeddings", json={"model": EMBEDDINGS, "input": "a"}).json())
+    conforms("ListModelsResponse", http.get("/v1/models").json())
+
+
 def test_models_say_what_they_are_and_how_they_do(client, http):
     cards = {card.id: card for card in client.models.list()}
     assert set(cards) == {CHAT, EMBEDDINGS}
