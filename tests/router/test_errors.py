@@ -155,12 +155,12 @@ async def test_a_loading_model_is_503_and_says_when_to_try_again(router, bodies,
             assert response.headers["retry-after"] == "13"
 
 
-async def test_a_failed_model_is_503_without_a_retry(router, chat_body, assert_error, chat_model):
+async def test_a_failed_model_is_503_for_a_minute_at_least(router, chat_body, assert_error, chat_model):
     async with router(states={chat_model: ModelState(State.FAILED, cause="its replicas could not start")}) as http:
         response = await http.post("/v1/chat/completions", json=chat_body)
     error = assert_error(response, 503, "model_failed")
     assert "/readyz" in error["message"]
-    assert "retry-after" not in response.headers
+    assert response.headers["retry-after"] == "60"
 
 
 async def test_a_model_scaled_to_zero_takes_requests(router, chat_body, chat_model):
@@ -171,7 +171,7 @@ async def test_a_model_scaled_to_zero_takes_requests(router, chat_body, chat_mod
 async def test_a_model_that_is_not_deployed_is_503(http, chat_body, assert_error):
     response = await http.post("/v1/chat/completions", json=chat_body | {"model": "qwen2.5-7b-instruct"})
     assert_error(response, 503, "model_not_deployed")
-    assert "retry-after" not in response.headers
+    assert response.headers["retry-after"] == "60"
 
 
 @pytest.mark.parametrize("stream", [False, True])
