@@ -6,6 +6,7 @@ vLLM's error values become ServingErrors, answers become bytes.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -22,7 +23,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
 from models.specs import ModelSpec
-from models.tasks.chat import GenerationRequest
+from models.tasks.chat import GenerationRequest, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 logger = logging.getLogger(__name__)
@@ -111,10 +112,12 @@ class VLLMChat:
             if item.startswith('data: {"error"'):
                 logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
                 raise self._failure()
+            if '"logprobs":{"content"' in item:
+                return event(as_openai_describes(json.loads(item.removeprefix("data: "))))
             return item.encode()
         if (error := getattr(item, "error", None)) is not None:
             raise self._translate(error)
-        return item.model_dump_json(exclude={"prompt_logprobs", "kv_transfer_params"}).encode()
+        return json.dumps(as_openai_describes(item.model_dump(exclude_none=True)), ensure_ascii=False).encode()
 
     async def _tokenization(self, method: Any, request: Any) -> Any:
         try:
@@ -141,6 +144,17 @@ class VLLMChat:
         if self.client.errored:
             return ReplicaLost(f"The engine of {self.spec.id} died and is being replaced.", "model", RESTART_S)
         return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
+
+
+def as_openai_describes(document: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's answer without nulls, with the fields back that OpenAI's description requires even when they are null."""
+    for choice in document["choices"]:
+        choice.setdefault("logprobs", None)
+        if choice["logprobs"] and "content" in choice["logprobs"]:
+            choice["logprobs"].setdefault("refusal", None)
+        if "message" in choice:
+            choice["message"] = {"content": None, "refusal": None, **choice["message"]}
+    return document
 
 
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:
