@@ -60,7 +60,10 @@ def start_ray(cpus: int | None) -> None:
     ]
     if cpus is not None:
         command.append(f"--num-cpus={cpus}")
-    done = subprocess.run(command, env=cluster_environment(), capture_output=True, text=True, check=False)
+    # A session of its own: the cluster must outlive the terminal it was started from.
+    done = subprocess.run(
+        command, env=cluster_environment(), capture_output=True, text=True, check=False, start_new_session=True
+    )
     if done.returncode != 0:
         raise ClusterError(f"Ray did not start:\n{(done.stdout + done.stderr)[-2000:]}")
 
