@@ -58,19 +58,17 @@ async def run_clients(clients: int, requests: int, send) -> Result:
     return result
 
 
+def chat_body(model: str, tokens: int, number: int) -> dict:
+    """A chat whose answer has exactly this many tokens."""
+    messages = [{"role": "user", "content": PROMPT.format(number=number)}]
+    return {"model": model, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
+
+
 def chat_stream(url: str, model: str, tokens: int):
     """A streamed chat of exactly `tokens` tokens."""
 
     async def send(session: aiohttp.ClientSession, number: int) -> Sample:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": PROMPT.format(number=number)}],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0.7,
-            "seed": number,
-            "stream": True,
-        }
+        body = {**chat_body(model, tokens, number), "temperature": 0.7, "seed": number, "stream": True}
         first, count = 0.0, 0
         started = time.perf_counter()
         async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
@@ -90,13 +88,7 @@ def chat_whole(url: str, model: str, tokens: int):
     """A chat answered in one document."""
 
     async def send(session: aiohttp.ClientSession, number: int) -> Sample:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": PROMPT.format(number=number)}],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-        }
+        body = {**chat_body(model, tokens, number), "temperature": 0}
         started = time.perf_counter()
         async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
             text = await answer.text()

@@ -107,7 +107,7 @@ def bare_vllm() -> Iterator[dict[str, float]]:
         flag = f"--{name.replace('_', '-')}"
         command += [flag] if value is True else [flag, str(value)]
     with running(command, f"{VLLM}/health", {**os.environ, **variant.env}) as (process, seconds):
-        yield {"vllm_ready_s": seconds, "vllm_pss_gib": pss_gib(family(process))}
+        yield {"vllm_ready_s": seconds, "vllm_pss_gib": cluster.pss_gib(family(process))}
 
 
 @contextlib.contextmanager
@@ -148,14 +148,6 @@ def family(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return [process, *process.children(recursive=True)]
     return []
-
-
-def pss_gib(processes: list[psutil.Process]) -> float:
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total / (1 << 30)
 
 
 def cpu_by_role() -> dict[str, float]:

@@ -57,12 +57,11 @@ def resources(needs: Needs, env: dict[str, str]) -> dict:
 def resources_of_llm(needs: Needs, env: dict[str, str]) -> dict:
     """As `resources`, but as the placement group that ray.serve.llm asks for: the replica is in its first bundle, and
     each bundle holds one vLLM worker."""
-    workers = max(1, int(needs.gpus))
-    share = needs.gpus / workers
+    share = needs.gpus_per_worker
     if 0 < share < 1:
         env = {**env, "VLLM_RAY_PER_WORKER_GPUS": str(share)}
     actor = resources(needs.model_copy(update={"gpus": 0}), env)
     gpu = {"GPU": share} if share else {}
     first = {"CPU": needs.cpus, "memory": actor["ray_actor_options"]["memory"], **gpu}
-    others = [{"CPU": 1, **gpu} for _ in range(workers - 1)]
+    others = [{"CPU": 1, **gpu} for _ in range(needs.workers - 1)]
     return {**actor, "placement_group_bundles": [first, *others], "placement_group_strategy": "PACK"}

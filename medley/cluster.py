@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -167,9 +166,14 @@ def _why(application: dict[str, Any]) -> str:
 
 
 def memory_gib() -> float:
-    """Memory of all processes of the cluster; pages they share are counted once (PSS)."""
+    """Memory of all processes of the cluster."""
+    return pss_gib(processes())
+
+
+def pss_gib(members: list[psutil.Process]) -> float:
+    """Memory of these processes; pages they share are counted once (PSS)."""
     total = 0
-    for process in processes():
+    for process in members:
         with contextlib.suppress(psutil.Error, OSError):
             total += process.memory_full_info().pss
     return total / (1 << 30)
@@ -186,7 +190,3 @@ def pids_by_application() -> dict[str, list[int]]:
         )
         for name, app in applications().items()
     }
-
-
-def running() -> bool:
-    return bool(processes()) and os.path.exists(auth_token_file())

@@ -6,21 +6,17 @@ import os
 import secrets
 from pathlib import Path
 
+from models.weights import home
+
 # Every process of the cluster inherits this, which is how `medley down` finds them all and nothing else.
 CLUSTER_VARIABLE = "MEDLEY_CLUSTER"
-
-
-def home() -> Path:
-    """MEDLEY_HOME, or ~/.cache/medley."""
-    folder = Path(os.environ.get("MEDLEY_HOME") or Path.home() / ".cache" / "medley").expanduser().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def auth_token_file() -> Path:
     """The file with the token that Ray's own interfaces ask for. Made on first use, readable by its owner only."""
     file = home() / "auth_token"
     if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(secrets.token_hex(32))

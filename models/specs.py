@@ -95,6 +95,15 @@ class Needs(Spec):
     gpus: float = Field(default=0, ge=0, description="a fraction shares one GPU; above 1 it is a whole number")
     memory_gib: float = Field(gt=0, description="resident memory of all processes of the replica")
 
+    @property
+    def workers(self) -> int:
+        """Processes of an engine that runs one on each GPU; one where it shares a GPU or has none."""
+        return max(1, int(self.gpus))
+
+    @property
+    def gpus_per_worker(self) -> float:
+        return self.gpus / self.workers
+
     @model_validator(mode="after")
     def _gpus_are_a_fraction_or_whole(self) -> Self:
         if self.gpus > 1 and self.gpus != int(self.gpus):

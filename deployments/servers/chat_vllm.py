@@ -29,8 +29,7 @@ class VLLMServer(ChatServer):
             "log_engine_metrics": True,
         }
         if needs.gpus:
-            workers = max(1, int(needs.gpus))
-            config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus / workers}}
+            config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus_per_worker}}
         return config
 
 
