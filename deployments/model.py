@@ -36,7 +36,7 @@ def build(args: ModelArgs) -> Application:
         # Three failures in a row replace the replica: ten seconds after its engine died.
         health_check_period_s=3,
         health_check_timeout_s=60,
-        graceful_shutdown_timeout_s=120,
+        graceful_shutdown_timeout_s=900,
         **(resources_of_llm if variant.backend is Backend.VLLM else resources)(variant.needs, variant.env),
     )
     return deployment.bind(args)

@@ -11,7 +11,10 @@ from models.specs import ModelSpec, VariantSpec
 class ModelArgs(BaseModel):
     """Arguments of `deployments.model:build`.
 
-    `release` means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
+    Attributes:
+        release: means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
+        metrics: report to Prometheus.
+        access_log: write a line for each call: id, method, outcome, milliseconds; nothing of its content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -19,6 +22,8 @@ class ModelArgs(BaseModel):
     model: str
     variant: str | None = None
     release: str = "1"
+    metrics: bool = True
+    access_log: bool = True
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
@@ -48,6 +53,9 @@ class RouterArgs(BaseModel):
         body_limit_mib: larger request bodies are refused with 413.
         deadline_s: a request that takes longer is answered with 504 and cancelled.
         discovery_interval_s: how often the router asks Serve what is running.
+        keep_alive_s: a stream that has nothing to send yet sends a comment this often.
+        most_waiting: requests that may wait for models which are not up yet; more get 503 at once.
+        metrics: report to Prometheus.
         access_log: write a line for each request: id, path, status, milliseconds; nothing of its content.
     """
 
@@ -56,5 +64,8 @@ class RouterArgs(BaseModel):
     body_limit_mib: float = Field(default=8, gt=0, le=256)
     deadline_s: float = Field(default=600, gt=0)
     discovery_interval_s: float = Field(default=1.0, gt=0)
-    access_log: bool = False
+    keep_alive_s: float = Field(default=10, gt=0)
+    most_waiting: int = Field(default=200, ge=0)
+    metrics: bool = True
+    access_log: bool = True
     release: str = "1"

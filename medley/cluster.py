@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from medley.config import ClusterConfig
 from medley.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
 from medley.preflight import DASHBOARD_PORT, HEAD_PORT
 
@@ -73,26 +70,6 @@ def dashboard() -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{DASHBOARD_PORT}", headers=headers, timeout=30, trust_env=False)
 
 
-def deploy(config: ClusterConfig) -> None:
-    """Hand the whole document to Serve, as `serve deploy` does.
-
-    Raises:
-        ClusterError: Serve refused it, or does not answer.
-    """
-    deadline = time.monotonic() + 60
-    with dashboard() as client:
-        while True:
-            try:
-                answer = client.put("/api/serve/applications/", json=config.document)
-                break
-            except httpx.TransportError:
-                if time.monotonic() > deadline:
-                    raise ClusterError("Ray's dashboard does not answer. `make stop`, then try again.") from None
-                time.sleep(0.2)
-    if answer.is_error:
-        raise ClusterError(f"Serve refused {config.path.name}: {answer.text[:2000]}")
-
-
 def applications() -> dict[str, dict[str, Any]]:
     """What Serve says of every application. Empty while Serve does not answer yet."""
     with contextlib.suppress(httpx.HTTPError), dashboard() as client:
@@ -100,37 +77,6 @@ def applications() -> dict[str, dict[str, Any]]:
         if answer.is_success:
             return answer.json().get("applications", {})
     return {}
-
-
-def watch(config: ClusterConfig, patience_s: float) -> Iterator[dict[str, str]]:
-    """The state of every application, again and again, until all run and those taken out are gone.
-
-    Raises:
-        ClusterError: one failed for good, or patience ran out.
-    """
-    wanted = [application["name"] for application in config.document["applications"]]
-    deadline = time.monotonic() + patience_s
-    while True:
-        current = applications()
-        states = {name: current.get(name, {}).get("status", "NOT_STARTED") for name in wanted}
-        yield states
-        removed = set(current) <= set(wanted)
-        if removed and all(state == "RUNNING" for state in states.values()) and edge_is_ready(config):
-            return
-        for name in wanted:
-            if states[name] == "DEPLOY_FAILED":
-                raise ClusterError(f"{name} could not be started: {_why(current[name])}")
-        if time.monotonic() > deadline:
-            waiting = ", ".join(name for name in {**states, **current} if states.get(name) != "RUNNING")
-            raise ClusterError(f"Still waiting for {waiting} after {patience_s:.0f} s. Logs: {logs()}")
-        time.sleep(0.5)
-
-
-def edge_is_ready(config: ClusterConfig) -> bool:
-    """Whether a client at the edge would find every model ready: the router hears of it a second after Serve."""
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{config.address}/readyz", timeout=5, trust_env=False).is_success
-    return False
 
 
 def logs() -> Path:
@@ -156,13 +102,6 @@ def _end(victims: list[psutil.Process], how: Any, patience_s: float) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             how(process)
     psutil.wait_procs(victims, timeout=patience_s)
-
-
-def _why(application: dict[str, Any]) -> str:
-    messages = [application.get("message", "")]
-    messages += [deployment.get("message", "") for deployment in application.get("deployments", {}).values()]
-    longest = max(messages, key=len)
-    return f"{longest[-1500:]}\nLogs: {logs()}"
 
 
 def memory_gib() -> float:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from deployments.settings import ModelArgs
-from models.errors import ModelNotFound
+from medley.check_entries import MODEL_BUILDER, Application, applications_of
+from medley.check_serve import serve_problems
+from medley.yaml_lines import read_document, sorted_problems
 from models.specs import ModelSpec, VariantSpec
 
-MODEL_BUILDER = "deployments.model:build"
+__all__ = ["MODEL_BUILDER", "ClusterConfig", "ConfigError", "ServedModel", "read_config"]
 
 
 class ConfigError(Exception):
@@ -57,36 +56,20 @@ class ClusterConfig:
 
 
 def read_config(path: Path) -> ClusterConfig:
-    """Read the file.
+    """Read the file, as strictly as `medley check`.
 
     Raises:
-        ConfigError: it is not there, not YAML, or names a model, variant or argument that does not exist.
+        ConfigError: something is wrong with it; the message has a line for each problem.
     """
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    applications = document.get("applications") if isinstance(document, dict) else None
-    if not applications or not isinstance(applications, list) or not all(isinstance(one, dict) for one in applications):
-        raise ConfigError(f"{path} names no applications; serve_config.yaml shows how one looks.")
-    models = []
-    for application in applications:
-        if application.get("import_path") != MODEL_BUILDER:
-            continue
-        app = application.get("name", "?")
-        try:
-            args = ModelArgs.model_validate(application.get("args"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, ("args", *first["loc"])))
-            raise ConfigError(f"{path}, application {app}, {where}: {first['msg']}.") from None
-        except ModelNotFound as error:
-            raise ConfigError(f"{path}, application {app}: {error.message}") from None
-        if app != args.model:
-            raise ConfigError(
-                f"{path}: the application {app} serves {args.model}. Name it {args.model}, so that the router finds it."
-            )
-        models.append(ServedModel(app, args.spec, args.variant_name))
-    return ClusterConfig(path, document, models)
+    document = read_document(path)
+    problems = document.problems + (serve_problems(document) if document.readable else [])
+    if problems:
+        raise ConfigError("\n".join(map(str, sorted_problems(problems))))
+    return ClusterConfig(
+        path, document.value, [_served(one) for one in applications_of(document) if one.role == "model"]
+    )
+
+
+def _served(application: Application) -> ServedModel:
+    args = ModelArgs.model_validate(application.get("args"))
+    return ServedModel(application.get("name"), args.spec, args.variant_name)

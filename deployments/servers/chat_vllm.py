@@ -3,19 +3,20 @@
 LLMServer is held, not subclassed: importing it imports vLLM (8 s), which only the replica should pay, not the builder.
 """
 
-import asyncio
+from pathlib import Path
 from typing import Any
 
 from deployments.servers.chat import ChatServer
-from models.registry import engine_class
-from models.weights import locate
 
 
 class VLLMServer(ChatServer):
-    async def load(self) -> Any:
-        weights = await asyncio.to_thread(locate, self.spec, self.variant)
-        self.server = await start_llm_server(self.llm_config(str(weights)), several_nodes=self.variant.needs.gpus > 1)
-        engine = engine_class(self.spec.task, self.variant.backend)
+    def import_engine(self) -> type[Any]:
+        import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
+
+        return super().import_engine()
+
+    async def load(self, engine: type[Any], folder: Path) -> Any:
+        self.server = await start_llm_server(self.llm_config(str(folder)), several_nodes=self.variant.needs.gpus > 1)
         return engine(self.spec, self.server.engine)
 
     def llm_config(self, weights: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from deployments.servers.batching import LengthBatcher
 from deployments.servers.engine import EngineServer, broken
+from deployments.telemetry import BATCH_SIZE
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from models.tasks.embeddings import EmbeddingRequest, EmbeddingResult
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
@@ -17,7 +18,7 @@ SHORT_TEXT = 4096
 
 class EmbeddingServer(EngineServer):
     async def warm_up(self) -> None:
-        self.batcher = LengthBatcher(self.engine.embed)
+        self.batcher = LengthBatcher(self.engine.embed, on_batch=self._note_batch)
         await self.embed(EmbeddingRequest(("warm-up",)))
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
@@ -72,6 +73,9 @@ class EmbeddingServer(EngineServer):
         if sum(map(len, texts)) <= SHORT_TEXT:
             return self.engine.encode(texts)
         return await asyncio.to_thread(self.engine.encode, texts)
+
+    def _note_batch(self, items: int) -> None:
+        self.meter.write(BATCH_SIZE, items, self.spec.id)
 
     def _check_vocabulary(self, param: str, ids: Sequence[int]) -> None:
         if not ids or min(ids) < 0 or max(ids) >= self.engine.vocabulary_size:

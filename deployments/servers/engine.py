@@ -1,13 +1,26 @@
-"""What every model replica does, whatever its task: load, warm up, say that it is healthy."""
+"""What every model replica does, whatever its task: start, answer calls, say that it is healthy."""
+
+from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
+from ray import serve
+
+from deployments.ray_board import RayBoard
+from deployments.ray_metering import ray_meter
+from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended
+from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
+from deployments.tracing import start_tracing
+from models import weights
 from models.errors import EngineFailed
-from models.registry import load_engine
+from models.registry import engine_class
+from models.tasks.usage import NOTHING, Usage
 
 logger = logging.getLogger("ray.serve")
 
@@ -16,27 +29,64 @@ class EngineServer:
     """A replica around one engine. Subclasses add the methods of a task and a warm-up."""
 
     engine: Any
+    calls: CallLog
 
     async def __init__(self, args: ModelArgs):
         self.args = args
         self.spec = args.spec
         self.variant = args.variant_spec
-        started = time.monotonic()
-        self.engine = await self.load()
-        loaded = time.monotonic()
-        await self.warm_up()
-        logger.info(
-            "%s@%s is ready: loaded in %.1f s, warmed up in %.1f s",
-            *(self.spec.id, args.variant_name, loaded - started, time.monotonic() - loaded),
-        )
+        self.meter = ray_meter(args.metrics)
+        self.calls = CallLog(self.spec, self.variant, self.meter, args.access_log)
+        self.cold_start = ColdStart(args, serve.get_replica_context().replica_id.unique_id, RayBoard())
+        with self.cold_start.phase("import"):
+            start_tracing("medley-model")
+            engine = await asyncio.to_thread(self.import_engine)
+        with self.cold_start.phase("fetch"):
+            tell = (logger.info, self.cold_start.fraction)
+            folder = await asyncio.to_thread(weights.fetch, self.spec, self.variant, *tell)
+        with self.cold_start.phase("load"):
+            self.engine = await self.load(engine, folder)
+        with self.cold_start.phase("warm_up"):
+            await self.warm_up()
+        self.cold_start.ready()
 
-    async def load(self) -> Any:
+    def import_engine(self) -> type[Any]:
+        """The engine's class, with the libraries it needs. Blocks."""
+        return engine_class(self.spec.task, self.variant.backend)
+
+    async def load(self, engine: type[Any], folder: Path) -> Any:
         """Load the engine, off the event loop so that Serve's probes are answered meanwhile."""
-        return await asyncio.to_thread(load_engine, self.spec, self.variant)
+        return await asyncio.to_thread(engine.load, self.spec, self.variant, folder)
 
     async def warm_up(self) -> None:
         """Run one small request, so that the first real one finds everything paged in."""
         raise NotImplementedError
+
+    async def wake(self) -> None:
+        """Does nothing: to be called is what brings up a model that is scaled to zero."""
+
+    async def serve(self, context: CallContext, method: str, *args: Any) -> Answer:
+        """Run a method that gives one answer."""
+        with self.calls.one(context, method) as call:
+            result = await getattr(self, method)(*args)
+            call.usage = getattr(result, "usage", NOTHING)
+            return Answer(result, call.queue_s, call.engine_s, call.usage)
+
+    async def serve_stream(self, context: CallContext, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended."""
+        with self.calls.one(context, method) as call:
+            begun = False
+            async with aclosing(getattr(self, method)(*args)) as items:
+                async for item in items:
+                    if begun and type(item) is bytes:
+                        yield item
+                    elif isinstance(item, Usage):
+                        call.usage = item
+                    else:
+                        begun = True
+                        call.first_item()
+                        yield Begun(item, call.queue_s)
+            yield Ended(call.engine_s, call.usage)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises three times in a row."""

@@ -15,6 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ class EmbeddingResult:
     vectors: bytes
     dimensions: int
     prompt_tokens: int
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=self.prompt_tokens)
 
 
 class EmbeddingEngine(Protocol):

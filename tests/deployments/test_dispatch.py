@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.record import RequestRecord
 from models.errors import DeadlineExceeded, ModelNotDeployed
 
 
@@ -41,16 +42,18 @@ def dispatcher(slow) -> LocalDispatcher:
 
 
 async def test_a_call_gives_what_the_method_gives(dispatcher):
-    assert await dispatcher.call("slow", "add", 1, 2, deadline=5) == 3
+    assert await dispatcher.call("slow", "add", 1, 2, record=RequestRecord("test"), deadline=5) == 3
 
 
 async def test_a_stream_gives_the_items_in_order(dispatcher):
-    assert [item async for item in dispatcher.stream("slow", "numbers", 3, deadline=5)] == [0, 1, 2]
+    assert [
+        item async for item in dispatcher.stream("slow", "numbers", 3, record=RequestRecord("test"), deadline=5)
+    ] == [0, 1, 2]
 
 
 async def test_a_call_past_its_deadline_is_cancelled(dispatcher, slow):
     with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
-        await dispatcher.call("slow", "add", 1, 2, 60, deadline=0.02)
+        await dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=0.02)
     assert slow.closed == 1
 
 
@@ -58,7 +61,7 @@ async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispa
     items = []
 
     async def read():
-        async for item in dispatcher.stream("slow", "numbers", 1000, 0.02, deadline=0.1):
+        async for item in dispatcher.stream("slow", "numbers", 1000, 0.02, record=RequestRecord("test"), deadline=0.1):
             items.append(item)
 
     with pytest.raises(DeadlineExceeded):
@@ -69,7 +72,7 @@ async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispa
 
 
 async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is_slow(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, 0.001, deadline=0.05)
+    stream = dispatcher.stream("slow", "numbers", 1000, 0.001, record=RequestRecord("test"), deadline=0.05)
     await anext(stream)
     await asyncio.sleep(0.06)
     with pytest.raises(DeadlineExceeded):
@@ -78,14 +81,14 @@ async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is
 
 
 async def test_closing_a_stream_closes_the_method(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, deadline=5)
+    stream = dispatcher.stream("slow", "numbers", 1000, record=RequestRecord("test"), deadline=5)
     await anext(stream)
     await stream.aclose()
     assert slow.closed == 1
 
 
 async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
-    task = asyncio.create_task(dispatcher.call("slow", "add", 1, 2, 60, deadline=100))
+    task = asyncio.create_task(dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=100))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -95,9 +98,9 @@ async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
 
 async def test_a_model_that_is_not_there_is_not_deployed(dispatcher):
     with pytest.raises(ModelNotDeployed, match="'other'"):
-        await dispatcher.call("other", "add", 1, 2, deadline=5)
+        await dispatcher.call("other", "add", 1, 2, record=RequestRecord("test"), deadline=5)
     with pytest.raises(ModelNotDeployed, match="'other'"):
-        await anext(dispatcher.stream("other", "numbers", 1, deadline=5))
+        await anext(dispatcher.stream("other", "numbers", 1, record=RequestRecord("test"), deadline=5))
 
 
 def test_states_are_ready_unless_stated_otherwise():

@@ -16,8 +16,8 @@ async def test_ready_when_every_deployed_model_takes_requests(router, chat_model
     assert response.json() == {
         "ready": True,
         "models": {
-            chat_model: {"state": "ready", "variant": "fake", "replicas": 1},
-            embedding_model: {"state": "scaled_to_zero", "variant": "onnx", "replicas": 0},
+            chat_model: {"state": "ready", "variant": "fake", "release": None, "replicas": 1},
+            embedding_model: {"state": "scaled_to_zero", "variant": "onnx", "release": None, "replicas": 0},
         },
     }
 

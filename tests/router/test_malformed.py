@@ -239,7 +239,7 @@ async def test_what_is_sent_in_a_large_body_goes_the_way_of_large_ones(router, f
         def states(self):
             return {CHAT: ModelState(State.READY)}
 
-        async def stream(self, model, method, request, *, deadline, large=False):
+        async def stream(self, model, method, request, *, deadline, record, large=False):
             seen.append(large)
             yield b"{}"
 

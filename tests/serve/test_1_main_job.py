@@ -19,7 +19,7 @@ def test_the_capital_of_france_is_paris(client):
 
 
 def test_a_streamed_answer_arrives_while_it_is_written(client):
-    # Long enough that a busy machine, on which a reader may sleep for half a second, cannot make it look like one piece.
+    # Long enough that a reader who sleeps for half a second on a busy machine does not take it for one piece.
     arrivals, usage = [], None
     asked = time.monotonic()
     stream = client.chat.completions.create(

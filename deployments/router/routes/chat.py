@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from deployments.router import calling
 from deployments.router.openapi import documented
+from deployments.router.record import record_of
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
@@ -214,9 +216,10 @@ async def generate(request: Request, spec: ModelSpec, method: str, body: Samplin
     services: Services = request.app.state.services
     call = GenerationRequest(to_engine(body), request.scope["request_id"])
     large = len(await request.body()) > LARGE_BODY
-    events = services.dispatcher.stream(spec.id, method, call, deadline=services.deadline_s, large=large)
+    events = calling.stream(request, spec, method, call, large=large)
     if body.stream:
-        return await open_event_stream(request, events)
+        record_of(request.scope).stream = True
+        return await open_event_stream(request, events, services.keep_alive_s)
     (document,) = [item async for item in events]
     return Response(document, media_type="application/json")
 

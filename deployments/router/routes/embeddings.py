@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
+from deployments.router import calling
 from deployments.router.openapi import documented
 from deployments.router.services import Services
 from deployments.router.wire import Many, WireModel, read_body
@@ -50,9 +51,7 @@ async def embeddings(request: Request) -> Response:
     services: Services = request.app.state.services
     spec = services.resolve(body.model, Task.EMBEDDINGS)
     task = to_task(body, spec)
-    result = await services.dispatcher.call(
-        spec.id, "embed", task, deadline=services.deadline_s, large=len(task.inputs) >= MANY_INPUTS
-    )
+    result = await calling.call(request, spec, "embed", task, large=len(task.inputs) >= MANY_INPUTS)
     return Response(to_wire(result, spec, body.encoding_format or "float"), media_type="application/json")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -25,11 +23,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> Response:
     """200 when every deployed model takes requests, else 503. Either way each model's state, and why."""
     services: Services = request.app.state.services
-    models: dict[str, dict[str, Any]] = {}
-    for name, state in services.dispatcher.states().items():
-        models[name] = {"state": state.state, "variant": state.variant, "replicas": state.replicas}
-        if state.cause:
-            models[name]["cause"] = state.cause
+    models = {name: state.document() for name, state in services.dispatcher.states().items()}
     ready = bool(models) and all(state.takes_requests for state in services.dispatcher.states().values())
     document = orjson.dumps({"ready": ready, "models": models})
     return Response(document, 200 if ready else 503, media_type="application/json")

@@ -47,6 +47,5 @@ def card(spec: ModelSpec, state: ModelState) -> dict[str, Any]:
         "licence": spec.licence,
         "capabilities": sorted(spec.capabilities),
         "limits": limits,
-        "state": state.state,
-        "variant": state.variant,
+        **state.document(),
     }

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
+from deployments.router import calling
 from deployments.router.openapi import documented
 from deployments.router.routes.chat import Message
 from deployments.router.services import Services
@@ -50,7 +51,7 @@ async def tokenize(request: Request) -> Response:
     )
     services: Services = request.app.state.services
     spec = services.resolve(body.model, *READS_TEXT)
-    result: TokenizeResult = await services.dispatcher.call(spec.id, "tokenize", task, deadline=services.deadline_s)
+    result: TokenizeResult = await calling.call(request, spec, "tokenize", task)
     return as_json(
         {
             "count": len(result.tokens),
@@ -66,7 +67,7 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeBody)
     services: Services = request.app.state.services
     spec = services.resolve(body.model, *READS_TEXT)
-    text = await services.dispatcher.call(spec.id, "detokenize", body.tokens, deadline=services.deadline_s)
+    text = await calling.call(request, spec, "detokenize", body.tokens)
     return as_json({"prompt": text})
 
 

@@ -1,0 +1,156 @@
+"""What each model is doing, read from what Serve says of its application and what replicas put on the board.
+
+Pure computation: `ingress.py` asks Serve and the board, once a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deployments.board import COLD_START, FAILURE, PROGRESS
+from deployments.router.dispatch import ModelState, State
+from deployments.servers.causes import DIED
+from deployments.settings import ModelArgs
+from models.errors import ModelNotFound
+
+Facts = Mapping[str, Mapping[str, Any]]
+
+# An old replica in the middle of an upgrade is UPDATING and still serves.
+TAKES_REQUESTS = ("RUNNING", "UPDATING")
+# Until a first start has been measured.
+LOAD_TIME_GUESS_S = 30.0
+LONGEST_RETRY_AFTER_S = 60.0
+
+
+def model_states(
+    applications: Mapping[str, Any], catalog: Iterable[str], facts: Facts, now: float
+) -> dict[str, ModelState]:
+    """The state of every model that has an application.
+
+    Args:
+        applications: as Serve's REST API describes them.
+        facts: all of the board.
+        now: Unix time.
+    """
+    return {name: _state(name, applications[name], facts, now) for name in catalog if name in applications}
+
+
+def _state(name: str, application: Mapping[str, Any], facts: Facts, now: float) -> ModelState:
+    deployment = application["deployments"].get("model", {})
+    replicas = deployment.get("replicas", [])
+    args = _args_of(application)
+    running = sum(replica["state"] in TAKES_REQUESTS for replica in replicas)
+    starting = [replica for replica in replicas if replica["state"] == "STARTING"]
+    common: dict[str, Any] = {
+        "variant": args.variant_name if args else None,
+        "release": args.release if args else None,
+        "since": application["last_deployed_time_s"],
+        "replicas": running,
+        "draining": sum(replica["state"] == "STOPPING" for replica in replicas),
+        "wakes_on_request": _lowest(deployment) == 0,
+        **_failure(name, application, replicas, facts),
+    }
+    if application["status"] == "DELETING":
+        return ModelState(State.DRAINING, **common)
+    if running:
+        return ModelState(State.READY, **common)
+    if application["status"] == "DEPLOY_FAILED":
+        return ModelState(State.FAILED, **{"cause": "It could not be started.", "remedy": DIED, **common})
+    if application["status"] == "RUNNING" and not starting and common["wakes_on_request"]:
+        return ModelState(State.SCALED_TO_ZERO, retry_after_s=_usual(name, args, facts), **common)
+    return ModelState(State.LOADING, **_progress(name, args, starting, facts, now), **common)
+
+
+def _progress(
+    name: str, args: ModelArgs | None, starting: list[Mapping[str, Any]], facts: Facts, now: float
+) -> dict[str, Any]:
+    """How far the replica has come that started first, and when it is likely to be ready."""
+    if not starting:
+        return {"retry_after_s": _retry_after(_usual(name, args, facts), 0.0)}
+    first = min(starting, key=lambda replica: replica["start_time_s"])
+    so_far = max(0.0, now - first["start_time_s"])
+    progress: dict[str, Any] = {"retry_after_s": _retry_after(_usual(name, args, facts), so_far)}
+    shown = facts.get(PROGRESS.format(app=name, replica=first["replica_id"]))
+    if shown:
+        return {**progress, "phase": shown["phase"], "phase_since": shown["since"], "fraction": shown.get("fraction")}
+    phase = "import" if first.get("pid") else "schedule"
+    return {**progress, "phase": phase, "phase_since": first["start_time_s"]}
+
+
+def _retry_after(usual: float, so_far: float) -> float:
+    """Seconds until a start that usually takes `usual` is over. One that takes longer than usual is looked after again
+    in a tenth of the time it has taken."""
+    left = usual - so_far if so_far < usual else so_far / 10
+    return min(LONGEST_RETRY_AFTER_S, max(2.0, left))
+
+
+def _usual(name: str, args: ModelArgs | None, facts: Facts) -> float:
+    """Seconds that the last start of this variant took."""
+    if args is None or not (last := cold_start(name, args.variant_name, facts)):
+        return LOAD_TIME_GUESS_S
+    return sum(last.values())
+
+
+def _failure(
+    name: str, application: Mapping[str, Any], replicas: list[Mapping[str, Any]], facts: Facts
+) -> dict[str, str]:
+    """Why the last attempt failed: what the replica said of itself, or that it died without a word."""
+    deployed = application["last_deployed_time_s"]
+    said = facts.get(FAILURE.format(app=name))
+    if said and said["at"] > deployed:
+        return {"cause": said["cause"], "remedy": said["remedy"]}
+    silent = [fact for _, fact in orphans(name, replicas, facts) if fact["since"] > deployed]
+    if silent:
+        phase = max(silent, key=lambda fact: fact["since"])["phase"]
+        return {"cause": f"Its process died in the phase {phase}.", "remedy": DIED}
+    return {}
+
+
+def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
+    """Progress of replicas that Serve no longer knows: they died on the way."""
+    living = {PROGRESS.format(app=name, replica=replica["replica_id"]) for replica in replicas}
+    prefix = PROGRESS.format(app=name, replica="")
+    return [(key, fact) for key, fact in facts.items() if key.startswith(prefix) and key not in living]
+
+
+def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
+    """Keys of the board that say nothing any more: progress from before an application's last deployment, and
+    everything but start times of applications that are gone."""
+    keys = []
+    for key, fact in facts.items():
+        kind, _, rest = key.partition("/")
+        application = applications.get(rest.partition("/")[0])
+        if kind == "cold_start":
+            continue
+        at = fact.get("since") or fact.get("at") or 0.0
+        if application is None or (at < application["last_deployed_time_s"] and _settled(application)):
+            keys.append(key)
+    return keys
+
+
+def _settled(application: Mapping[str, Any]) -> bool:
+    return all(
+        replica["state"] in TAKES_REQUESTS
+        for deployment in application["deployments"].values()
+        for replica in deployment.get("replicas", [])
+    )
+
+
+def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:
+    """Seconds of the last start of a model's variant, by phase. Empty when none is known."""
+    fact = facts.get(COLD_START.format(app=name, variant=variant))
+    return dict(fact["seconds"]) if fact else {}
+
+
+def _lowest(deployment: Mapping[str, Any]) -> int | None:
+    config = deployment.get("deployment_config") or {}
+    return (config.get("autoscaling_config") or {}).get("min_replicas")
+
+
+def _args_of(application: Mapping[str, Any]) -> ModelArgs | None:
+    config = application.get("deployed_app_config") or {}
+    try:
+        return ModelArgs.model_validate(config.get("args"))
+    except (ValueError, ModelNotFound):
+        return None

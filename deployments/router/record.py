@@ -1,0 +1,151 @@
+"""What is known of one request: filled in on its way, written down when it is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Scope
+
+from deployments.metering import Meter
+from deployments.servers.calls import CallContext
+from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
+from deployments.tracing import close_span, open_span, traceparent_of
+from models.errors import ServingError
+from models.specs import ModelSpec, Task
+from models.tasks.usage import NOTHING, Usage
+
+# Below Serve's own logger, so that lines land in the replica's log.
+access_log = logging.getLogger("ray.serve.access")
+
+# The client left before the end of its answer: nginx's number for it.
+CLIENT_LEFT = 499
+NO_MODEL = "none"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """
+    Attributes:
+        arrived: the clock of time.perf_counter at arrival; `called`, `first` and `last` (the call to the replica, the
+            first and the last item of its answer) are on the same clock, None until they happen.
+        waited_s: for the model to be up.
+        queue_s, engine_s: what the replica says of the call.
+        code: of the error it ended in.
+    """
+
+    request_id: str
+    path: str = ""
+    arrived: float = field(default_factory=time.perf_counter)
+    model: str = NO_MODEL
+    task: str = NO_MODEL
+    stream: bool = False
+    waited_s: float = 0.0
+    called: float | None = None
+    first: float | None = None
+    last: float | None = None
+    queue_s: float | None = None
+    engine_s: float | None = None
+    usage: Usage = NOTHING
+    code: str | None = None
+    span: Any = None
+    call_span: Any = None
+
+    def is_for(self, spec: ModelSpec) -> None:
+        self.model, self.task = spec.id, str(spec.task)
+
+    def begin(self, headers: dict[str, str]) -> None:
+        """Open the request's span, below the client's if its headers name one."""
+        self.span = open_span(f"POST {self.path}", "server", headers)
+
+    def call(self) -> CallContext:
+        """Note that the replica is called now; what is to travel with the call."""
+        self.called = time.perf_counter()
+        self.call_span = open_span(f"call {self.model}", "client", self.span) if self.span else None
+        return CallContext(self.request_id, time.time(), traceparent_of(self.call_span))
+
+    def answered(self) -> None:
+        """Note that the replica's answer is complete, or that it will never be."""
+        self.last = time.perf_counter()
+        close_span(self.call_span)
+        self.call_span = None
+
+    def failed(self, error: ServingError) -> None:
+        self.code = error.code
+
+    def server_timing(self) -> bytes:
+        """Server-Timing as far as it is known when the answer begins; milliseconds. https://www.w3.org/TR/server-timing/"""
+        now = time.perf_counter()
+        total = now - self.arrived
+        queue = self.queue_s or 0.0
+        engine = self.engine_s
+        if engine is None:
+            engine = now - self.called - queue if self.called is not None and self.queue_s is not None else 0.0
+        router = max(0.0, total - self.waited_s - queue - engine)
+        parts = {"router": router, "queue": queue, "engine": engine}
+        if self.waited_s:
+            parts["wait"] = self.waited_s
+        return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items()).encode()
+
+    def close(self, status: int, meter: Meter) -> None:
+        """Write the request down, once: metrics, a line of log, its span. Nothing of its content."""
+        total = time.perf_counter() - self.arrived
+        self._meter(status, total, meter)
+        close_span(
+            self.span,
+            error=self.code,
+            http__request__method="POST",
+            url__path=self.path,
+            http__response__status_code=status,
+            gen_ai__request__model=self.model,
+            gen_ai__usage__input_tokens=self.usage.prompt_tokens or None,
+            gen_ai__usage__output_tokens=self.usage.completion_tokens or None,
+            medley__request_id=self.request_id,
+        )
+        if access_log.isEnabledFor(logging.INFO):
+            fields = self._fields(status, total)
+            access_log.info("%s %s %.1fms", self.path, status, total * 1000, extra=fields)
+
+    def _meter(self, status: int, total: float, meter: Meter) -> None:
+        meter.write(REQUESTS, 1, self.model, self.task, str(status))
+        if self.code:
+            meter.write(ERRORS, 1, self.model, self.task, self.code)
+        elif status == 200:
+            meter.write(DURATION, total, self.model, self.task)
+        if self.usage.prompt_tokens:
+            meter.write(TOKENS, self.usage.prompt_tokens, self.model, self.task, "prompt")
+        if self.usage.completion_tokens:
+            meter.write(TOKENS, self.usage.completion_tokens, self.model, self.task, "completion")
+        if self.stream and self.task == Task.CHAT and self.first is not None:
+            meter.write(FIRST_TOKEN, self.first - self.arrived, self.model)
+            others = self.usage.completion_tokens - 1
+            if others > 0 and self.last is not None:
+                meter.write(OUTPUT_TOKEN, (self.last - self.first) / others, self.model)
+
+    def _fields(self, status: int, total: float) -> dict[str, Any]:
+        seconds = {"wait_ms": self.waited_s, "queue_ms": self.queue_s, "engine_ms": self.engine_s, "total_ms": total}
+        fields: dict[str, Any] = {
+            "event": "request",
+            "request_id": self.request_id,
+            "path": self.path,
+            "status": status,
+            "model": self.model,
+            "task": self.task,
+            "stream": self.stream,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            **{name: round(value * 1000, 2) for name, value in seconds.items() if value is not None},
+        }
+        if self.code:
+            fields["code"] = self.code
+        if self.engine_s is not None:
+            others = self.waited_s + (self.queue_s or 0.0) + self.engine_s
+            fields["router_ms"] = round(max(0.0, total - others) * 1000, 2)
+        return fields
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of a request that came through RequestContext."""
+    return scope["record"]

@@ -1,0 +1,158 @@
+"""One call of a replica: what travels beside its arguments and its answer, and what is written down about it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from deployments.metering import Meter
+from deployments.telemetry import BUSY, QUEUE_WAIT
+from deployments.tracing import close_span, open_span
+from models.errors import ServingError
+from models.specs import ModelSpec, VariantSpec
+from models.tasks.usage import NOTHING, Usage
+
+logger = logging.getLogger("ray.serve.access")
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """
+    Attributes:
+        request_id: the id that every log line of the request carries.
+        sent: Unix time of the router's call. Queue waits are differences of two machines' clocks where the replica
+            is on another node, so nodes keep their clocks in step.
+        trace: W3C trace context, empty when the request is not traced.
+    """
+
+    request_id: str
+    sent: float
+    trace: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call gave, and seconds it waited and took."""
+
+    result: Any
+    queue_s: float
+    engine_s: float
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first item of a stream, and seconds the call waited."""
+
+    item: Any
+    queue_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """After the last item of a stream: seconds it took, and what it used up."""
+
+    engine_s: float
+    usage: Usage
+
+
+class BusyClock:
+    """Time in which at least one call was under way."""
+
+    def __init__(self):
+        self._calls = 0
+        self._mark = 0.0
+
+    def enter(self) -> None:
+        if self._calls == 0:
+            self._mark = time.monotonic()
+        self._calls += 1
+
+    def leave(self) -> float:
+        """Busy seconds since they were last taken."""
+        now = time.monotonic()
+        taken, self._mark = now - self._mark, now
+        self._calls -= 1
+        return taken
+
+
+class CallLog:
+    """Writes a replica's calls down: metrics, a line of log and two spans each. Nothing of their content."""
+
+    def __init__(self, spec: ModelSpec, variant: VariantSpec, meter: Meter, lines: bool = True):
+        self.spec = spec
+        self.meter = meter
+        self.lines = lines
+        self.busy = BusyClock()
+        self.device, self.devices = ("gpu", variant.needs.gpus) if variant.needs.gpus else ("cpu", variant.needs.cpus)
+
+    def one(self, context: CallContext, method: str) -> Call:
+        return Call(self, context, method)
+
+
+class Call:
+    """`with log.one(...) as call:` around the work; `call.usage` is set within."""
+
+    def __init__(self, log: CallLog, context: CallContext, method: str):
+        self.log = log
+        self.context = context
+        self.method = method
+        self.usage: Usage = NOTHING
+
+    def __enter__(self) -> Self:
+        self.begun_at = time.time()
+        self._started = time.perf_counter()
+        self.queue_s = max(0.0, self.begun_at - self.context.sent)
+        self.log.busy.enter()
+        self._span = None
+        if self.context.trace:
+            queue = open_span("queue", "internal", self.context.trace, self.context.sent)
+            close_span(queue, self.begun_at)
+            self._span = open_span(f"engine {self.method}", "server", self.context.trace, self.begun_at)
+        return self
+
+    @property
+    def engine_s(self) -> float:
+        return time.perf_counter() - self._started
+
+    def first_item(self) -> None:
+        """Note in the trace when the answer began."""
+        if self._span is not None:
+            self._span.add_event("first item")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        engine_s, spec, meter = self.engine_s, self.log.spec, self.log.meter
+        outcome = outcome_of(error)
+        meter.write(QUEUE_WAIT, self.queue_s, spec.id, spec.task)
+        meter.write(BUSY, self.log.busy.leave() * self.log.devices, spec.id, self.log.device)
+        close_span(
+            self._span,
+            error=None if outcome in ("ok", "cancelled") else outcome,
+            gen_ai__request__model=spec.id,
+            gen_ai__usage__input_tokens=self.usage.prompt_tokens or None,
+            gen_ai__usage__output_tokens=self.usage.completion_tokens or None,
+            medley__outcome=outcome,
+        )
+        if self.log.lines:
+            fields = {
+                "event": "call",
+                "request_id": self.context.request_id,
+                "model": spec.id,
+                "method": self.method,
+                "outcome": outcome,
+                "queue_ms": round(self.queue_s * 1000, 2),
+                "engine_ms": round(engine_s * 1000, 2),
+            }
+            logger.info("%s %s %s", spec.id, self.method, outcome, extra=fields)
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """ "ok", "cancelled" (the caller left), or the code of the error."""
+    if error is None:
+        return "ok"
+    if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
+        return "cancelled"
+    return error.code if isinstance(error, ServingError) else "internal_error"

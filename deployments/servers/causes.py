@@ -1,0 +1,37 @@
+"""Why a replica could not start, in words for whoever runs the cluster. Clients see them too, so they name no path."""
+
+from __future__ import annotations
+
+from models.errors import ServingError
+from models.weights import WeightsDamaged, WeightsMissing
+
+WHOLE_STORY = "`medley logs --model` has the whole error."
+DIED = "Most often memory: compare the model's `needs` with what the node has. " + WHOLE_STORY
+GPU_MEMORY = "Give the model more of a GPU, or choose a smaller variant. " + WHOLE_STORY
+# In order: the first that fits. The cause, and the remedy.
+KNOWN: tuple[tuple[type[BaseException], str, str], ...] = (
+    (
+        WeightsMissing,
+        "Its weights are not on its node.",
+        "Run `medley fetch` there, or give the node access to the hub.",
+    ),
+    (
+        WeightsDamaged,
+        "A file of its weights is not what its checksum says.",
+        "Run `medley fetch --verify`: it names the folder to remove. Then deploy again.",
+    ),
+    (MemoryError, "There was not enough memory.", "Free some, or raise `needs.memory_gib` in the catalog."),
+    (ImportError, "A library it needs is missing or broken.", "Install the lock of its backend. " + WHOLE_STORY),
+)
+
+
+def explain(error: BaseException, phase: str) -> tuple[str, str]:
+    """The cause and the remedy, a sentence or two each."""
+    for kind, cause, remedy in KNOWN:
+        if isinstance(error, kind):
+            return cause, remedy
+    if isinstance(error, ServingError):
+        return f"Its first request failed: {error.message}", WHOLE_STORY
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return "There was not enough GPU memory.", GPU_MEMORY
+    return f"It failed in the phase {phase} ({type(error).__name__}).", WHOLE_STORY

@@ -1,0 +1,93 @@
+"""The rules of the catalog of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from medley.check_entries import Found
+from medley.check_schema import schema_problems
+from medley.check_words import did_you_mean
+from medley.yaml_lines import MISSING, Document, KeyPath, Problem, read_document
+from models.catalog import FOLDER, load_catalog
+from models.registry import ENGINES
+from models.specs import ModelSpec, Task
+
+
+class CatalogFile(BaseModel):
+    models: list[ModelSpec]
+
+
+def catalog_files() -> list[Path]:
+    return sorted(FOLDER.glob("*.yaml"))
+
+
+def shipped_catalog_problems() -> list[Problem]:
+    """What keeps the catalog from being loaded. Empty when it loads."""
+    try:
+        load_catalog()
+    except Exception as error:
+        documents = [read_document(file) for file in catalog_files()]
+        found = [one for document in documents for one in (document.problems or catalog_problems(document))]
+        return found or [Problem(FOLDER, None, "", f"cannot be loaded: {error}")]
+    return []
+
+
+def catalog_problems(document: Document) -> list[Problem]:
+    """Everything that is wrong with a file of the catalog."""
+    rules = [document.problem(path, message) for path, message in _rows(document)]
+    return schema_problems(document, (), CatalogFile, left_to_rules=("default_variant ",)) + rules
+
+
+def _rows(document: Document) -> Found:
+    rows = document.at(("models",))
+    known = _ids_elsewhere(document.path)
+    for index, row in enumerate(rows if isinstance(rows, list) else ()):
+        if not isinstance(row, dict):
+            continue
+        path = ("models", index)
+        name = row.get("id")
+        if isinstance(name, str) and name in known:
+            yield (*path, "id"), f"{known[name]} has a model {name} already. Keep one."
+        elif isinstance(name, str):
+            known[name] = f"line {document.line((*path, 'id'))}"
+        yield from _default_variant(document, path)
+        yield from _task(document, path) or _engines(document, path)
+
+
+def _ids_elsewhere(path: Path) -> dict[str, str]:
+    """Ids in the other files of the folder, with the file that has each."""
+    ids: dict[str, str] = {}
+    for file in sorted(path.parent.glob("*.yaml")):
+        rows = read_document(file).at(("models",)) if file.name != path.name else MISSING
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and isinstance(row.get("id"), str):
+                ids[row["id"]] = file.name
+    return ids
+
+
+def _default_variant(document: Document, path: KeyPath) -> Found:
+    variants, default = document.at((*path, "variants")), document.at((*path, "default_variant"))
+    if isinstance(variants, dict) and isinstance(default, str) and default not in variants:
+        yield (*path, "default_variant"), f"there is no variant {default}. {did_you_mean(default, variants)}"
+
+
+def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
+    task, wanted = document.at((*path, "task")), document.path.stem
+    if task == wanted or task not in list(Task):
+        return []
+    message = f"a model of task {task} stands in {task}.yaml, not in {document.path.name}. Move it."
+    return [((*path, "task"), message)]
+
+
+def _engines(document: Document, path: KeyPath) -> Found:
+    """Every variant has an engine for its backend."""
+    task, variants = document.at((*path, "task")), document.at((*path, "variants"))
+    backends = [backend.value for of_task, backend in ENGINES if of_task == task]
+    every = [backend.value for _, backend in ENGINES]
+    for name, variant in variants.items() if isinstance(variants, dict) else ():
+        backend = variant.get("backend") if isinstance(variant, dict) else None
+        if backends and backend in every and backend not in backends:
+            message = f"{task} has no engine for {backend}. {did_you_mean(backend, backends)}"
+            yield (*path, "variants", name, "backend"), message

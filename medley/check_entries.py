@@ -1,0 +1,77 @@
+"""The applications of a serve config, as the rules look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.settings import RouterArgs
+from medley.check_words import nearest
+from medley.yaml_lines import MISSING, Document, KeyPath
+from models.catalog import load_catalog
+from models.specs import ModelSpec
+
+MODEL_BUILDER = "deployments.model:build"
+ROUTER_BUILDER = "deployments.router.ingress:build"
+BUILDERS = {MODEL_BUILDER: "model", ROUTER_BUILDER: "router"}
+
+Found = Iterator[tuple[KeyPath, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An entry of `applications`. `role` is the builder's: model or router; the nearest one's where it is misspelt."""
+
+    document: Document
+    path: KeyPath
+    role: str | None
+
+    def get(self, *keys: Any) -> Any:
+        return self.document.at((*self.path, *keys))
+
+    def number(self, *keys: Any) -> float | None:
+        """A number, in quotes or not, as pydantic takes it. None for anything else."""
+        value = self.get(*keys)
+        try:
+            return float(value) if isinstance(value, int | float | str) else None
+        except ValueError:
+            return None
+
+    def lacks(self, *keys: Any) -> bool:
+        """Whether a key is missing, and neither it nor a key above it is just misspelt."""
+        path = (*self.path, *keys)
+        above = [path[:end] for end in range(len(self.path), len(path) + 1)]
+        return self.document.at(path) is MISSING and not any(one in self.document.meant for one in above)
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        name = self.get("args", "model")
+        return load_catalog().get(name) if self.role == "model" and isinstance(name, str) else None
+
+    @property
+    def deployments(self) -> list[int]:
+        entries = self.get("deployments")
+        return [i for i, one in enumerate(entries) if isinstance(one, dict)] if isinstance(entries, list) else []
+
+
+def applications_of(document: Document) -> list[Application]:
+    entries = document.at(("applications",))
+    if not isinstance(entries, list):
+        return []
+    return [
+        Application(document, ("applications", index), _role(entry))
+        for index, entry in enumerate(entries)
+        if isinstance(entry, dict)
+    ]
+
+
+def _role(entry: dict[str, Any]) -> str | None:
+    near = nearest(str(entry.get("import_path")), BUILDERS)
+    return BUILDERS[near[0]] if near else None
+
+
+def deadline_of(applications: list[Application]) -> float:
+    """Seconds a request may take, by the router's arguments."""
+    given = [one.number("args", "deadline_s") for one in applications if one.role == "router"]
+    return next((one for one in given if one and one > 0), RouterArgs().deadline_s)

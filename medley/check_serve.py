@@ -1,0 +1,141 @@
+"""The rules of a serve config: Ray Serve's own, taken strictly, and Medley's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from medley.check_applications import application_problems
+from medley.check_catalog import shipped_catalog_problems
+from medley.check_entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of
+from medley.check_machine import Machine
+from medley.check_schema import schema_problems
+from medley.check_words import did_you_mean, shown
+from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+
+# What Ray says of these, a rule here says with the line and the remedy.
+LEFT_TO_RULES = (
+    "Found multiple configs for",
+    "Found duplicate applications for",
+    "is set in the config for application",
+    "to min_replicas",
+    "Manually setting num_replicas",
+    "got disallowed keys",
+    "must be str (got",
+)
+HIGHEST_PORT = 65535
+
+
+def serve_problems(document: Document, machine: Machine | None = None) -> list[Problem]:
+    """Everything that is wrong with a serve config, or with the catalog that it names models of.
+
+    Args:
+        machine: also ask whether one replica of each model fits this machine.
+    """
+    from ray.serve.schema import ServeDeploySchema  # takes a second
+
+    applications = applications_of(document)
+    if not applications:
+        document.meant.add(("applications",))
+    found = schema_problems(document, (), ServeDeploySchema, left_to_rules=LEFT_TO_RULES)
+    if catalog := shipped_catalog_problems():
+        return found + catalog
+    rules = [document.problem(path, message) for path, message in _rules(document, applications)]
+    for application in applications:
+        rules += application_problems(application, deadline_of(applications), machine)
+    places = {(problem.line, problem.where) for problem in rules}
+    return [problem for problem in found if (problem.line, problem.where) not in places] + rules
+
+
+def _rules(document: Document, applications: list[Application]) -> Found:
+    """What is wrong with the document as a whole."""
+    if not applications:
+        yield ("applications",), "this file names no applications; serve_config.yaml shows how one looks."
+        return
+    yield from _names(applications)
+    yield from _routers(applications)
+    yield from _ports(document)
+    yield from _timeout(document, applications)
+    yield from _environment(document, ("controller_options", "runtime_env"))
+    for application in applications:
+        yield from _environment(document, (*application.path, "runtime_env"))
+
+
+def _names(applications: list[Application]) -> Found:
+    first: dict[str, int] = {}
+    for application in applications:
+        name = application.get("name")
+        if not isinstance(name, str):
+            continue
+        line = application.document.line((*application.path, "name"))
+        if name in first:
+            yield (*application.path, "name"), f"line {first[name]} names an application {name} already. Keep one."
+        first.setdefault(name, line)
+
+
+def _routers(applications: list[Application]) -> Found:
+    """There is one router, it has the route /, and host and port are not an application's."""
+    routers = [one for one in applications if one.role == "router"]
+    if not routers:
+        message = f"no application is the router ({ROUTER_BUILDER}), so nothing answers clients."
+        yield ("applications",), f"{message} Copy the one of serve_config.yaml."
+    for second in routers[1:]:
+        yield second.path, "this is a second router, and there is one endpoint. Take one out; raise num_replicas for more."
+    for router in routers[:1]:
+        if router.get("route_prefix") not in ("/", MISSING):
+            yield (*router.path, "route_prefix"), f"must be /, and is {shown(router.get('route_prefix'))}."
+    for application in applications:
+        for key in ("host", "port"):
+            if application.get(key) is not MISSING:
+                yield (*application.path, key), f"belongs under http_options, once for all. Write http_options.{key}."
+
+
+def _ports(document: Document) -> Found:
+    for path in (("http_options", "port"), ("grpc_options", "port")):
+        port = document.at(path)
+        if isinstance(port, int) and not 0 < port <= HIGHEST_PORT:
+            yield path, f"{port} is no port. Write one from 1 to {HIGHEST_PORT}, such as 8000."
+
+
+def _timeout(document: Document, applications: list[Application]) -> Found:
+    path = ("http_options", "request_timeout_s")
+    timeout, deadline_s = document.at(path), deadline_of(applications)
+    if isinstance(timeout, int | float) and timeout <= deadline_s:
+        message = f"{timeout:g} is not above the router's deadline_s ({deadline_s:g}): a late request would get Serve's"
+        yield path, f"{message} error, which is not in OpenAI's form. Write more than {deadline_s:g}."
+
+
+def _environment(document: Document, path: KeyPath) -> Found:
+    """Variables that Serve would not read, or not take. Other programs' variables are theirs."""
+    runtime_env = document.at(path)
+    for key in runtime_env if isinstance(runtime_env, dict) else ():
+        if key not in (known := _runtime_env_keys(path)):
+            yield (*path, key), f"there is no such setting. {did_you_mean(str(key), known)}"
+    variables = document.at((*path, "env_vars"))
+    for name, value in variables.items() if isinstance(variables, dict) else ():
+        if str(name).startswith("RAY_SERVE_") and name not in serve_variables():
+            message = f"Ray Serve reads no such variable. {did_you_mean(name, serve_variables())}"
+            yield (*path, "env_vars", name), message
+        if not isinstance(value, str):
+            yield (*path, "env_vars", name), f'must be text, and is {shown(value)}. Write "{shown(value)}" in quotes.'
+
+
+def _runtime_env_keys(path: KeyPath) -> list[str]:
+    from ray.runtime_env import RuntimeEnv
+
+    return ["env_vars"] if path[0] == "controller_options" else sorted(RuntimeEnv.known_fields)
+
+
+@cache
+def serve_variables() -> frozenset[str]:
+    """Every RAY_SERVE_* variable that Ray's source reads: it has no list of them, only string constants."""
+    ray = importlib.util.find_spec("ray")
+    assert ray
+    assert ray.submodule_search_locations
+    names: set[str] = set()
+    for part in ("serve", "llm"):
+        for file in Path(ray.submodule_search_locations[0], part).rglob("*.py"):
+            names |= set(re.findall(r"[\"'](RAY_SERVE_[A-Z0-9_]+)[\"']", file.read_text()))
+    return frozenset(names)

@@ -1,0 +1,20 @@
+"""What a request used up, whatever its task: for metrics, logs, traces and budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    Attributes:
+        prompt_tokens: read by the model, special tokens included.
+        completion_tokens: written by it.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+NOTHING = Usage()

@@ -1,0 +1,175 @@
+"""`medley check` on the shipped files, on every seeded mistake, and on what is not even a document."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from seeded_mistakes import CATALOG, MISTAKES, SERVE, SLO, shipped
+from typer.testing import CliRunner
+
+from medley.check import check, default_files, problems_of
+from medley.check_machine import Machine
+from medley.check_serve import serve_variables
+from medley.config import ConfigError, read_config
+from medley.yaml_lines import Problem
+from models.catalog import FOLDER, read_catalog
+
+GPU = "serve_config.gpu.yaml"
+ODD_VALUES = [None, -1, "x", [], {}, [1], {"a": 1}, float("inf")]
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path) -> Path:
+    """A folder with the shipped documents, as the working directory."""
+    for file in (SERVE, GPU, SLO):
+        (tmp_path / file).write_text(shipped(file))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here):
+    app = typer.Typer()
+    app.command()(check)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def messages(path: Path) -> list[str]:
+    return [str(problem) for problem in problems_of(path)]
+
+
+@pytest.mark.parametrize("file", [SERVE, GPU, SLO, CATALOG, "models/catalog/chat.yaml"])
+def test_a_shipped_file_has_no_problems(file, tmp_path):
+    path = tmp_path / Path(file).name
+    path.write_text(shipped(file))
+    assert messages(path) == []
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_mistake_is_named_with_its_line_and_nothing_else_is(mistake, tmp_path):
+    file = mistake.made_in(tmp_path)
+    assert messages(file) == [mistake.seen(file)]
+
+
+def test_all_mistakes_of_a_file_are_named_at_once_in_the_order_of_its_lines(tmp_path):
+    text = shipped(SERVE)
+    wrong = [("  port: 8000", "  port: 80000"), ("max_surge_percent", "max_surge_percnt"), ("onnx", "onyx")]
+    for old, new in wrong:
+        text = text.replace(old, new, 1)
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(text)
+    found = problems_of(file)
+    assert [problem.line for problem in found] == sorted(
+        number for number, line in enumerate(text.splitlines(), 1) if any(new in line for _, new in wrong)
+    )
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("mistake", [one for one in MISTAKES if one.file == SERVE], ids=lambda mistake: mistake.name)
+def test_a_config_with_a_mistake_is_not_served(mistake, tmp_path):
+    file = mistake.made_in(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert str(caught.value) == mistake.seen(file)
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=str)
+@pytest.mark.parametrize("file", [SERVE, CATALOG, SLO])
+def test_any_value_in_any_place_is_judged_without_a_traceback(file, value, tmp_path):
+    document = yaml.safe_load(shipped(file))
+    target = tmp_path / Path(file).name
+    for path in [path for path in paths(document) if path]:
+        changed = copy.deepcopy(document)
+        holder = changed
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = value
+        target.write_text(yaml.safe_dump(changed, sort_keys=False))
+        for problem in problems_of(target):
+            assert "\n" not in str(problem)
+            assert "object has no attribute" not in problem.message
+
+
+def paths(value, path=()):
+    yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from paths(item, (*path, key))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "holds", "place"),
+    [("graceful_shutdown_timeout_s: 120", 120, "is below"), ("", 900, "the builder's 900")],
+)
+def test_draining_is_compared_with_the_deadline_that_holds(timeout, holds, place, tmp_path):
+    """Without a timeout the builder's holds."""
+    text = shipped(SERVE).replace("graceful_shutdown_timeout_s: 900", timeout)
+    text = text.replace("request_timeout_s: 900", "request_timeout_s: 2000")
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(text.replace('args: {release: "1"}', f"args: {{deadline_s: {holds}}}"))
+    assert messages(file) == []
+    file.write_text(text.replace('args: {release: "1"}', f"args: {{deadline_s: {holds + 1}}}"))
+    found = messages(file)
+    assert len(found) == 2
+    assert all(place in one and f"below the router's deadline_s ({holds + 1})" in one for one in found)
+
+
+def test_a_file_with_a_broken_catalog_says_what_is_wrong_with_the_catalog(here, tmp_path, monkeypatch):
+
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    (folder / "embeddings.yaml").write_text(shipped(CATALOG).replace("owner: BAAI", "ownr: BAAI"))
+    monkeypatch.setattr("medley.check_catalog.FOLDER", folder)
+    monkeypatch.setattr("medley.check_catalog.load_catalog", lambda: read_catalog(folder))
+    (message,) = messages(here / SERVE)
+    assert message.startswith(f"{folder / 'embeddings.yaml'}:")
+    assert "Did you mean owner?" in message
+
+
+def test_a_replica_that_no_machine_like_this_can_hold_is_a_problem(here):
+    small = Machine(cpus=2, gpus=0, memory_gib=16)
+    found = problems_of(here / GPU, small)
+    llama = next(one.message for one in found if "llama" in one.where)
+    assert llama == (
+        "impossible resources: one replica needs 4 of this machine's 2 CPUs, 1 of its 0 GPUs, 32 of its 16 GiB of "
+        "memory. Choose another variant, or another machine."
+    )
+    assert problems_of(here / GPU, Machine(cpus=4, gpus=1, memory_gib=32)) == []
+    assert problems_of(here / SERVE, small) == []
+
+
+def test_here_asks_this_machine(run, monkeypatch):
+    monkeypatch.setattr("medley.check.this_machine", lambda: Machine(cpus=1, gpus=0, memory_gib=1))
+    assert run(SERVE).exit_code == 0
+    result = run(SERVE, "--here")
+    assert result.exit_code == 1
+    assert "4 of this machine's 1 GiB of memory" in result.output
+
+
+def test_without_names_every_document_is_checked(run):
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert result.output == f"{2 + len(list(FOLDER.glob('*.yaml')))} files, no problems.\n"
+    assert [path.name for path in default_files()] == [SERVE, "chat.yaml", "embeddings.yaml", SLO]
+
+
+def test_problems_are_counted_and_make_the_command_fail(run, tmp_path):
+    file = MISTAKES[0].made_in(tmp_path)
+    result = run(file, file, tmp_path / "none.yaml")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        MISTAKES[0].seen(file),
+        f"{tmp_path / 'none.yaml'} cannot be read: No such file or directory. Check the name.",
+    ]
+    assert result.stderr == "2 problems in 2 files.\n"
+
+
+def test_variables_are_those_of_rays_source():
+    assert {"RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LOG_TO_STDERR"} <= serve_variables()
+    assert len(serve_variables()) > 100
+
+
+def test_a_problem_reads_as_file_line_place_and_message():
+    assert str(Problem(Path("a.yaml"), 3, "here", "is wrong.")) == "a.yaml:3: here: is wrong."
+    assert str(Problem(Path("a.yaml"), 3, "", "is wrong.")) == "a.yaml:3: is wrong."

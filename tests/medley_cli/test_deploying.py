@@ -1,0 +1,451 @@
+"""deploy, plan and rollback against a fake of Serve: what is PUT, when it counts as live, and what is said when not."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+import yaml
+from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, FakeServe, answer, entry, model, replica, status_text, with_release
+from typer.testing import CliRunner
+
+from medley import cluster, deploying, history, rollout
+from models import weights
+
+app = typer.Typer()
+app.command("plan")(deploying.plan)
+app.command("deploy")(deploying.deploy)
+app.command("rollback")(deploying.rollback)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(rollout, "POLL_S", 0.01)
+    monkeypatch.setattr(rollout, "ROUTER_LAG_S", 0)
+    monkeypatch.setattr(weights, "fetch", lambda *_: None)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """A Serve where the document is deployed."""
+    with FakeServe(DOCUMENT).running() as fake:
+        monkeypatch.setattr(cluster, "DASHBOARD_PORT", fake.port)
+        fake.live = [answer(on(fake, DOCUMENT))]
+        yield fake
+
+
+def on(fake, document):
+    """A document whose edge is the fake's port."""
+    return document | {"http_options": {"host": "127.0.0.1", "port": fake.port}}
+
+
+@pytest.fixture
+def medley(serve, tmp_path):
+    """Runs a command; a document among its arguments is written to a file first."""
+
+    def run(*arguments, answered=None):
+        words = []
+        for word in arguments:
+            if isinstance(word, dict):
+                file = tmp_path / "my_config.yaml"
+                file.write_text(yaml.safe_dump(on(serve, word), sort_keys=False))
+                words.append(str(file))
+            else:
+                words.append(str(word))
+        return CliRunner().invoke(app, words, input=answered)
+
+    return run
+
+
+def in_between(document, **changes):
+    """An answer while the chat model is replaced."""
+    live = answer(document)
+    live["applications"][CHAT]["status"] = changes.pop("application", "DEPLOYING")
+    model(live).update(changes)
+    return live
+
+
+def failed(document, replicas=(), message="Boom: no such file"):
+    live = in_between(document, application="DEPLOY_FAILED", status="DEPLOY_FAILED", replicas=list(replicas))
+    live["applications"][CHAT]["message"] = "Failed to update the deployments ['model']."
+    model(live)["message"] = f"The deployment failed to start 3 times in a row. Error:\n{message}"
+    return live
+
+
+# Nothing is done unless it was asked for.
+
+
+@pytest.mark.parametrize("words", [("plan",), ("deploy", "--dry-run")])
+def test_a_plan_says_what_would_change_and_puts_nothing(medley, serve, home, words):
+    result = medley(words[0], with_release("2"), *words[1:])
+    assert result.exit_code == 0, result.output
+    assert f"! {CHAT}  rolling restart: args.release 1 -> 2\n" in result.output
+    assert "free: 0.5 CPU, 20 GiB" in result.output
+    assert serve.puts == []
+    assert history.entries() == []
+
+
+def test_a_rollback_that_is_only_tried_puts_nothing(medley, serve):
+    history.keep(on(serve, with_release("0")), "start")
+    history.keep(on(serve, DOCUMENT), "deploy")
+    result = medley("rollback", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "Back to document 1" in result.output
+    assert "args.release 1 -> 0" in result.output
+    assert serve.puts == []
+
+
+def test_a_plan_of_the_same_document_says_that_nothing_differs(medley, serve):
+    assert "Nothing differs." in medley("plan", DOCUMENT).output
+
+
+def test_without_a_cluster_it_says_so(medley, serve, monkeypatch):
+    monkeypatch.setattr(cluster, "DASHBOARD_PORT", 1)
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert "No cluster answers here. `medley up` starts one." in result.output
+
+
+# A deploy that goes well.
+
+
+def test_what_went_live_is_kept(medley, serve):
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 0, result.output
+    assert serve.puts == [on(serve, with_release("2"))]
+    kept = history.latest_good()
+    assert kept.document == on(serve, with_release("2"))
+    assert kept.note == "deploy of my_config.yaml"
+    assert f"{CHAT}: ready after" in result.output
+
+
+def test_where_there_is_room_the_new_version_is_put_beside_the_old_and_the_file_is_kept_as_it_was(medley, serve):
+    serve.free = status_text(cpus=4)
+    assert medley("deploy", with_release("2")).exit_code == 0
+    assert entry(serve.puts[0], CHAT)["deployments"][0]["max_surge_percent"] == 100
+    assert history.latest_good().document == on(serve, with_release("2"))
+
+
+OLD, NEW = f"old-{CHAT}", f"new-{CHAT}"
+NOT_YET = {
+    "it is built": {"application": "DEPLOYING", "replicas": []},
+    "the new one starts": {"status": "UPDATING", "replicas": [replica(OLD), replica(NEW, "STARTING")]},
+    "an autoscaler hides the upgrade": {
+        "application": "RUNNING",
+        "status": "UPSCALING",
+        "replicas": [replica(OLD), replica(NEW)],
+    },
+    "an autoscaler hides that none of the new runs": {
+        "application": "RUNNING",
+        "status": "UPSCALING",
+        "replicas": [replica(NEW, "STARTING")],
+    },
+    "the old one still finishes": {"status": "UPDATING", "replicas": [replica(OLD, "STOPPING"), replica(NEW)]},
+}
+
+
+@pytest.mark.parametrize("case", NOT_YET)
+def test_it_waits_until_every_replica_is_of_the_new_version(medley, serve, case):
+    document = on(serve, with_release("2"))
+    not_yet = [in_between(document, **copy.deepcopy(NOT_YET[case])) for _ in range(3)]
+    serve.after_put = [*not_yet, answer(document, "new"), answer(document, "new")]
+    assert medley("deploy", with_release("2")).exit_code == 0
+    assert len(serve.live) == 1, "it did not look long enough"
+
+
+def test_an_autoscaler_that_goes_on_working_does_not_hold_up_a_finished_upgrade(medley, serve):
+    document = on(serve, with_release("2"))
+    scaling = [replica(NEW), replica("newer", "STARTING")]
+    serve.after_put = [in_between(document, application="RUNNING", status="UPSCALING", replicas=scaling)]
+    assert medley("deploy", with_release("2"), "--patience", 5).exit_code == 0
+
+
+def test_it_waits_until_what_was_taken_out_is_gone(medley, serve):
+    less = copy.deepcopy(DOCUMENT)
+    less["applications"].remove(entry(less, EMBEDDINGS))
+    leaving = answer(on(serve, DOCUMENT))
+    leaving["applications"][EMBEDDINGS] |= {"status": "DELETING", "deployed_app_config": None}
+    serve.after_put = [leaving, leaving, answer(on(serve, less)), answer(on(serve, less))]
+    serve.readyz = (200, {"ready": True, "models": {CHAT: {"state": "ready"}}})  # the router lists no leaving model
+    assert medley("deploy", less).exit_code == 0
+    assert len(serve.live) == 1
+
+
+def test_it_waits_for_the_router(medley, serve):
+    serve.readyz = (503, {"ready": False, "models": {CHAT: {"state": "loading"}, EMBEDDINGS: {"state": "ready"}}})
+    result = medley("deploy", with_release("2"), "--patience", 0.1)
+    assert result.exit_code == 1
+    assert f"Serve says all is ready, and /readyz does not, because of {CHAT}, after" in result.output
+    assert history.entries() == []
+
+
+def test_a_router_that_has_not_heard_of_a_new_model_is_waited_for(medley, serve):
+    serve.readyz = (200, {"ready": True, "models": {EMBEDDINGS: {"state": "ready"}}})
+    result = medley("deploy", with_release("2"), "--patience", 0.1)
+    assert result.exit_code == 1
+    assert f"because of {CHAT}, after" in result.output
+
+
+def test_the_router_is_asked_where_serve_listens_and_not_where_the_file_would_have_it(medley, serve, tmp_path):
+    elsewhere = on(serve, with_release("2")) | {"http_options": {"host": "127.0.0.1", "port": 1}}
+    file = tmp_path / "elsewhere.yaml"
+    file.write_text(yaml.safe_dump(elsewhere))
+    here = answer(on(serve, with_release("2")), "new")
+    serve.after_put = [here]
+    result = medley("deploy", file, "--patience", 5)
+    assert result.exit_code == 0, result.output
+    assert "http_options differ from what Serve started with (port)" in result.output
+
+
+def test_phases_of_a_start_are_lines_where_there_is_no_terminal(medley, serve):
+    document = on(serve, with_release("2"))
+    loading = {"state": "loading", "phase": "warm_up", "fraction": 0.4}
+    serve.readyz = (200, {"ready": True, "models": {CHAT: loading, EMBEDDINGS: {"state": "ready"}}})
+    serve.after_put = [in_between(document, status="UPDATING")] * 3 + [answer(document, "new")]
+    output = medley("deploy", with_release("2")).output
+    assert output.count(f"{CHAT}: warm up 40%") == 1
+
+
+def test_how_long_a_new_replica_took_is_kept_for_the_next_plan(medley, serve):
+    document = on(serve, with_release("2"))
+    live = answer(document, "new")
+    model(live)["replicas"][0]["start_time_s"] = time.time() - 42
+    serve.after_put = [live]
+    medley("deploy", with_release("2"))
+    assert history.cold_starts()[CHAT] == pytest.approx(42, abs=2)
+    assert "503 for about 42 s" in medley("plan", with_release("3")).output
+
+
+def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, tmp_path):
+    serve.live = [answer(None)]
+    file = tmp_path / "first.yaml"
+    file.write_text(yaml.safe_dump(on(serve, DOCUMENT)))
+    deploying.start(deploying.read_config(file), 5)
+    assert serve.puts == [on(serve, DOCUMENT)]
+    assert history.started_with().document == on(serve, DOCUMENT)
+
+
+# One writer.
+
+
+def test_a_second_deploy_says_who_holds_the_lock_and_touches_nothing(medley, serve, home):
+    code = "from medley.one_writer import only_writer\nwith only_writer():\n print('held', flush=True)\n input()"
+    environment = {**os.environ, "MEDLEY_HOME": str(home)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        since = json.loads((home / "deploy.holder").read_text())["since"]
+        result = medley("deploy", with_release("2"))
+        assert result.exit_code == 1
+        assert f"Another deploy is under way (process {other.pid}, since {since})" in result.output
+        assert serve.puts == []
+        assert medley("plan", with_release("2")).exit_code == 0  # looking is free
+        other.communicate("\n")
+    assert other.returncode == 0
+    assert medley("deploy", with_release("2")).exit_code == 0
+
+
+def test_a_deploy_that_was_killed_holds_nobody_up(medley, serve, home):
+    code = "import os\nfrom medley.one_writer import only_writer\nwith only_writer():\n os._exit(9)"
+    environment = {**os.environ, "MEDLEY_HOME": str(home)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 9
+    assert (home / "deploy.holder").exists()
+    assert medley("deploy", with_release("2")).exit_code == 0
+
+
+def test_what_changed_since_the_plan_is_not_overwritten(medley, serve):
+    others = answer(on(serve, with_release("of another")))
+    serve.live = [serve.live[0], others]
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert "Another writer changed what is deployed since this plan was made" in result.output
+    assert "Run `medley plan` again" in result.output
+    assert serve.puts == []
+
+
+def test_another_writer_during_the_rollout_is_no_success(medley, serve):
+    mine, others = on(serve, with_release("2")), on(serve, with_release("of another"))
+    serve.after_put = [in_between(mine, status="UPDATING"), answer(others, "new")]
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert "Another writer deployed something else meanwhile" in result.output
+    assert history.entries() == []
+
+
+# A deploy that fails.
+
+
+def test_a_failed_deploy_says_why_what_serves_and_the_way_back_and_leaves_the_history_alone(medley, serve):
+    document = on(serve, with_release("2"))
+    history.keep(on(serve, DOCUMENT), "start with serve_config.yaml")
+    serve.after_put = [in_between(document, status="UPDATING"), failed(document, [replica(OLD)])]
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert (
+        f"{CHAT} failed: The deployment failed to start 3 times in a row. Error:\nBoom: no such file" in result.output
+    )
+    assert "1 of its old replicas still serves." in result.output
+    assert f"The others are ready: {EMBEDDINGS}, router." in result.output
+    assert "`medley rollback` goes back to document 1 of " in result.output
+    assert [one.number for one in history.entries()] == [1]
+
+
+def test_the_routers_cause_and_remedy_are_said_rather_than_serves_traceback(medley, serve):
+    serve.after_put = [failed(on(serve, with_release("2")))]
+    told = {"state": "failed", "cause": "its weights are damaged", "remedy": "Run `medley fetch`."}
+    serve.readyz = (503, {"ready": False, "models": {CHAT: told}})
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert (
+        f"{CHAT} failed: its weights are damaged\nRun `medley fetch`.\nNo replica of {CHAT} serves now."
+        in result.output
+    )
+    assert "Boom" not in result.output
+    assert "medley rollback" not in result.output  # nothing to go back to
+
+
+def test_an_application_that_cannot_be_built_keeps_its_replicas(medley, serve):
+    live = in_between(on(serve, with_release("2")), application="DEPLOY_FAILED")
+    live["applications"][CHAT] |= {"deployments": {}, "message": "No module named 'x'"}
+    serve.after_put = [live]
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert f"{CHAT} failed: No module named 'x'\nThe replicas that {CHAT} had were not stopped." in result.output
+
+
+def test_the_others_come_up_before_a_failure_is_told(medley, serve):
+    serve.free = status_text(cpus=0)
+    both = with_release("2", EMBEDDINGS, with_release("2"))
+    document = on(serve, both)
+    early = failed(document)
+    early["applications"][EMBEDDINGS]["status"] = "DEPLOYING"
+    serve.after_put = [early, early, failed(document)]
+    result = medley("deploy", both)
+    assert result.exit_code == 1
+    assert f"{EMBEDDINGS}: ready after" in result.output
+    assert len(serve.live) == 1
+
+
+def test_a_model_that_had_failed_before_is_told_apart(medley, serve):
+    serve.free = status_text(cpus=0)
+    serve.live = [failed(on(serve, DOCUMENT))]
+    changed = with_release("2", EMBEDDINGS)
+    serve.after_put = [failed(on(serve, changed))]
+    result = medley("deploy", changed)
+    assert result.exit_code == 1
+    assert f"{CHAT} failed (it had failed before, and this deploy does not change it)" in result.output
+
+
+def test_when_patience_is_over_it_says_what_is_still_under_way(medley, serve):
+    history.keep(on(serve, DOCUMENT), "start")
+    slow = in_between(
+        on(serve, with_release("2")), status="UPDATING", replicas=[replica(OLD), replica(NEW, "STARTING")]
+    )
+    serve.after_put = [slow]
+    serve.readyz = (503, {"ready": False, "models": {CHAT: {"state": "loading", "phase": "compile"}}})
+    result = medley("deploy", with_release("2"), "--patience", 0.1)
+    assert result.exit_code == 1
+    assert f"{CHAT}: loading, compile. 1 of its old replicas still serves." in result.output
+    assert "`medley rollback`" in result.output
+    assert len(history.entries()) == 1
+
+
+def test_a_document_that_serve_refuses_is_told_in_its_words(medley, serve):
+    serve.refusal = "no such thing"
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert "Serve refused my_config.yaml: " in result.output
+    assert "no such thing" in result.output
+    assert history.entries() == []
+
+
+# Going back.
+
+
+@pytest.fixture
+def two_documents(serve):
+    """A history of two; the second one is deployed."""
+    history.keep(on(serve, with_release("good")), "start with serve_config.yaml")
+    history.keep(on(serve, with_release("better")), "deploy of serve_config.yaml")
+    serve.live = [answer(on(serve, with_release("better")))]
+
+
+def released(document):
+    return entry(document, CHAT)["args"]["release"]
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_a_rollback_goes_to_the_document_before_the_one_that_is_live(medley, serve):
+    result = medley("rollback")
+    assert result.exit_code == 0, result.output
+    assert "args.release better -> good" in result.output
+    assert [released(one) for one in serve.puts] == ["good"]
+    assert history.latest_good().note == "rollback to document 1"
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_a_decided_surge_does_not_hide_which_document_is_live(medley, serve):
+    model_of_live = serve.live[0]["applications"][CHAT]["deployed_app_config"]["deployments"][0]
+    model_of_live["max_surge_percent"] = 100
+    medley("rollback")
+    assert [released(one) for one in serve.puts] == ["good"]
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_after_a_failed_deploy_a_rollback_goes_to_the_last_good_document(medley, serve):
+    serve.after_put = [failed(on(serve, with_release("broken")), [replica(OLD)])]
+    assert medley("deploy", with_release("broken")).exit_code == 1
+    serve.after_put = []
+    result = medley("rollback")
+    assert result.exit_code == 0, result.output
+    assert "the old replicas that still serve are of this version and stay" in result.output
+    assert [released(one) for one in serve.puts] == ["broken", "better"]
+    assert len(history.entries()) == 2  # the same document as the last one
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_a_rollback_to_a_number(medley, serve):
+    assert medley("rollback", "--to", 2).exit_code == 0
+    assert [released(one) for one in serve.puts] == ["better"]
+    result = medley("rollback", "--to", 7)
+    assert result.exit_code == 1
+    assert "Document 7 is not kept. There are: 1, 2." in result.output
+
+
+def test_without_a_good_document_there_is_no_way_back(medley, serve):
+    result = medley("rollback")
+    assert result.exit_code == 1
+    assert "No document has gone live completely yet" in result.output
+    history.keep(on(serve, DOCUMENT), "start")
+    result = medley("rollback")
+    assert result.exit_code == 1
+    assert "is live, and there is none before it" in result.output
+    assert serve.puts == []
+
+
+# A question, where somebody can answer it.
+
+
+@pytest.mark.parametrize(("answered", "puts"), [("n\n", 0), ("y\n", 1)])
+def test_a_person_is_asked_before_requests_would_notice(medley, serve, monkeypatch, answered, puts):
+    monkeypatch.setattr(deploying, "someone_answers", lambda: True)
+    result = medley("deploy", with_release("2"), answered=answered)
+    assert "Go on?" in result.output
+    assert len(serve.puts) == puts
+    assert (result.exit_code == 0) is bool(puts)
+
+
+@pytest.mark.parametrize(("words", "cpus"), [(("--yes",), 0.5), ((), 4)], ids=["told not to", "nobody notices"])
+def test_nobody_is_asked_without_need(medley, serve, monkeypatch, words, cpus):
+    monkeypatch.setattr(deploying, "someone_answers", lambda: True)
+    serve.free = status_text(cpus=cpus)
+    result = medley("deploy", with_release("2"), *words)
+    assert "Go on?" not in result.output
+    assert len(serve.puts) == 1

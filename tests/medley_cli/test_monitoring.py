@@ -1,0 +1,345 @@
+"""The files for Prometheus and Grafana: that they are up to date, valid, and name only what there is."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from deployments.telemetry import FIRST_TOKEN, IN_FLIGHT, METRICS, QUEUE_WAIT, REQUESTS, Kind, Metric
+from medley.monitoring.command import monitoring
+from medley.monitoring.files import expressions, files
+from medley.monitoring.grafana import dashboard
+from medley.monitoring.objectives import objectives, server_errors
+from medley.monitoring.panels import rows
+from medley.monitoring.prometheus import DROPPED_LABELS, KEPT_SERIES
+from medley.monitoring.promql import RAY_SERIES, VLLM_SERIES, gauge_by, names, quantile, rate_by, series, series_in
+from medley.monitoring.reference import buckets_table, metrics_table, others_list
+from medley.monitoring.rules import alerts, recording_rules
+from models.catalog import Catalog, load_catalog
+from models.slo import load_slo
+from models.specs import Task
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SLO = load_slo(REPOSITORY / "slo.yaml")
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+
+app = typer.Typer()
+app.command()(monitoring)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def profile(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def written(tmp_path, profile) -> Path:
+    """A folder with the files of a profile."""
+    result = CliRunner().invoke(
+        app, ["--out", str(tmp_path), "--profile", profile, "--slo", str(REPOSITORY / "slo.yaml")]
+    )
+    assert result.exit_code == 0, result.output
+    return tmp_path
+
+
+def promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(PROMTOOL), *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def known_series(profile: str) -> set[str]:
+    recorded = {rule.record for rule in recording_rules(objectives(SLO, profile))}
+    return {name for metric in METRICS for name in names(metric)} | recorded | {*VLLM_SERIES, *RAY_SERIES}
+
+
+# The files
+
+
+def test_the_committed_files_are_what_would_be_written():
+    folder = REPOSITORY / "monitoring"
+    fresh = files(SLO, "cpu")
+    stale = [
+        str(name) for name, text in fresh.items() if not (folder / name).exists() or (folder / name).read_text() != text
+    ]
+    assert stale == [], "run `medley monitoring` and commit what it writes"
+    assert {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} == set(fresh)
+
+
+def test_the_command_writes_what_files_says(written, profile):
+    for name, text in files(SLO, profile).items():
+        assert (written / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "tpu"], "there is no profile 'tpu'; there are cpu, gpu"),
+        (["--slo", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+    ],
+)
+def test_a_mistake_is_refused_in_words(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(REPOSITORY)
+    result = CliRunner().invoke(app, ["--out", str(tmp_path), *arguments])
+    assert result.exit_code == 1
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("metrics", metrics_table()), ("buckets", buckets_table()), ("others", others_list())]
+)
+def test_the_tables_of_the_document_are_those_of_the_code(name, table):
+    text = (REPOSITORY / "docs" / "metrics.md").read_text()
+    (shown,) = re.findall(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", text, re.DOTALL)
+    assert shown == table, f"it should be:\n{table}"
+
+
+# Prometheus
+
+
+@needs_promtool
+def test_promtool_takes_the_configuration_and_rules(written):
+    for arguments in (("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml")):
+        result = promtool(written, *arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "duplicate" not in result.stdout + result.stderr
+
+
+@needs_promtool
+def test_every_alert_fires_and_stops(written):
+    result = promtool(written, "test", "rules", "alerts_test.yml")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize("chat", ["", "duration_s: 600, ", "time_per_output_token_s: 0.1, duration_s: 60, "])
+def test_a_promise_may_leave_limits_out(tmp_path, chat):
+    (tmp_path / "slo.yaml").write_text(
+        f"profiles: {{small: {{tasks: {{chat: {{{chat}good: 0.99, availability: 0.999}}}}}}}}"
+    )
+    for name, text in files(load_slo(tmp_path / "slo.yaml"), "small").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = promtool(tmp_path, "test", "rules", "alerts_test.yml")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_alert_tests_leave_no_alert_and_no_promise_out(written, profile):
+    tests = yaml.safe_load((written / "alerts_test.yml").read_text())["tests"]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
+    firing = {case["alertname"] for case in cases if case["exp_alerts"]}
+    quiet = {case["alertname"] for case in cases if not case["exp_alerts"]}
+    assert firing == quiet == {alert.name for alert in alerts(objectives(SLO, profile))}
+    labels = [expected["exp_labels"] for case in cases for expected in case["exp_alerts"]]
+    promised = {(one.get("indicator"), one.get("promise")) for one in labels if "promise" in one}
+    assert promised == {tuple(promise.labels.values()) for promise in objectives(SLO, profile)}
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('le="2.5"', 'le="5.0"'),  # another limit
+        ('{state="failed"}', '{state="fialed"}'),
+        ("> 14.4", "> 144"),
+        ("absent(", "sum("),
+        ("rate30m{", "rate6h{"),  # the short window is what makes an alert stop
+    ],
+)
+def test_the_alert_tests_find_a_wrong_rule(tmp_path, old, new):
+    for name, text in files(SLO, "cpu").items():
+        if name.suffix == ".yml" and name.parent == Path():
+            assert name != Path("rules.yml") or old in text
+            (tmp_path / name).write_text(text.replace(old, new) if name == Path("rules.yml") else text)
+    result = promtool(tmp_path, "test", "rules", "alerts_test.yml")
+    assert result.returncode != 0
+    assert "FAILED" in result.stdout + result.stderr
+
+
+def test_what_is_scraped_is_all_that_is_asked_for(profile):
+    kept = re.compile("|".join(KEPT_SERIES))
+    recorded = {rule.record for rule in recording_rules(objectives(SLO, profile))}
+    asked = set().union(*(series_in(query.expr) for query in expressions(SLO, profile))) - recorded
+    assert asked
+    assert {name for name in asked if not kept.fullmatch(name)} == set()
+    assert not kept.fullmatch("ray_tasks")
+
+
+def test_no_label_is_dropped_that_tells_series_apart():
+    dropped = re.compile("|".join(DROPPED_LABELS))
+    assert dropped.fullmatch("otel_scope_name")
+    needed = {"WorkerId", "ReplicaId", "NodeAddress", "le", "ip", "model_name"}
+    assert not [label for label in needed.union(*(metric.labels for metric in METRICS)) if dropped.fullmatch(label)]
+
+
+# Rules and alerts
+
+
+def test_every_alert_says_what_to_do(profile):
+    found = alerts(objectives(SLO, profile))
+    assert len({alert.name for alert in found}) == len(found)
+    for alert in found:
+        assert alert.severity in {"page", "ticket"}
+        assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", alert.annotations["runbook_url"])
+        assert alert.summary.endswith(".")
+        assert len(alert.description) > 60, alert.name
+
+
+def test_availability_counts_the_errors_that_are_ours():
+    codes = set(server_errors().split("|"))
+    assert {"engine_failed", "internal_error", "replica_lost", "deadline_exceeded", "model_starting"} <= codes
+    assert codes & {"queue_full", "invalid_value", "model_not_found", "model_not_deployed"} == set()
+
+
+def test_a_model_with_a_promise_of_its_own_is_left_out_of_the_tasks():
+    found = [one for one in objectives(SLO, "gpu") if one.indicator == "duration"]
+    own = [one.model for one in found if one.model]
+    assert own
+    (of_chat,) = [one for one in found if one.task is Task.CHAT and one.model is None]
+    for model in own:
+        assert f'model!="{model}"' in of_chat.requests("5m")
+    for one in found:
+        if one.model:
+            assert f'model="{one.model}"' in one.requests("5m")
+
+
+# PromQL
+
+
+def test_every_expression_names_only_series_that_there_are(profile):
+    known = known_series(profile)
+    for query in expressions(SLO, profile):
+        assert series_in(query.expr), query
+        assert series_in(query.expr) <= known, query
+        assert "$" not in query.expr, query
+
+
+@pytest.mark.parametrize(
+    ("expr", "found"),
+    [
+        ("ray_medley_request_total", {"ray_medley_request_total"}),
+        ('sum by (model, le) (rate(a_bucket{le="1.0",model=~"x|y"}[5m])) / 2e3', {"a_bucket"}),
+        (
+            "histogram_quantile(0.95, sum by (le) (rate(a:b_c[5m]))) > on (model) 0.5 * (d or on (model) e)",
+            {"a:b_c", "d", "e"},
+        ),
+        ("a and b unless c offset 5m", {"a", "b", "c"}),
+        ("absent(up) == bool 1", {"up"}),
+        ("a * on (x) group_left (y) b", {"a", "b"}),
+        ("sum(a) by (b) + -Inf", {"a"}),
+        ('label{x="b and c"}', {"label"}),
+    ],
+)
+def test_series_are_found_in_an_expression(expr, found):
+    assert series_in(expr) == found
+
+
+def test_a_wrong_name_is_found():
+    wrong = series_in("sum(rate(ray_medley_request_total[5m]))")
+    assert not wrong <= known_series("cpu")
+
+
+def test_a_histogram_has_no_series_of_its_bare_name():
+    assert QUEUE_WAIT.series not in known_series("cpu")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: series(REQUESTS, ("code", "=", "x")),
+        lambda: rate_by("model, code", REQUESTS),
+        lambda: gauge_by("max", "model, phase", IN_FLIGHT),
+        lambda: quantile(0.5, FIRST_TOKEN, ("task", "=", "chat")),
+        lambda: series(REQUESTS, ("le", "=", "1.0")),
+    ],
+)
+def test_a_label_that_a_metric_does_not_have_is_refused(build):
+    with pytest.raises(ValueError, match="has no label"):
+        build()
+
+
+# The dashboard
+
+
+@pytest.fixture
+def board() -> dict:
+    return json.loads(files(SLO, "cpu")[Path("grafana/medley.json")])
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap(board):
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for one, other in itertools.combinations([panel["gridPos"] for panel in board["panels"]], 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or above, (one, other)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in board["panels"])
+
+
+def test_every_panel_has_a_unit_a_description_and_a_query(board):
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len(panels) > 15
+    for panel in panels:
+        assert len(panel["description"]) > 40, panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["targets"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters)
+
+
+def test_every_panel_follows_the_chosen_models(board):
+    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "model"]
+    for panel in (panel for panel in board["panels"] if panel["type"] != "row"):
+        for target in panel["targets"]:
+            assert "$model" in target["expr"] or series_in(target["expr"]) <= set(RAY_SERIES), panel["title"]
+
+
+def test_a_legend_names_only_labels_that_the_query_keeps(board):
+    for panel in (panel for panel in board["panels"] if panel["type"] != "row"):
+        for target in panel["targets"]:
+            kept = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"]))))
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept, target
+
+
+def test_latency_is_shown_with_its_limit(board):
+    shown = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    for indicator in ("time_to_first_token", "time_per_output_token", "duration"):
+        assert any("slo_limit" in expr and f'"{indicator}"' in expr for expr in shown)
+
+
+def shown_series(catalog: Catalog, metrics=METRICS) -> set[str]:
+    panels = [panel for row in rows(catalog, metrics) for panel in row.panels]
+    return set().union(*(series_in(target.expr) for panel in panels for target in panel.targets))
+
+
+def test_every_metric_is_shown():
+    shown = shown_series(load_catalog())
+    tasks = {spec.task for spec in load_catalog().values()}
+    served = [metric for metric in METRICS if metric.tasks is None or metric.tasks & tasks]
+    assert [metric.name for metric in served if not shown & set(names(metric))] == []
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_metric_that_is_new_in_the_table_is_shown_with_its_help(kind):
+    new = Metric("medley_new_seconds", kind, "What is new.", ("model",), (1, 2) if kind is Kind.HISTOGRAM else ())
+    (row,) = [row for row in rows(load_catalog(), (*METRICS, new)) if row.title == "More"]
+    (panel,) = [panel for panel in row.panels if panel.title == new.name]
+    assert panel.description == "What is new."
+    assert series_in(panel.targets[0].expr) <= set(names(new))
+
+
+def test_a_metric_of_a_task_that_no_model_has_is_not_shown():
+    chat = Catalog(load_catalog().of_task(Task.CHAT))
+    embeddings = Catalog(load_catalog().of_task(Task.EMBEDDINGS))
+    assert f"{FIRST_TOKEN.series}_bucket" in shown_series(chat)
+    assert f"{FIRST_TOKEN.series}_bucket" not in shown_series(embeddings)
+    titles = {panel["title"] for panel in dashboard(rows(embeddings))["panels"]}
+    assert not titles & {"Time to the first token", "Waiting inside vLLM"}
+    assert "Queue wait" in titles

@@ -1,0 +1,388 @@
+"""What a plan says of each kind of change, and when a new version comes up beside the old one."""
+
+import copy
+
+import pytest
+from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, answer, config, entry, model, replica, status_text, with_release
+from ray.serve._private.application_state import override_deployment_info
+from ray.serve._private.config import DeploymentConfig, ReplicaConfig
+from ray.serve._private.deploy_utils import get_app_code_version
+from ray.serve._private.deployment_info import DeploymentInfo
+from ray.serve._private.version import DeploymentVersion
+from ray.serve.schema import ServeDeploySchema
+
+from medley.config import ConfigError
+from medley.differences import Kind
+from medley.plan import plan
+from medley.surge import Resources, parse_cluster_status
+
+LITTLE, PLENTY = Resources(0.5, 0, 17), Resources(8, 1, 64)
+
+
+def change_of(edit, app=CHAT, live=None, free=LITTLE, **more):
+    """The plan of the document after an edit, and what it says of one application."""
+    document = copy.deepcopy(DOCUMENT)
+    edit(document)
+    found = plan(live or answer(DOCUMENT), config(document), free, **more)
+    return found, next(one for one in found.changes if one.app == app)
+
+
+def of_chat(**args):
+    """An edit of the arguments of the chat model."""
+    return lambda document: entry(document, CHAT)["args"].update(args)
+
+
+def option(value, *keys, app=CHAT):
+    """An edit of one option of an application's deployment; None takes it out."""
+
+    def edit(document):
+        place = entry(document, app)["deployments"][0]
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        if value is None:
+            del place[keys[-1]]
+        else:
+            place[keys[-1]] = value
+
+    return edit
+
+
+def nothing(document):
+    pass
+
+
+def reworded(document):
+    """The same document in other words: defaults written out, keys in another order, whole numbers as fractions."""
+    chat = entry(document, CHAT)
+    chat["runtime_env"] = {}
+    chat["deployments"][0]["backpressure_config"]["retry_after_s"] = 1.0
+    chat["deployments"][0] = dict(reversed(chat["deployments"][0].items()))
+    chat["logging_config"] = document["logging_config"]
+
+
+def moved(document):
+    document["applications"].reverse()
+
+
+ACTOR = {"num_cpus": 2}
+POLICY = ("autoscaling_config", "policy", "policy_kwargs", "target_ongoing_requests")
+TABLE = {
+    "same": (nothing, Kind.UNCHANGED, []),
+    "same in other words": (reworded, Kind.UNCHANGED, []),
+    "applications in another order": (moved, Kind.UNCHANGED, []),
+    "what the code had set": (option(3.0, "health_check_period_s"), Kind.UNCHANGED, []),
+    "queue": (option(10, "max_queued_requests"), Kind.IN_PLACE, ["max_queued_requests"]),
+    "concurrency": (option(8, "max_ongoing_requests"), Kind.IN_PLACE, ["max_ongoing_requests"]),
+    "an option taken out": (option(None, "max_queued_requests"), Kind.IN_PLACE, ["max_queued_requests"]),
+    "user_config": (option({"a": 1}, "user_config"), Kind.IN_PLACE, ["user_config"]),
+    "scaling": (option(3, "autoscaling_config", "max_replicas"), Kind.IN_PLACE, ["autoscaling_config.max_replicas"]),
+    "surge alone": (option(100, "max_surge_percent"), Kind.IN_PLACE, ["max_surge_percent"]),
+    "shutdown": (option(9, "graceful_shutdown_timeout_s"), Kind.IN_PLACE, ["graceful_shutdown_timeout_s"]),
+    "logging": (option({"log_level": "DEBUG"}, "logging_config"), Kind.IN_PLACE, ["logging_config"]),
+    "release": (of_chat(release="2"), Kind.RESTART, ["args.release"]),
+    "variant": (of_chat(variant="transformers"), Kind.RESTART, ["args.variant"]),
+    "policy": (option(16, *POLICY), Kind.RESTART, [".".join(POLICY)]),
+    "no scaling": (option(None, "autoscaling_config"), Kind.RESTART, ["autoscaling_config"]),
+    "actor options": (option(ACTOR, "ray_actor_options"), Kind.RESTART, ["ray_actor_options"]),
+    "placement": (option([{"CPU": 1}], "placement_group_bundles"), Kind.RESTART, ["placement_group_bundles"]),
+    "replicas per node": (option(1, "max_replicas_per_node"), Kind.RESTART, ["max_replicas_per_node"]),
+    "request router": (option({}, "request_router_config"), Kind.RESTART, ["request_router_config"]),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_each_kind_of_change(case):
+    edit, kind, keys = TABLE[case]
+    found, change = change_of(edit)
+    assert (change.kind, [difference.key for difference in change.differences]) == (kind, keys)
+    # The other applications are not touched by it.
+    assert found.apps(Kind.UNCHANGED) >= {EMBEDDINGS, "router"}
+
+
+def rays_version(document):
+    """The version that Serve's controller would give the replicas of the chat model."""
+    schema = ServeDeploySchema.model_validate(copy.deepcopy(document))
+    (application,) = [one for one in schema.applications if one.name == CHAT]
+    application.logging_config = application.logging_config or schema.logging_config
+    code = DeploymentInfo(
+        deployment_config=DeploymentConfig(health_check_period_s=3),
+        replica_config=ReplicaConfig.create(object, ray_actor_options={"num_cpus": 1}),
+        start_time_ms=0,
+        deployer_job_id="",
+    )
+    info = override_deployment_info({"model": code}, application)["model"]
+    if info.deployment_config.logging_config is None:
+        info.deployment_config.logging_config = application.logging_config.model_dump()
+    replica_config = info.replica_config
+    return DeploymentVersion(
+        get_app_code_version(application),
+        info.deployment_config,
+        replica_config.ray_actor_options,
+        placement_group_bundles=replica_config.placement_group_bundles,
+        placement_group_strategy=replica_config.placement_group_strategy,
+        max_replicas_per_node=replica_config.max_replicas_per_node,
+    )
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_serves_own_controller_decides_as_the_table_says(case):
+    edit, kind, _ = TABLE[case]
+    document = copy.deepcopy(DOCUMENT)
+    edit(document)
+    assert rays_version(DOCUMENT).requires_actor_restart(rays_version(document)) is (kind is Kind.RESTART)
+
+
+def test_scaling_that_is_new_restarts_the_model():
+    def edit(document):
+        block = entry(document, EMBEDDINGS)["deployments"][0]
+        del block["num_replicas"]
+        block["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 2}
+
+    _, change = change_of(edit, EMBEDDINGS)
+    assert change.kind is Kind.RESTART
+    assert change.differences[0].key == "autoscaling_config"
+
+
+def test_keys_that_restart_come_before_those_that_do_not():
+    def edit(document):
+        option(10, "max_queued_requests")(document)
+        of_chat(release="2")(document)
+
+    found, change = change_of(edit)
+    assert [difference.key for difference in change.differences] == ["args.release", "max_queued_requests"]
+    assert "args.release 1 -> 2, max_queued_requests 64 -> 10" in "\n".join(found.lines())
+
+
+def test_no_live_application_makes_everything_an_add():
+    found = plan(answer(None), config(DOCUMENT), PLENTY)
+    assert [change.kind for change in found.changes] == [Kind.ADD] * 3
+    assert not found.interrupts
+    assert found.warnings == ()
+
+
+def test_an_application_that_is_being_deleted_is_added():
+    live = answer(DOCUMENT)
+    live["applications"][CHAT] |= {"status": "DELETING", "deployed_app_config": None}
+    _, change = change_of(nothing, live=live)
+    assert change.kind is Kind.ADD
+
+
+def test_what_the_document_does_not_name_is_removed_unless_a_program_deployed_it():
+    live = answer(DOCUMENT)
+    live["applications"]["by-a-program"] = copy.deepcopy(live["applications"][CHAT]) | {"source": "imperative"}
+    found, change = change_of(lambda document: document["applications"].pop(0), live=live)
+    assert (change.kind, change.interrupts) == (Kind.REMOVE, True)
+    assert "new requests get 503" in change.effect
+    assert "by-a-program" not in {one.app for one in found.changes}
+
+
+def test_values_of_environment_variables_are_not_shown():
+    def edit(document):
+        entry(document, CHAT)["runtime_env"] = {"env_vars": {"HF_TOKEN": "hf_secret"}}
+
+    found, change = change_of(edit)
+    assert change.kind is Kind.RESTART
+    assert "runtime_env" in "\n".join(found.lines())
+    assert "hf_secret" not in "\n".join(found.lines())
+
+
+def test_a_document_that_serve_would_refuse_is_refused_with_the_place():
+    with pytest.raises(ConfigError, match=r"max_ongoing_requests"):
+        change_of(option(-1, "max_ongoing_requests"))
+
+
+# Beside the old one, or after it.
+
+
+@pytest.mark.parametrize(
+    ("free", "percent"),
+    [
+        (Resources(1, 0, 4), 100),
+        (Resources(0.99, 0, 4), None),
+        (Resources(1, 0, 3.9), None),
+        (None, None),
+    ],
+    ids=["just fits", "CPUs lack", "memory lacks", "not known"],
+)
+def test_a_new_version_comes_up_beside_the_old_one_when_one_more_replica_fits(free, percent):
+    found, change = change_of(of_chat(release="2"), free=free)
+    assert entry(found.document, CHAT)["deployments"][0].get("max_surge_percent") == percent
+    assert change.interrupts is (percent is None)
+    assert [difference.key for difference in change.differences] == ["args.release"]
+    assert "a replica needs 1 CPU, 4 GiB; free: " in change.effect
+
+
+def test_a_gap_is_told_with_its_length_when_it_was_measured():
+    _, change = change_of(of_chat(release="2"), cold_starts={CHAT: 31.4})
+    assert "The old replica stops before the new one starts" in change.effect
+    assert "503 for about 31 s, as long as its last start took" in change.effect
+    assert "free: 0.5 CPU, 17 GiB" in change.effect
+    _, change = change_of(of_chat(release="2"))
+    assert "503 until it is up" in change.effect
+
+
+def test_the_gap_of_the_router_is_one_of_every_request():
+    def edit(document):
+        entry(document, "router")["args"]["access_log"] = True
+
+    _, change = change_of(edit, "router", free=Resources(0.1, 0, 9))
+    assert (change.kind, change.interrupts) == (Kind.RESTART, True)
+    assert "every request waits or gets 503" in change.effect
+    assert "a replica needs 0.2 CPU, 0.391 GiB" in change.effect
+
+
+def test_of_several_replicas_some_serve_on():
+    live = answer(DOCUMENT)
+    model(live)["target_num_replicas"] = 10
+    _, change = change_of(of_chat(release="2"), live=live)
+    assert not change.interrupts
+    assert "2 of 10 replicas at a time; the others serve" in change.effect
+
+
+def test_a_model_at_zero_replicas_has_nothing_to_restart():
+    live = answer(DOCUMENT)
+    model(live).update(target_num_replicas=0, replicas=[])
+    _, change = change_of(of_chat(release="2"), live=live)
+    assert (change.kind, change.interrupts) == (Kind.RESTART, False)
+    assert "No replica runs now" in change.effect
+
+
+@pytest.mark.parametrize(
+    ("percent", "free", "interrupts", "words"),
+    [
+        (100, PLENTY, False, "comes up beside the old one, which serves until then (a replica"),
+        (100, LITTLE, False, "there is no room for both, and it waits until there is"),
+        (0, PLENTY, True, "There is room for both: `max_surge_percent: 100` would leave no gap"),
+        (0, LITTLE, True, "There is no room for both"),
+    ],
+)
+def test_what_the_file_says_wins_and_its_consequence_is_told(percent, free, interrupts, words):
+    def edit(document):
+        of_chat(release="2")(document)
+        option(percent, "max_surge_percent")(document)
+
+    found, change = change_of(edit, free=free)
+    assert entry(found.document, CHAT)["deployments"][0]["max_surge_percent"] == percent
+    assert change.interrupts is interrupts
+    assert words in change.effect
+
+
+def test_what_an_earlier_deploy_decided_is_no_change():
+    before = copy.deepcopy(DOCUMENT)
+    option(100, "max_surge_percent")(before)
+    found, change = change_of(nothing, live=answer(before))
+    assert change.kind is Kind.UNCHANGED
+    # And the next upgrade decides again.
+    found, change = change_of(of_chat(release="2"), live=answer(before))
+    assert "max_surge_percent" not in entry(found.document, CHAT)["deployments"][0]
+    assert [difference.key for difference in change.differences] == ["args.release"]
+
+
+def test_two_upgrades_do_not_count_on_the_same_room():
+    def edit(document):
+        of_chat(release="2")(document)
+        entry(document, EMBEDDINGS)["args"]["release"] = "2"
+
+    found, chat = change_of(edit, free=Resources(1.1, 0, 16))
+    embeddings = next(one for one in found.changes if one.app == EMBEDDINGS)
+    assert (chat.interrupts, embeddings.interrupts) == (False, True)
+    assert "free: 0.1 CPU, 12 GiB" in embeddings.effect
+
+
+def test_a_new_model_without_room_is_said_to_wait():
+    before = copy.deepcopy(DOCUMENT)
+    before["applications"].pop(0)
+    _, change = change_of(nothing, live=answer(before))
+    assert change.kind is Kind.ADD
+    assert "no room for it now, and it waits until there is (a replica needs 1 CPU, 4 GiB; free: 0.5" in change.effect
+    _, change = change_of(nothing, live=answer(before), free=PLENTY)
+    assert change.effect == ""
+
+
+def test_the_file_itself_is_not_changed():
+    wanted = config(with_release("2"))
+    found = plan(answer(DOCUMENT), wanted, PLENTY)
+    assert wanted.document == with_release("2")
+    assert found.document != wanted.document
+
+
+# After a failure.
+
+
+def test_a_failed_application_is_not_tried_again_by_the_same_document():
+    live = answer(DOCUMENT)
+    live["applications"][CHAT]["status"] = "DEPLOY_FAILED"
+    _, change = change_of(nothing, live=live)
+    assert change.kind is Kind.UNCHANGED
+    assert "Change `release`" in change.effect
+
+
+def test_going_back_from_a_failed_upgrade_keeps_the_replicas_that_survived():
+    live = answer(with_release("broken"))
+    live["applications"][CHAT]["status"] = "DEPLOY_FAILED"
+    _, back = change_of(nothing, live=live, last_good=DOCUMENT)
+    assert (back.kind, back.interrupts) == (Kind.RESTART, False)
+    assert "the old replicas that still serve are of this version and stay" in back.effect
+    # Going forward replaces them.
+    _, forward = change_of(of_chat(release="fixed"), live=live, last_good=DOCUMENT)
+    assert forward.interrupts
+    assert "The old replica stops before the new one starts" in forward.effect
+
+
+def test_a_failed_model_without_a_replica_has_nothing_to_interrupt():
+    live = answer(with_release("broken"))
+    live["applications"][CHAT]["status"] = "DEPLOY_FAILED"
+    model(live)["replicas"] = [replica("dead", "STOPPING")]
+    _, change = change_of(nothing, live=live, last_good=DOCUMENT)
+    assert not change.interrupts
+    assert "has no replica now" in change.effect
+
+
+def test_a_model_that_could_not_be_built_keeps_its_replicas():
+    live = answer(with_release("broken"))
+    live["applications"][CHAT] |= {"status": "DEPLOY_FAILED", "deployments": {}}
+    _, change = change_of(nothing, live=live, last_good=DOCUMENT)
+    assert not change.interrupts
+    assert "replicas of this version that still run stay" in change.effect
+
+
+# Keys that Serve reads once.
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda document: document["http_options"].update(port=9000), "http_options differ"),
+        (lambda document: document.update(proxy_location="EveryNode"), "proxy_location differs"),
+        (lambda document: document.update(grpc_options={"port": 9001}), "grpc_options differ"),
+        (lambda document: document.pop("controller_options"), "controller_options differ"),
+    ],
+)
+def test_a_key_that_serve_reads_at_its_first_start_is_a_warning(edit, words):
+    found, _ = change_of(edit, started_with=DOCUMENT)
+    (warning,) = found.warnings
+    assert words in warning
+    assert "It needs `medley down` and `medley up`." in warning
+    assert f"Warning: {warning}" in found.lines()[-1]
+    assert found.is_empty
+
+
+def test_keys_that_serve_started_with_are_no_warning():
+    found, _ = change_of(nothing, started_with=DOCUMENT)
+    assert found.warnings == ()
+
+
+# Ray's numbers.
+
+
+def test_what_is_free_is_read_from_rays_status():
+    assert parse_cluster_status(status_text(cpus=1.5, memory_gib=10, gpus=1)) == Resources(1.5, 1, 10)
+
+
+def test_a_reservation_that_nobody_uses_yet_is_not_free():
+    text = "Total Usage:\n 1.0/4.0 CPU (0.5 used of 2.0 reserved in placement groups)\n 0B/2.00GiB memory\n"
+    assert parse_cluster_status(text) == Resources(1.5, 0, 2)
+
+
+def test_a_status_without_cpus_is_no_answer():
+    assert parse_cluster_status("Total Usage:\n (no usage)\n") is None
