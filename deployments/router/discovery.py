@@ -24,19 +24,31 @@ LONGEST_RETRY_AFTER_S = 60.0
 
 
 def model_states(
-    applications: Mapping[str, Any], catalog: Iterable[str], facts: Facts, now: float
+    applications: Mapping[str, Any],
+    catalog: Iterable[str],
+    before: Mapping[str, ModelState],
+    facts: Facts,
+    now: float,
 ) -> dict[str, ModelState]:
     """The state of every model that has an application.
 
     Args:
         applications: as Serve's REST API describes them.
+        before: the states of a moment ago.
         facts: all of the board.
         now: Unix time.
     """
-    return {name: _state(name, applications[name], facts, now) for name in catalog if name in applications}
+    return {
+        name: _state(name, applications[name], before.get(name), facts, now) for name in catalog if name in applications
+    }
 
 
-def _state(name: str, application: Mapping[str, Any], facts: Facts, now: float) -> ModelState:
+def _state(
+    name: str, application: Mapping[str, Any], before: ModelState | None, facts: Facts, now: float
+) -> ModelState:
+    if not application["deployments"] and before and before.replicas and application["status"] != "DELETING":
+        # While Serve builds a new version, and when it could not, it does not tell of the replicas that go on serving.
+        return before
     deployment = application["deployments"].get("model", {})
     replicas = deployment.get("replicas", [])
     args = _args_of(application)

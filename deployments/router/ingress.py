@@ -202,7 +202,7 @@ class ServeDispatcher:
         details = await self._controller.get_serve_instance_details.remote()
         facts = await asyncio.to_thread(self.board.all)
         applications = details["applications"]
-        states = model_states(applications, load_catalog(), facts, time.time())
+        states = model_states(applications, load_catalog(), self._states, facts, time.time())
         for name in states:
             if name not in self._handles:
                 # Made once and kept for ever: a handle survives upgrades, and even removal and return of its app.

@@ -3,17 +3,22 @@
 LLMServer is held, not subclassed: importing it imports vLLM (8 s), which only the replica should pay, not the builder.
 """
 
+import contextlib
+import logging
+import logging.handlers
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from deployments.servers.chat import ChatServer
 
 
 class VLLMServer(ChatServer):
     def import_engine(self) -> type[Any]:
-        import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
+        with log_handlers_kept():
+            import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
 
-        return super().import_engine()
+            return super().import_engine()
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
         self.server = await start_llm_server(self.llm_config(str(folder)), several_nodes=self.variant.needs.gpus > 1)
@@ -32,6 +37,22 @@ class VLLMServer(ChatServer):
         if needs.gpus:
             config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus_per_worker}}
         return config
+
+
+@contextlib.contextmanager
+def log_handlers_kept() -> Iterator[None]:
+    """Have Serve's log handlers work afterwards. vLLM sets up logging with dictConfig, which closes every handler there
+    is, and a MemoryHandler that was closed drops all that it is given, errors too."""
+    kept = [(handler, handler.target) for handler in logging.getLogger("ray.serve").handlers if is_buffer(handler)]
+    try:
+        yield
+    finally:
+        for handler, target in kept:
+            handler.setTarget(target)
+
+
+def is_buffer(handler: logging.Handler) -> TypeGuard[logging.handlers.MemoryHandler]:
+    return isinstance(handler, logging.handlers.MemoryHandler)
 
 
 async def start_llm_server(config: dict[str, Any], several_nodes: bool) -> Any:
