@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-# Keys. A progress is gone when its replica is ready; one that is left of a replica that is gone says where it died.
+# Keys. A progress that is not done and whose replica is gone says in which phase that replica died.
 PROGRESS = "progress/{app}/{replica}"
 FAILURE = "failure/{app}"
 COLD_START = "cold_start/{app}/{variant}"

@@ -82,7 +82,10 @@ def _routers(applications: list[Application]) -> Found:
         message = f"no application is the router ({ROUTER_BUILDER}), so nothing answers clients."
         yield ("applications",), f"{message} Copy the one of serve_config.yaml."
     for second in routers[1:]:
-        yield second.path, "this is a second router, and there is one endpoint. Take one out; raise num_replicas for more."
+        yield (
+            second.path,
+            "this is a second router, and there is one endpoint. Take one out.",
+        )
     for router in routers[:1]:
         if router.get("route_prefix") not in ("/", MISSING):
             yield (*router.path, "route_prefix"), f"must be /, and is {shown(router.get('route_prefix'))}."

@@ -123,12 +123,16 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
     """Progress of replicas that Serve no longer knows: they died on the way."""
     living = {PROGRESS.format(app=name, replica=replica["replica_id"]) for replica in replicas}
     prefix = PROGRESS.format(app=name, replica="")
-    return [(key, fact) for key, fact in facts.items() if key.startswith(prefix) and key not in living]
+    return [
+        (key, fact)
+        for key, fact in facts.items()
+        if key.startswith(prefix) and key not in living and not fact.get("done")
+    ]
 
 
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
-    """Keys of the board that say nothing any more: progress from before an application's last deployment, and
-    everything but start times of applications that are gone."""
+    """Keys of the board that say nothing any more: progress that is done, progress and failures from before an
+    application's last deployment, and everything but start times of applications that are gone."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
@@ -136,7 +140,8 @@ def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
         if kind == "cold_start":
             continue
         at = fact.get("since") or fact.get("at") or 0.0
-        if application is None or (at < application["last_deployed_time_s"] and _settled(application)):
+        old = application is None or at < application["last_deployed_time_s"] or fact.get("done")
+        if application is None or (old and _settled(application)):
             keys.append(key)
     return keys
 
@@ -153,6 +158,16 @@ def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:
     """Seconds of the last start of a model's variant, by phase. Empty when none is known."""
     fact = facts.get(COLD_START.format(app=name, variant=variant))
     return dict(fact["seconds"]) if fact else {}
+
+
+def scheduling_s(name: str, application: Mapping[str, Any], variant: str, facts: Facts) -> float | None:
+    """Seconds from Serve's wish for the replica that started last until its process began: the wait for room, and for
+    Ray to start a process. None when that replica is gone."""
+    fact = facts.get(COLD_START.format(app=name, variant=variant)) or {}
+    for replica in application["deployments"].get("model", {}).get("replicas", []):
+        if replica["replica_id"] == fact.get("replica") and replica.get("start_time_s"):
+            return max(0.0, fact["process_started"] - replica["start_time_s"])
+    return None
 
 
 def _lowest(deployment: Mapping[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from deployments.failures import in_the_log
 from deployments.router.record import record_of
 from models.errors import InvalidRequest, ServingError
 
@@ -59,5 +60,5 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def unexpected(error: BaseException, request_id: str) -> ServingError:
     """A bug of ours as the client sees it; the log has the rest."""
-    logger.error("request %s failed unexpectedly", request_id, exc_info=error)
+    logger.error("request %s failed unexpectedly: %s", request_id, in_the_log(error))
     return ServingError(f"Something went wrong in the server. Tell its operator the request id {request_id}.")

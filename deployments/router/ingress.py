@@ -20,15 +20,16 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from deployments.board import Board
+from deployments.failures import in_the_log
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
 from deployments.router.application import create_application
-from deployments.router.discovery import Facts, cold_start, model_states, stale
+from deployments.router.discovery import Facts, cold_start, model_states, scheduling_s, stale
 from deployments.router.dispatch import ModelState, State, not_deployed, past
 from deployments.router.record import RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
-from deployments.servers.calls import Answer, Ended
+from deployments.servers.calls import Answer, Ended, Refused
 from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
@@ -143,6 +144,8 @@ class ServeDispatcher:
                             yield item
                         elif isinstance(item, Ended):
                             record.engine_s, record.usage = item.engine_s, item.usage
+                        elif isinstance(item, Refused):
+                            raise item.error
                         else:
                             started, record.first, record.queue_s = True, time.perf_counter(), item.queue_s
                             yield item.item
@@ -175,6 +178,8 @@ class ServeDispatcher:
                 async with asyncio.timeout(deadline):
                     answer: Answer = await response
             record.queue_s, record.engine_s, record.usage = answer.queue_s, answer.engine_s, answer.usage
+            if isinstance(answer.result, Refused):
+                raise answer.result.error
             return answer.result
         finally:
             record.answered()
@@ -208,19 +213,23 @@ class ServeDispatcher:
                 # Made once and kept for ever: a handle survives upgrades, and even removal and return of its app.
                 self._handles[name] = DeploymentHandle("model", name)
         self._states = states
-        self._write_gauges(facts)
+        self._write_gauges(applications, facts)
         for key in stale(applications, facts):
             self.board.remove(key)
 
-    def _write_gauges(self, facts: Facts) -> None:
+    def _write_gauges(self, applications: Mapping[str, Any], facts: Facts) -> None:
         for name, state in self._states.items():
             for one in State:
                 if one is not State.NOT_DEPLOYED:
                     self.meter.write(STATE, float(one is state.state), name, one)
             self.meter.write(REPLICAS, state.replicas, name)
             self.meter.write(IN_FLIGHT, self._in_flight[name], name)
-            for phase, seconds in cold_start(name, state.variant or "", facts).items():
-                self.meter.write(COLD_START, seconds, name, state.variant or "", phase)
+            variant = state.variant or ""
+            phases = cold_start(name, variant, facts)
+            if (waited := scheduling_s(name, applications[name], variant, facts)) is not None:
+                phases["schedule"] = waited
+            for phase, seconds in phases.items():
+                self.meter.write(COLD_START, seconds, name, variant, phase)
 
 
 @contextlib.contextmanager
@@ -241,5 +250,5 @@ def translated(model: str, deadline: float):
     except DeploymentUnavailableError:
         raise ReplicaLost(f"{model} is being replaced and took no request just now. Try again.", "model", 5.0) from None
     except RayServeException as error:
-        logger.error("call to %s failed in Serve", model, exc_info=error)
+        logger.error("call to %s failed in Serve: %s", model, in_the_log(error))
         raise ReplicaLost(f"{model} could not be reached. Try again.", "model", 5.0) from None

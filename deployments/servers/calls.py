@@ -59,6 +59,13 @@ class Ended:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Instead of an answer, or of the rest of a stream: the error it ended in."""
+
+    error: ServingError
+
+
 class BusyClock:
     """Time in which at least one call was under way."""
 

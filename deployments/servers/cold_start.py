@@ -36,6 +36,7 @@ class ColdStart:
 
     def __init__(self, args: ModelArgs, replica: str, board: Board):
         self.args = args
+        self.replica = replica
         self.board = board
         self.process_started = psutil.Process().create_time()
         self.seconds: dict[str, float] = {}
@@ -70,9 +71,15 @@ class ColdStart:
 
     def ready(self) -> None:
         """The replica takes requests from now on."""
-        fact = {**self._who(), "process_started": self.process_started, "seconds": self.seconds}
+        fact = {
+            **self._who(),
+            "replica": self.replica,
+            "process_started": self.process_started,
+            "seconds": self.seconds,
+        }
         self.board.put(COLD_START.format(app=self.args.spec.id, variant=self.args.variant_name), fact)
-        self.board.remove(self._progress)
+        # Serve needs a moment more until it says so too; the router takes the progress away then.
+        self.board.put(self._progress, {**self._shown, "done": True})
         self.board.remove(FAILURE.format(app=self.args.spec.id))
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         logger.info("%s@%s is ready: %s", self.args.spec.id, self.args.variant_name, times)

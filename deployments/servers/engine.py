@@ -11,14 +11,15 @@ from typing import Any
 
 from ray import serve
 
+from deployments.failures import in_the_log
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
-from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended
+from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended, Refused
 from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.tracing import start_tracing
 from models import weights
-from models.errors import EngineFailed
+from models.errors import EngineFailed, ServingError
 from models.registry import engine_class
 from models.tasks.usage import NOTHING, Usage
 
@@ -66,27 +67,37 @@ class EngineServer:
         """Does nothing: to be called is what brings up a model that is scaled to zero."""
 
     async def serve(self, context: CallContext, method: str, *args: Any) -> Answer:
-        """Run a method that gives one answer."""
-        with self.calls.one(context, method) as call:
-            result = await getattr(self, method)(*args)
-            call.usage = getattr(result, "usage", NOTHING)
-            return Answer(result, call.queue_s, call.engine_s, call.usage)
+        """Run a method that gives one answer.
+
+        A ServingError is an answer too, not an exception: Serve would log that with all its text.
+        """
+        try:
+            with self.calls.one(context, method) as call:
+                result = await getattr(self, method)(*args)
+                call.usage = getattr(result, "usage", NOTHING)
+                return Answer(result, call.queue_s, call.engine_s, call.usage)
+        except ServingError as error:
+            return Answer(Refused(error), call.queue_s, call.engine_s, NOTHING)
 
     async def serve_stream(self, context: CallContext, method: str, *args: Any) -> AsyncGenerator[Any, None]:
-        """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended."""
-        with self.calls.one(context, method) as call:
-            begun = False
-            async with aclosing(getattr(self, method)(*args)) as items:
-                async for item in items:
-                    if begun and type(item) is bytes:
-                        yield item
-                    elif isinstance(item, Usage):
-                        call.usage = item
-                    else:
-                        begun = True
-                        call.first_item()
-                        yield Begun(item, call.queue_s)
-            yield Ended(call.engine_s, call.usage)
+        """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended; or, for a
+        ServingError at any point, a Refused."""
+        try:
+            with self.calls.one(context, method) as call:
+                begun = False
+                async with aclosing(getattr(self, method)(*args)) as items:
+                    async for item in items:
+                        if begun and type(item) is bytes:
+                            yield item
+                        elif isinstance(item, Usage):
+                            call.usage = item
+                        else:
+                            begun = True
+                            call.first_item()
+                            yield Begun(item, call.queue_s)
+                yield Ended(call.engine_s, call.usage)
+        except ServingError as error:
+            yield Refused(error)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises three times in a row."""
@@ -97,5 +108,5 @@ class EngineServer:
 
 def broken(spec_id: str, error: Exception) -> EngineFailed:
     """The client's view of an error that no engine translated; the log keeps the whole of it."""
-    logger.error("engine of %s failed", spec_id, exc_info=error)
+    logger.error("engine of %s failed: %s", spec_id, in_the_log(error))
     return EngineFailed(f"The model {spec_id} failed on this request. Try again; if it fails again, tell the operator.")

@@ -1,4 +1,4 @@
-"""Chat on vLLM.
+"""Chat on vLLM. Nothing of a request is logged, so neither are the texts of vLLM's errors.
 
 vLLM runs elsewhere (in ray.serve.llm's LLMServer); this puts Medley's contract around it: requests become vLLM's own,
 vLLM's error values become ServingErrors, answers become bytes.
@@ -103,14 +103,14 @@ class VLLMChat:
         except Exception as error:
             if not self.client.errored:
                 raise
-            logger.error("vLLM died under %s: %s", self.spec.id, error)
+            logger.error("vLLM died under %s: %s", self.spec.id, type(error).__name__)
             raise self._failure() from None
 
     def _as_bytes(self, item: Any) -> bytes:
         """What vLLM yields as what a client reads. Raises the ServingError that an error value stands for."""
         if isinstance(item, str):
             if item.startswith('data: {"error"'):
-                logger.error("vLLM ended a stream of %s with %s", self.spec.id, item)
+                logger.error("vLLM ended a stream of %s with an error", self.spec.id)
                 raise self._failure()
             if '"logprobs":{"content"' in item:
                 return event(as_openai_describes(json.loads(item.removeprefix("data: "))))
@@ -123,7 +123,7 @@ class VLLMChat:
         try:
             answer = await method(request, raw_request=None)
         except ValueError as error:
-            logger.info("vLLM refused a tokenization: %s", error)
+            logger.info("vLLM refused a tokenization: %s", type(error).__name__)
             raise InvalidRequest("These messages or tokens cannot be read by this model's tokenizer.") from None
         if (error := getattr(answer, "error", None)) is not None:
             raise self._translate(error)
@@ -132,7 +132,7 @@ class VLLMChat:
     def _translate(self, error: Any) -> Exception:
         """vLLM's error value as ours. Its 400 messages are written for clients; no other message is passed on."""
         if error.code != 400:
-            logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.message)
+            logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.type)
             return self._failure()
         message = error.message.splitlines()[0][:500]
         if error.param in ("input_tokens", "input_text"):

@@ -144,7 +144,7 @@ MISTAKES = [
             "applications", "no application is the router (deployments.router.ingress:build), so nothing answers clients. Copy the one of serve_config.yaml."),
     Mistake("two routers", SERVE,
             r"\Z", "\n  - name: second\n    route_prefix: null\n    import_path: deployments.router.ingress:build\n", "- name: second",
-            "application second", "this is a second router, and there is one endpoint. Take one out; raise num_replicas for more."),
+            "application second", "this is a second router, and there is one endpoint. Take one out."),
     Mistake("a model with a route", SERVE,
             "route_prefix: null", "route_prefix: /chat", "/chat",
             "application smollm2-135m-instruct, route_prefix", "must be null: clients reach a model through the router. Write `route_prefix: null`."),

@@ -1,11 +1,13 @@
 """One real cluster for the whole group: started and stopped by the command line, as a user does it."""
 
+import os
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 import yaml
+from otlp_collector import Collector
 from starter_cluster import MEDLEY, ROOT, Cluster, run
 
 from medley import cluster as local
@@ -25,11 +27,20 @@ def cluster(tmp_path_factory):
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config = folder / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document, sort_keys=False))
+    collector = Collector()
+    # Only requests are traced whose client asks for it.
+    tracing = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+    }
     try:
-        print(run([*MEDLEY, "up", str(config)]))
-        yield Cluster("http://127.0.0.1:8000", document, folder)
+        print(run([*MEDLEY, "up", str(config)], env={**os.environ, **tracing}))
+        yield Cluster("http://127.0.0.1:8000", document, folder, collector)
     finally:
         run([*MEDLEY, "down"])
+        collector.close()
         assert not local.processes()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import yaml
+from otlp_collector import Collector
 
 from medley import cluster as local
 
@@ -24,23 +25,28 @@ class Cluster:
     address: str
     document: dict[str, Any]
     folder: Path
+    collector: Collector
 
     def deploy(self, document: dict[str, Any]) -> None:
         """Bring the cluster to another document and wait until it is ready."""
+        run([*MEDLEY, "deploy", str(self.written(document))])
+
+    def written(self, document: dict[str, Any]) -> Path:
+        """The document as a file."""
         config = self.folder / "changed.yaml"
         config.write_text(yaml.safe_dump(document, sort_keys=False))
-        run([*MEDLEY, "deploy", str(config)])
+        return config
 
     def without(self, app: str) -> dict[str, Any]:
         document = copy.deepcopy(self.document)
         document["applications"] = [entry for entry in document["applications"] if entry["name"] != app]
         return document
 
-    def with_variant(self, app: str, variant: str) -> dict[str, Any]:
+    def with_args(self, app: str, **args: str) -> dict[str, Any]:
         document = copy.deepcopy(self.document)
         for entry in document["applications"]:
             if entry["name"] == app:
-                entry["args"]["variant"] = variant
+                entry["args"] |= args
         return document
 
     def pids(self) -> dict[str, list[int]]:
