@@ -34,6 +34,8 @@ import yaml
 
 from benchmarks import load
 from medley import cluster
+from medley.home import client_environment
+from medley.preflight import DASHBOARD_PORT
 from models.catalog import load_catalog
 from models.weights import locate
 
@@ -65,11 +67,25 @@ def medley_cluster(folder: Path, with_ray_llm: bool) -> Iterator[dict[str, float
             document["applications"].append(ray_llm_application())
             config.write_text(yaml.safe_dump(document, sort_keys=False))
             started = time.monotonic()
-            subprocess.run([medley, "deploy", str(config)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            # Ray's own command: ours deploys nothing but Medley's applications.
+            serve = [str(Path(sys.executable).parent / "serve"), "deploy", str(config)]
+            environment = {**os.environ, **client_environment(DASHBOARD_PORT)}
+            subprocess.run(serve, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
+            wait_until_answered(f"{RAY_LLM}/v1/models")
             times["ray_llm_ready_s"] = time.monotonic() - started
         yield times
     finally:
         subprocess.run([medley, "down"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def wait_until_answered(url: str, patience_s: float = 300) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url, trust_env=False, timeout=10).is_success:
+                return
+        assert time.monotonic() < deadline, f"{url} does not answer"
+        time.sleep(0.5)
 
 
 def ray_llm_application() -> dict:

@@ -1,0 +1,9 @@
+"""Takes OTLP over HTTP and throws it away: `python -m uvicorn benchmarks.sink:app`."""
+
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
