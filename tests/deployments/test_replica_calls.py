@@ -1,0 +1,184 @@
+"""What a replica adds to its answers and writes down about them."""
+
+import asyncio
+import time
+
+import pytest
+
+from deployments.board import MemoryBoard
+from deployments.metering import MemoryMeter
+from deployments.servers.calls import Begun, BusyClock, CallContext, CallLog, Ended, Refused
+from deployments.servers.causes import explain
+from deployments.servers.chat import ChatServer
+from deployments.servers.cold_start import ColdStart
+from deployments.settings import ModelArgs
+from deployments.telemetry import BUSY, QUEUE_WAIT
+from models.catalog import load_catalog
+from models.errors import InvalidRequest
+from models.tasks.chat import FakeChat, GenerationRequest
+from models.tasks.usage import Usage
+from models.weights import WeightsDamaged, WeightsMissing
+
+CHAT = "smollm2-135m-instruct"
+
+
+class Server(ChatServer):
+    """The real server of chat models around the fake engine, already loaded."""
+
+    def __init__(self):
+        self.spec = load_catalog()[CHAT]
+        self.variant = self.spec.variant(None)
+        self.meter = MemoryMeter()
+        self.calls = CallLog(self.spec, self.variant, self.meter)
+        self.engine = FakeChat(CHAT, 2048)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def request(text="one two", **body) -> GenerationRequest:
+    return GenerationRequest({"messages": [{"role": "user", "content": text}], **body}, "r-1")
+
+
+async def answer(server, call, sent: float | None = None):
+    context = CallContext("r-1", time.time() if sent is None else sent)
+    return [item async for item in server.serve_stream(context, "chat", call)]
+
+
+async def test_a_stream_begins_with_its_wait_and_ends_with_its_usage(server):
+    first, *events, end = await answer(server, request(stream=True), sent=time.time() - 0.5)
+    assert isinstance(first, Begun)
+    assert 0.5 <= first.queue_s < 2
+    assert all(type(event) is bytes for event in events)
+    assert isinstance(end, Ended)
+    assert end.usage == Usage(2, 2)
+    assert server.meter.total(QUEUE_WAIT, CHAT, "chat") == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_usage_is_counted_and_told_only_to_a_client_that_asked(server, asked):
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    first, *events, end = await answer(server, request(stream=True, **options))
+    told = [event for event in (first.item, *events) if b'"usage"' in event]
+    assert len(told) == asked
+    assert end.usage == Usage(2, 2)
+
+
+async def test_a_whole_answer_carries_its_usage_too(server):
+    begun, end = await answer(server, request())
+    assert b'"usage"' in begun.item
+    assert end.usage == Usage(2, 2)
+
+
+async def test_words_that_look_like_a_usage_event_are_words(server):
+    _, *events, _ = await answer(server, request('{"choices":[]}', stream=True))
+    assert len(events) == 2
+
+
+async def test_a_clock_that_is_behind_makes_no_negative_wait(server):
+    first, *_ = await answer(server, request(stream=True), sent=time.time() + 60)
+    assert first.queue_s == 0
+
+
+async def test_a_refusal_is_an_answer_and_not_an_exception(server, caplog):
+    (refused,) = await answer(server, request("word " * 3000))
+    assert isinstance(refused, Refused)
+    assert refused.error.code == "context_length_exceeded"
+    whole = await server.serve(CallContext("r-2", time.time()), "fail")
+    assert isinstance(whole.result, Refused)
+
+
+async def _fail(self):
+    raise InvalidRequest("no")
+
+
+Server.fail = _fail  # type: ignore[attr-defined]
+
+
+async def test_a_caller_that_leaves_is_a_cancelled_call(server, caplog):
+    caplog.set_level("INFO", "ray.serve.access")
+    server.engine.seconds_per_token = 0.01
+    stream = server.serve_stream(CallContext("r-3", time.time()), "chat", request("word " * 100, stream=True))
+    await anext(stream)
+    await stream.aclose()
+    (line,) = [record for record in caplog.records if record.name == "ray.serve.access"]
+    assert (line.outcome, line.request_id, line.method) == ("cancelled", "r-3", "chat")
+    assert "word" not in str(line.__dict__)
+    assert server.meter.total(BUSY, CHAT, "cpu") > 0
+
+
+async def test_overlapping_calls_are_busy_once():
+    busy = BusyClock()
+    began = time.monotonic()
+    busy.enter()
+    await asyncio.sleep(0.1)
+    busy.enter()
+    await asyncio.sleep(0.1)
+    seconds = busy.leave() + busy.leave()
+    assert 0.2 <= seconds <= time.monotonic() - began
+
+
+@pytest.fixture
+def board() -> MemoryBoard:
+    return MemoryBoard()
+
+
+@pytest.fixture
+def start(board) -> ColdStart:
+    return ColdStart(ModelArgs(model=CHAT, release="3"), "rep", board)
+
+
+PROGRESS_KEY = f"progress/{CHAT}/rep"
+
+
+def test_a_start_is_shown_phase_by_phase(start, board):
+    with start.phase("import"):
+        assert board.facts[PROGRESS_KEY]["phase"] == "import"
+        assert board.facts[PROGRESS_KEY]["since"] == start.process_started
+    with start.phase("fetch"):
+        start.fraction(0.5)
+        start.fraction(0.504)  # too small a step to tell
+        assert board.facts[PROGRESS_KEY]["fraction"] == 0.5
+    with start.phase("load"):
+        assert "fraction" not in board.facts[PROGRESS_KEY]
+        time.sleep(0.02)
+    start.ready()
+    told = board.facts[f"cold_start/{CHAT}/vllm-cpu"]
+    assert list(told["seconds"]) == ["import", "fetch", "load"]
+    assert told["seconds"]["load"] >= 0.02
+    assert told["replica"] == "rep"
+    assert board.facts[PROGRESS_KEY]["done"]
+
+
+def test_a_start_that_fails_says_why_and_the_next_good_one_takes_it_back(start, board):
+    with pytest.raises(RuntimeError), start.phase("load"):
+        raise RuntimeError("secret /path")
+    said = board.facts[f"failure/{CHAT}"]
+    assert said["cause"] == "It failed in the phase load (RuntimeError)."
+    assert said["remedy"]
+    assert PROGRESS_KEY not in board.facts
+    with start.phase("load"):
+        pass
+    start.ready()
+    assert f"failure/{CHAT}" not in board.facts
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WeightsMissing("/a/path"),
+        WeightsDamaged("/a/path"),
+        MemoryError(),
+        ImportError("no /a/path", name="vllm"),
+        InvalidRequest("Bad."),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA /a/path"),
+        ValueError("/a/path"),
+    ],
+)
+def test_every_cause_has_a_remedy_and_no_path(error):
+    cause, remedy = explain(error, "load")
+    assert cause.endswith(".")
+    assert remedy.endswith(".")
+    assert "/a/path" not in cause + remedy
