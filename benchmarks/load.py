@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import numpy as np
 
+# A server that is not there is not worth a thousand lines.
+MOST_FAILURES = 20
 PROMPT = "Write a short story about a dog who learns to sail. Part {number}."
 
 
@@ -49,6 +51,8 @@ async def run_clients(clients: int, requests: int, send) -> Result:
             except (aiohttp.ClientError, AssertionError) as error:
                 print(f"    failed: {error!r}"[:200])
                 result.failures += 1
+                if result.failures > MOST_FAILURES:
+                    raise
 
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:

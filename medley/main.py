@@ -26,6 +26,7 @@ from medley.deploying import (
 )
 from medley.home import client_environment
 from medley.monitoring.command import monitoring
+from medley.one_writer import only_writer
 from medley.preflight import DASHBOARD_PORT, problems
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
@@ -43,6 +44,8 @@ def up(config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600, cpus: Cpus
         if found := problems(wanted, cpus):
             raise ClusterError("The cluster cannot start here:\n" + "\n".join(f"  - {problem}" for problem in found))
         fetch_models(wanted)
+        with only_writer():  # a deploy that waits for a cluster would refuse `start` after Ray has come up
+            pass
         bring_up(wanted, patience, cpus)
     say_how_to_use(wanted)
 

@@ -71,8 +71,9 @@ class EngineServer:
 
         A ServingError is an answer too, not an exception: Serve would log that with all its text.
         """
+        call = self.calls.one(context, method)
         try:
-            with self.calls.one(context, method) as call:
+            with call:
                 result = await getattr(self, method)(*args)
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
@@ -82,8 +83,9 @@ class EngineServer:
     async def serve_stream(self, context: CallContext, method: str, *args: Any) -> AsyncGenerator[Any, None]:
         """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended; or, for a
         ServingError at any point, a Refused."""
+        call = self.calls.one(context, method)
         try:
-            with self.calls.one(context, method) as call:
+            with call:
                 begun = False
                 async with aclosing(getattr(self, method)(*args)) as items:
                     async for item in items:

@@ -86,8 +86,8 @@ async def test_a_model_that_sleeps_by_its_operators_wish_is_waited_for(router, s
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.FAILED, "model_failed"), (State.DRAINING, "model_draining")])
-async def test_what_will_not_come_up_is_not_waited_for(  # noqa: PLR0917
-    router, starting, body, chat_model, assert_error, state, code
+async def test_what_will_not_come_up_is_not_waited_for(
+    *, router, starting, body, chat_model, assert_error, state, code
 ):
     starting.become(chat_model, ModelState(state, "fake"))
     began = time.monotonic()

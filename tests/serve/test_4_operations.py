@@ -288,3 +288,42 @@ def test_status_and_doctor_find_nothing_wrong(cluster):
     assert json.loads(run([*MEDLEY, "status", "--json"]))
     assert "finding" not in run([*MEDLEY, "doctor"])
     assert psutil.Process(cluster.pids()[CHAT][0]).is_running()
+
+
+def test_an_upgrade_in_place_cuts_no_stream_and_those_who_wait_are_served(cluster):
+    """Two chat models do not fit on two cores, so the old one goes first. Last, because it takes a minute."""
+    finished, waited = [], []
+
+    def read_a_long_answer():
+        body = {"model": CHAT, "messages": STORY, "stream": True, "max_tokens": 600, "ignore_eos": True}
+        with (
+            httpx.Client(base_url=cluster.address, timeout=300, trust_env=False) as http,
+            http.stream("POST", "/v1/chat/completions", json=body) as stream,
+        ):
+            lines = [line for line in stream.iter_lines() if line]
+            finished.append((stream.status_code, len(lines), lines[-1]))
+
+    def ask_and_wait():
+        body = {"model": CHAT, "messages": STORY, "max_tokens": 4}
+        with httpx.Client(base_url=cluster.address, timeout=300, trust_env=False) as http:
+            while not deployed.is_set():
+                waited.append(http.post("/v1/chat/completions", json=body, headers={"prefer": "wait=240"}).status_code)
+
+    deployed = threading.Event()
+    threads = [threading.Thread(target=read_a_long_answer), threading.Thread(target=ask_and_wait)]
+    before = cluster.pids()[CHAT]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    try:
+        cluster.deploy(cluster.with_args(CHAT, release="2"))
+    finally:
+        deployed.set()
+        for thread in threads:
+            thread.join()
+    print(f"\nanswers during the upgrade: {Counter(waited)}; the long one: {finished}")
+    assert cluster.pids()[CHAT] != before
+    ((status, count, last),) = finished
+    assert (status, last) == (200, "data: [DONE]")
+    assert count > 500
+    assert set(waited) == {200}

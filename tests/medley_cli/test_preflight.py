@@ -1,0 +1,67 @@
+"""What would stop the cluster from starting is said before anything starts, with the remedy."""
+
+import socket
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medley import preflight
+from medley.config import read_config
+
+ROOT = Path(__file__).parents[2]
+Memory = namedtuple("Memory", "available")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def config(tmp_path, free_port, monkeypatch):
+    """The starter config on ports that nobody uses, on a machine with room."""
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    document["http_options"]["port"] = free_port
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(preflight, "HEAD_PORT", free_port)
+    monkeypatch.setattr(preflight, "DASHBOARD_PORT", free_port)
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(32 << 30))
+    return read_config(file)
+
+
+def test_a_machine_with_room_has_no_problems(config):
+    assert preflight.problems(config, cpus=2) == []
+
+
+def test_a_port_in_use_is_named_with_who_uses_it(config, free_port):
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", free_port))
+        taken.listen()
+        problem, *_ = preflight.problems(config, cpus=2)
+    assert problem.startswith(f"Port {free_port} is in use by ")
+    assert problem.endswith("Stop that program or choose another port.")
+
+
+def test_too_little_memory_is_told_in_numbers(config, monkeypatch):
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(3 << 30))
+    (problem,) = preflight.problems(config, cpus=2)
+    assert problem == (
+        "6.0 GiB of memory are needed and 3.0 GiB are free. Close something, or take a model out of serve_config.yaml."
+    )
+
+
+def test_too_few_cpus_are_told_in_numbers(config):
+    (problem,) = preflight.problems(config, cpus=1)
+    assert problem == "1.45 CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
+
+
+def test_a_gpu_config_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(512 << 30))
+    found = preflight.problems(read_config(ROOT / "serve_config.gpu.yaml"), cpus=64)
+    assert any("need a GPU and none was found" in problem for problem in found)
