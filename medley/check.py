@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medley.check_catalog import catalog_files, catalog_problems
-from medley.check_machine import Machine, this_machine
-from medley.check_serve import serve_problems
-from medley.check_slo import slo_problems
+from medley.checks.catalog import catalog_files, catalog_problems
+from medley.checks.machine import Machine, this_machine
+from medley.checks.serve import serve_problems
+from medley.checks.slo import slo_problems
 from medley.yaml_lines import Document, Problem, read_document, sorted_problems
 
 SERVE_CONFIG, SLO = Path("serve_config.yaml"), Path("slo.yaml")

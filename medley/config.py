@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.settings import ModelArgs
-from medley.check_entries import MODEL_BUILDER, Application, applications_of
-from medley.check_serve import serve_problems
+from medley.checks.entries import MODEL_BUILDER, Application, applications_of
+from medley.checks.serve import serve_problems
 from medley.yaml_lines import read_document, sorted_problems
 from models.specs import ModelSpec, VariantSpec
 

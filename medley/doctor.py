@@ -11,7 +11,7 @@ from rich.text import Text
 
 from medley import cluster, history
 from medley.application_status import statuses
-from medley.diagnosis import Check, Patient, Verdict, diagnose
+from medley.diagnosis.order import Check, Patient, Verdict, diagnose
 from medley.exposition import scrape, targets
 from medley.live import Live, look
 from medley.screen import print_json, screen

@@ -10,8 +10,8 @@ from seeded_mistakes import CATALOG, MISTAKES, SERVE, SLO, shipped
 from typer.testing import CliRunner
 
 from medley.check import check, default_files, problems_of
-from medley.check_machine import Machine
-from medley.check_serve import serve_variables
+from medley.checks.machine import Machine
+from medley.checks.serve import serve_variables
 from medley.config import ConfigError, read_config
 from medley.yaml_lines import Problem
 from models.catalog import FOLDER, read_catalog
@@ -120,8 +120,8 @@ def test_a_file_with_a_broken_catalog_says_what_is_wrong_with_the_catalog(here, 
     folder = tmp_path / "catalog"
     folder.mkdir()
     (folder / "embeddings.yaml").write_text(shipped(CATALOG).replace("owner: BAAI", "ownr: BAAI"))
-    monkeypatch.setattr("medley.check_catalog.FOLDER", folder)
-    monkeypatch.setattr("medley.check_catalog.load_catalog", lambda: read_catalog(folder))
+    monkeypatch.setattr("medley.checks.catalog.FOLDER", folder)
+    monkeypatch.setattr("medley.checks.catalog.load_catalog", lambda: read_catalog(folder))
     (message,) = messages(here / SERVE)
     assert message.startswith(f"{folder / 'embeddings.yaml'}:")
     assert "Did you mean owner?" in message

@@ -8,9 +8,10 @@ import typer
 from recorded_cluster import CHAT, EMBEDDINGS, RecordedCluster
 from typer.testing import CliRunner
 
-from medley import cluster, diagnosis_deployment, doctor
-from medley.diagnosis import CHECKS, Check, Verdict, diagnose
-from medley.diagnosis_patient import Patient
+from medley import cluster, doctor
+from medley.diagnosis import deployment as diagnosis_deployment
+from medley.diagnosis.order import CHECKS, Check, Verdict, diagnose
+from medley.diagnosis.patient import Patient
 from medley.exposition import Scrape, parse
 
 NAMES = [name for name, _ in CHECKS]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -180,23 +181,32 @@ def spoil_torch_weights() -> tuple[Path, bytes]:
     return file, head
 
 
+def with_a_long_queue(document: dict[str, Any]) -> dict[str, Any]:
+    """A start takes a core for seconds; on two cores what arrives meanwhile must be able to wait."""
+    (entry,) = [one for one in document["applications"] if one["name"] == EMBEDDINGS]
+    entry["deployments"][0]["max_queued_requests"] = 2000
+    return document
+
+
 def test_upgrade_failed_upgrade_and_rollback_under_constant_load(cluster):
+    cluster.deploy(with_a_long_queue(cluster.with_args(EMBEDDINGS)))
     rate = 0.6 * capacity(cluster.address)
     old = cluster.pids()
 
     with ConstantLoad(cluster.address, rate) as upgrade:
-        cluster.deploy(cluster.with_args(EMBEDDINGS, release="2"))
+        cluster.deploy(with_a_long_queue(cluster.with_args(EMBEDDINGS, release="2")))
     second = cluster.pids()
     print(f"\nupgrade at {rate:.0f}/s: {dict(upgrade.statuses)}, slowest {upgrade.slowest:.2f} s")
     assert second[EMBEDDINGS] != old[EMBEDDINGS]
     assert (second[CHAT], second["router"]) == (old[CHAT], old["router"])
     assert set(upgrade.statuses) == {200}
 
+    broken = with_a_long_queue(cluster.with_args(EMBEDDINGS, variant="torch", release="3"))
     file, head = spoil_torch_weights()
     try:
         with ConstantLoad(cluster.address, rate) as failure:
             failed = subprocess.run(
-                [*MEDLEY, "deploy", str(cluster.written(cluster.with_args(EMBEDDINGS, variant="torch", release="3")))],
+                [*MEDLEY, "deploy", str(cluster.written(broken))],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -212,9 +222,7 @@ def test_upgrade_failed_upgrade_and_rollback_under_constant_load(cluster):
     assert "It failed in the phase load (SafetensorError)." in failed.stderr
     assert "still serves" in failed.stderr
     assert "medley rollback" in failed.stderr
-    # Three attempts to load torch take a core away from the old version; what it cannot queue, it refuses.
-    assert set(failure.statuses) <= {200, 429}
-    assert failure.statuses[200] > 0.9 * failure.statuses.total()
+    assert set(failure.statuses) == {200}
     assert cluster.pids()[EMBEDDINGS] == second[EMBEDDINGS]
     assert state["state"] == "ready"
     assert state["cause"] == "It failed in the phase load (SafetensorError)."
@@ -229,6 +237,7 @@ def test_upgrade_failed_upgrade_and_rollback_under_constant_load(cluster):
     assert readyz["ready"]
     assert readyz["models"][EMBEDDINGS]["release"] == "1"
     assert "cause" not in readyz["models"][EMBEDDINGS]
+    cluster.deploy(cluster.document)
 
 
 def test_an_engine_that_dies_while_it_loads_is_told_of_and_the_old_one_serves(cluster):

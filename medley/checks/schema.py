@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from medley.check_annotations import generic_arguments, model_for, models_below, models_in
-from medley.check_words import did_you_mean, import_problem, in_words, nearest
+from medley.checks.annotations import generic_arguments, model_for, models_below, models_in
+from medley.checks.words import did_you_mean, import_problem, in_words, nearest
 from medley.yaml_lines import MISSING, Document, KeyPath, Problem
 
 Model = type[BaseModel]

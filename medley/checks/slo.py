@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from medley.check_entries import Found
-from medley.check_schema import errors_of, schema_problems
-from medley.check_words import did_you_mean, in_words
+from medley.checks.entries import Found
+from medley.checks.schema import errors_of, schema_problems
+from medley.checks.words import did_you_mean, in_words
 from medley.yaml_lines import Document, KeyPath, Problem
 from models.catalog import load_catalog
 from models.slo import Slo, Targets

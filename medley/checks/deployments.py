@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from deployments.settings import ModelArgs
-from medley.check_entries import Application, Found
-from medley.check_policies import policy_problems
+from medley.checks.entries import Application, Found
+from medley.checks.policies import policy_problems
 from medley.yaml_lines import MISSING, KeyPath
 
 COMPUTED = ("ray_actor_options", "placement_group_bundles")

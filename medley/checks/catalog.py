@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from medley.check_entries import Found
-from medley.check_schema import schema_problems
-from medley.check_words import did_you_mean
+from medley.checks.entries import Found
+from medley.checks.schema import schema_problems
+from medley.checks.words import did_you_mean
 from medley.yaml_lines import MISSING, Document, KeyPath, Problem, read_document
 from models.catalog import FOLDER, load_catalog
 from models.registry import ENGINES

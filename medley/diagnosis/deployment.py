@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from medley.application_status import last_line
-from medley.diagnosis_patient import Finding, Patient, fine, wrong
+from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.status import weights_missing
 from models.catalog import load_catalog
 from models.errors import ModelNotFound

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from medley import diagnosis_deployment as deployment
-from medley import diagnosis_replicas as replicas
-from medley import diagnosis_room as room
-from medley.diagnosis_patient import Patient
+from medley.diagnosis import deployment, replicas, room
+from medley.diagnosis.patient import Patient
 
 CHECKS = (
     ("cluster", deployment.cluster_runs),

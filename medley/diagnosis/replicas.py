@@ -9,7 +9,7 @@ import httpx
 
 from deployments.telemetry import COLD_START
 from medley.application_status import failure_message, is_model, last_line, wanted_replicas
-from medley.diagnosis_patient import Finding, Patient, fine, wrong
+from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.logs import last_words
 from medley.screen import duration
 from models.specs import Task

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from deployments.settings import ModelArgs, RouterArgs
-from medley.check_deployments import deployment_problems
-from medley.check_entries import BUILDERS, Application, Found
-from medley.check_machine import Machine, shortfalls
-from medley.check_schema import schema_problems
-from medley.check_words import did_you_mean, nearest
+from medley.checks.deployments import deployment_problems
+from medley.checks.entries import BUILDERS, Application, Found
+from medley.checks.machine import Machine, shortfalls
+from medley.checks.schema import schema_problems
+from medley.checks.words import did_you_mean, nearest
 from medley.yaml_lines import MISSING, Problem
 from models.catalog import load_catalog
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deployments.telemetry import IN_FLIGHT, REQUESTS
 from medley.application_status import is_model, model_args
-from medley.diagnosis_patient import Finding, Patient, fine, wrong
+from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.live import Usage, replicas_of
 from medley.logs import last_call
 from medley.screen import ago, amount

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from medley.check_entries import Application, Found
-from medley.check_words import did_you_mean, import_problem, imported, in_words, nearest
+from medley.checks.entries import Application, Found
+from medley.checks.words import did_you_mean, import_problem, imported, in_words, nearest
 from medley.yaml_lines import KeyPath
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.settings import RouterArgs
-from medley.check_words import nearest
+from medley.checks.words import nearest
 from medley.yaml_lines import MISSING, Document, KeyPath
 from models.catalog import load_catalog
 from models.specs import ModelSpec

@@ -7,12 +7,12 @@ import re
 from functools import cache
 from pathlib import Path
 
-from medley.check_applications import application_problems
-from medley.check_catalog import shipped_catalog_problems
-from medley.check_entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of
-from medley.check_machine import Machine
-from medley.check_schema import schema_problems
-from medley.check_words import did_you_mean, shown
+from medley.checks.applications import application_problems
+from medley.checks.catalog import shipped_catalog_problems
+from medley.checks.entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of
+from medley.checks.machine import Machine
+from medley.checks.schema import schema_problems
+from medley.checks.words import did_you_mean, shown
 from medley.yaml_lines import MISSING, Document, KeyPath, Problem
 
 # What Ray says of these, a rule here says with the line and the remedy.

@@ -1,0 +1,1 @@
+"""The rules of `medley check`, by what they read."""

@@ -1,0 +1,1 @@
+"""What `medley doctor` looks at, constraint by constraint."""
