@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -148,6 +149,7 @@ class ServeDispatcher:
                             raise item.error
                         else:
                             started, record.first, record.queue_s = True, time.perf_counter(), item.queue_s
+                            self._note_that_it_answers(model)
                             yield item.item
             except ReplicaLost:
                 if started or last_try:
@@ -177,6 +179,7 @@ class ServeDispatcher:
             with translated(model, deadline):
                 async with asyncio.timeout(deadline):
                     answer: Answer = await response
+            self._note_that_it_answers(model)
             record.queue_s, record.engine_s, record.usage = answer.queue_s, answer.engine_s, answer.usage
             if isinstance(answer.result, Refused):
                 raise answer.result.error
@@ -185,6 +188,12 @@ class ServeDispatcher:
             record.answered()
             self._in_flight[model] -= 1
             response.cancel()  # does nothing when it is finished
+
+    def _note_that_it_answers(self, model: str) -> None:
+        """A model that has just answered is ready, though the controller was last asked up to a second ago."""
+        state = self._states.get(model)
+        if state is not None and state.state is State.LOADING:
+            self._states[model] = replace(state, state=State.READY, replicas=1, phase=None, fraction=None)
 
     def _handle(self, model: str, method: str, stream: bool, large: bool) -> DeploymentHandle:
         handle = self._handles.get(model)
