@@ -6,12 +6,12 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import httpx
 import pytest
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import Tracer
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
@@ -95,8 +95,9 @@ def untraced(monkeypatch):
 
 
 def processor_of_this_process():
-    assert isinstance(_Tracing.tracer, Tracer)
-    return _Tracing.tracer.span_processor
+    tracer: Any = _Tracing.tracer
+    assert tracer is not None
+    return tracer.span_processor
 
 
 @pytest.fixture
