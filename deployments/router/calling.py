@@ -68,7 +68,6 @@ async def until_up(services: Services, spec: ModelSpec, record: RequestRecord, w
 
     Raises:
         ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it does not, and the client has waited enough.
-        RateLimited: too many wait already.
     """
     record.is_for(spec)
     state = services.state(spec.id)
@@ -77,6 +76,12 @@ async def until_up(services: Services, spec: ModelSpec, record: RequestRecord, w
     if wait is None:
         wakes = state.wakes_on_request or state.state is State.SCALED_TO_ZERO
         wait = services.deadline_s if wakes else 0.0
+    if state.state not in (State.LOADING, State.SCALED_TO_ZERO):
+        raise services.refusal(spec.id, state)
+    if wait == 0:
+        if state.state is State.SCALED_TO_ZERO:
+            services.dispatcher.wake(spec.id)
+        raise services.refusal(spec.id, state)
     started = time.perf_counter()
     end = started + min(wait, services.deadline_s)
     with services.waiting.one():

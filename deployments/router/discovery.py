@@ -6,18 +6,20 @@ Pure computation: `ingress.py` asks Serve and the board, once a second.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from deployments.board import COLD_START, FAILURE, PROGRESS
 from deployments.router.dispatch import ModelState, State
-from deployments.servers.causes import DIED
+from deployments.servers.causes import DIED, WHOLE_STORY
 from deployments.settings import ModelArgs
 from models.errors import ModelNotFound
 
 Facts = Mapping[str, Mapping[str, Any]]
 
 # An old replica in the middle of an upgrade is UPDATING and still serves.
-TAKES_REQUESTS = ("RUNNING", "UPDATING")
+# Serve goes on sending to one that must move, and to all of them while its controller recovers.
+TAKES_REQUESTS = ("RUNNING", "UPDATING", "PENDING_MIGRATION", "RECOVERING")
 # Until a first start has been measured.
 LOAD_TIME_GUESS_S = 30.0
 LONGEST_RETRY_AFTER_S = 60.0
@@ -48,7 +50,9 @@ def _state(
 ) -> ModelState:
     if not application["deployments"] and before and before.replicas and application["status"] != "DELETING":
         # While Serve builds a new version, and when it could not, it does not tell of the replicas that go on serving.
-        return before
+        failed = application["status"] == "DEPLOY_FAILED"
+        unbuilt = {"cause": "Serve could not build its new version.", "remedy": WHOLE_STORY} if failed else {}
+        return replace(before, **unbuilt)
     deployment = application["deployments"].get("model", {})
     replicas = deployment.get("replicas", [])
     args = _args_of(application)

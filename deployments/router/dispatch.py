@@ -167,6 +167,8 @@ class LocalDispatcher:
                 result = await getattr(self._server(model), method)(*args)
         except TimeoutError:
             raise past(deadline) from None
+        finally:
+            record.answered()
         record.queue_s, record.usage = 0.0, getattr(result, "usage", NOTHING)
         return result
 

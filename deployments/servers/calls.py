@@ -116,7 +116,7 @@ class Call:
         self.log.busy.enter()
         self._span = None
         if self.context.trace:
-            queue = open_span("queue", "internal", self.context.trace, self.context.sent)
+            queue = open_span("queue", "internal", self.context.trace, min(self.context.sent, self.begun_at))
             close_span(queue, self.begun_at)
             self._span = open_span(f"engine {self.method}", "server", self.context.trace, self.begun_at)
         return self

@@ -91,8 +91,10 @@ def test_the_old_version_serves_when_the_new_one_failed():
 
 def test_while_a_new_version_is_built_the_old_state_stands():
     before = {MODEL: ModelState(State.READY, "onnx", replicas=1)}
-    assert state_of(application("DEPLOYING", built=False), before=before) is before[MODEL]
+    assert state_of(application("DEPLOYING", built=False), before=before) == before[MODEL]
     assert state_of(application("DEPLOYING", built=False)).state is State.LOADING
+    unbuilt = state_of(application("DEPLOY_FAILED", built=False), before=before)
+    assert (unbuilt.state, unbuilt.cause) == (State.READY, "Serve could not build its new version.")
     assert state_of(application("DELETING", built=False), before=before).state is State.DRAINING
 
 
