@@ -119,13 +119,13 @@ def pss_gib(members: list[psutil.Process]) -> float:
 
 
 def pids_by_application() -> dict[str, list[int]]:
-    """Process ids of the replicas of each application."""
+    """Process ids of the replicas of each application that take requests; one that starts or ends is not among them."""
     return {
         name: sorted(
             replica["pid"]
             for deployment in app["deployments"].values()
             for replica in deployment["replicas"]
-            if replica.get("pid")
+            if replica.get("pid") and replica["state"] == "RUNNING"
         )
         for name, app in applications().items()
     }
