@@ -4,6 +4,8 @@
     ├── InvalidRequest              400  invalid_request_error
     │   ├── UnsupportedParameter    400  unsupported_parameter
     │   ├── ContextLengthExceeded   400  context_length_exceeded
+    │   ├── InvalidMedia            400  invalid_media
+    │   ├── ContentPolicyViolation  400  content_policy_violation
     │   ├── ModelNotFound           404  model_not_found
     │   ├── PayloadTooLarge         413  payload_too_large
     │   └── UnsupportedMediaType    415  unsupported_media_type
@@ -16,6 +18,7 @@
     │   └── ReplicaLost             503  replica_lost             retryable, Retry-After
     ├── DeadlineExceeded            504  deadline_exceeded        retryable
     └── EngineFailed                500  engine_failed
+        └── OutOfMemory             507  out_of_memory
 
 `message` is written for the client: what is wrong and what to do. It never holds the text of another exception.
 Arguments are positional all the way up, because an exception that needs keywords does not survive unpickling on the
@@ -56,6 +59,14 @@ class UnsupportedParameter(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class InvalidMedia(InvalidRequest):
+    code = "invalid_media"
+
+
+class ContentPolicyViolation(InvalidRequest):
+    code = "content_policy_violation"
 
 
 class ModelNotFound(InvalidRequest):
@@ -117,3 +128,8 @@ class DeadlineExceeded(ServingError):
 
 class EngineFailed(ServingError):
     code = "engine_failed"
+
+
+class OutOfMemory(EngineFailed):
+    status = 507
+    code = "out_of_memory"

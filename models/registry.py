@@ -14,6 +14,12 @@ ENGINES: dict[tuple[Task, Backend], str] = {
     (Task.EMBEDDINGS, Backend.ONNX): "models.engines.embeddings_onnx:OnnxEmbeddings",
     (Task.EMBEDDINGS, Backend.TORCH): "models.engines.embeddings_torch:TorchEmbeddings",
     (Task.EMBEDDINGS, Backend.FAKE): "models.tasks.embeddings:FakeEmbeddings",
+    (Task.IMAGES, Backend.DIFFUSERS): "models.engines.images_diffusers:DiffusersImages",
+    (Task.IMAGES, Backend.FAKE): "models.tasks.images:FakeImages",
+    (Task.UPSCALING, Backend.TORCH): "models.engines.upscaling_torch:TorchUpscaling",
+    (Task.UPSCALING, Backend.FAKE): "models.tasks.upscaling:FakeUpscaling",
+    (Task.STYLES, Backend.ONNX): "models.engines.styles_onnx:OnnxStyles",
+    (Task.STYLES, Backend.FAKE): "models.tasks.styles:FakeStyles",
 }
 
 

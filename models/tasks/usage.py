@@ -11,10 +11,12 @@ class Usage:
     Attributes:
         prompt_tokens: read by the model, special tokens included.
         completion_tokens: written by it.
+        images: pictures made.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    images: int = 0
 
 
 NOTHING = Usage()

@@ -1,0 +1,181 @@
+"""From a folder in diffusers' format to a pipeline that is ready to run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+from models.engines.images_diffusers import memory
+from models.specs import Precision, VariantSpec
+
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+SET_ASIDE = 2 * 2**30  # bytes for a batch where nothing was measured
+
+Offload = Literal["none", "model", "sequential", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a variant's `engine` can say.
+
+    Attributes:
+        unet: a subfolder to take the UNet from instead of `unet`: a distilled form beside the original.
+        without: parts not to load; Stable Diffusion 3 can do without `text_encoder_3` and `tokenizer_3`, which are
+            half of its weights, and then reads shorter prompts.
+        scheduler_config: replaces parts of the scheduler's configuration, for all samplers.
+        channels_last: the layout of convolutions' tensors; None is yes on a GPU with half precision.
+        compile: torch.compile of the denoiser. Each new combination of batch and size compiles once, for minutes on
+            large models; a changed set of adapters compiles again.
+        attention: for UNets `sdpa` (fused) or `eager` (plain matrix products), None what is faster on the device;
+            for transformers a name of diffusers' attention backends, None its default.
+        vae_tiling, vae_slicing: decode in tiles, or one picture after the other, for less memory and more time.
+        offload: keep in CPU memory what is not computing: `model` by part (text encoders, denoiser, autoencoder),
+            `sequential` by layer, much slower; `auto` takes the fastest that fits by `memory`. GPUs only.
+        largest_batch: pictures in one call of the denoiser, at most; `memory` can make it fewer.
+        memory: measured rows of (pixels, batch, bytes of a step, bytes of a decode).
+        most_adapters: LoRAs loaded at a time.
+        most_prompts: encoded prompts kept.
+    """
+
+    unet: str | None = None
+    without: tuple[str, ...] = ()
+    scheduler_config: dict[str, Any] = field(default_factory=dict)
+    channels_last: bool | None = None
+    compile: bool = False
+    attention: str | None = None
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    offload: Offload = "none"
+    largest_batch: int = 16
+    memory: tuple[tuple[int, int, int, int], ...] = ()
+    most_adapters: int = 8
+    most_prompts: int = 64
+
+    @classmethod
+    def of(cls, variant: VariantSpec) -> Self:
+        """
+        Raises:
+            ValueError: there is no such option, or it cannot have this value.
+        """
+        known = {option.name for option in fields(cls)}
+        if unknown := set(variant.engine) - known:
+            raise ValueError(f"images on diffusers have no engine option {min(unknown)}; they have {sorted(known)}")
+        options = cls(**variant.engine)
+        if options.offload not in get_args(Offload):
+            raise ValueError(f"offload is one of {get_args(Offload)}, not {options.offload!r}")
+        return options
+
+
+def device_for(variant: VariantSpec) -> str:
+    """`cuda` or `cpu`, as the variant needs. On a CPU, torch is told how many threads it has.
+
+    Raises:
+        RuntimeError: it needs a GPU and there is none.
+    """
+    if variant.needs.gpus:
+        if not torch.cuda.is_available():
+            raise RuntimeError("This variant needs a GPU and torch sees none. Choose a CPU variant.")
+        return "cuda"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
+    return "cpu"
+
+
+def load_pipeline(folder: Path, options: Options, dtype: torch.dtype) -> Any:
+    """The pipeline that the folder's model_index.json names, without its safety checker: checking is done elsewhere,
+    for all models alike."""
+    parts: dict[str, Any] = dict.fromkeys(options.without)
+    index = json.loads((folder / "model_index.json").read_text())
+    if "safety_checker" in index:
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if options.unet is not None:
+        parts["unet"] = UNet2DConditionModel.from_pretrained(
+            folder, subfolder=options.unet, dtype=dtype, local_files_only=True
+        )
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    if dtype is torch.float16 and pipe.vae.config.get("force_upcast"):
+        pipe.vae.to(torch.float32)  # it overflows in half precision
+    return pipe
+
+
+def place(pipe: Any, denoiser: Any, options: Options, device: str, pixels: int) -> None:
+    """Put a pipeline where it runs, in the layout and with the kernels it runs fastest with.
+
+    Args:
+        pixels: of the pictures it makes most, for `auto`.
+    """
+    _choose_attention(denoiser, options.attention, device)
+    if wants_channels_last(options, device, denoiser):
+        denoiser.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    if options.vae_slicing:
+        pipe.vae.enable_slicing()
+    if options.vae_tiling:
+        pipe.vae.enable_tiling()
+    if device == "cpu":
+        pipe.to(device)
+    else:
+        _place_on_gpu(pipe, options, device, pixels)
+    if options.compile:
+        denoiser.compile()
+
+
+def wants_channels_last(options: Options, device: str, denoiser: Any) -> bool:
+    if options.channels_last is not None:
+        return options.channels_last
+    return device == "cuda" and denoiser.dtype is not torch.float32
+
+
+def _place_on_gpu(pipe: Any, options: Options, device: str, pixels: int) -> None:
+    offload = options.offload
+    if offload == "auto":
+        needed = memory.MemoryTable.of(options.memory).bytes_each(pixels)
+        offload = offload_for(part_bytes(pipe), needed, memory.free_bytes())
+    match offload:
+        case "model":
+            pipe.enable_model_cpu_offload(device=device)
+        case "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        case _:
+            pipe.to(device)
+
+
+def part_bytes(pipe: Any) -> list[int]:
+    """The weights of each part of a pipeline, in bytes."""
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return [sum(weight.numel() * weight.element_size() for weight in part.parameters()) for part in parts]
+
+
+def offload_for(parts: list[int], needed: float | None, free: int | None) -> Offload:
+    """The fastest way to run that fits.
+
+    Args:
+        parts: bytes of the weights of each part. needed: bytes of a batch of one. free: bytes of GPU memory.
+    """
+    if free is None:
+        return "none"
+    working = SET_ASIDE if needed is None else needed
+    if sum(parts) + working <= free:
+        return "none"
+    return "model" if max(parts) + working <= free else "sequential"
+
+
+def _choose_attention(denoiser: Any, attention: str | None, device: str) -> None:
+    if not isinstance(denoiser, UNet2DConditionModel):
+        if attention is not None:
+            denoiser.set_attention_backend(attention)
+        return
+    match attention or "sdpa":
+        case "sdpa":
+            denoiser.set_attn_processor(AttnProcessor2_0())
+        case "eager":
+            denoiser.set_attn_processor(AttnProcessor())
+        case other:
+            raise ValueError(f"attention of a UNet is sdpa or eager, not {other!r}")

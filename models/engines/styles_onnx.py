@@ -1,0 +1,100 @@
+"""Style transfer on ONNX Runtime: one network with named styles, and two that take the style of any picture.
+
+named      a weight for each style it was trained on: Dumoulin, Shlens, Kudlur, 2017, https://arxiv.org/abs/1610.07629
+of any     one network reads 100 numbers from the style picture, another paints with them: Ghiasi, Lee, Kudlur,
+           Dumoulin, Shlens, 2017, https://arxiv.org/abs/1705.06830
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from models.engines.onnx_session import open_session
+from models.errors import OutOfMemory
+from models.specs import ModelSpec, VariantSpec
+
+# The painters halve a picture twice, and their padding wants some pixels to reflect.
+MULTIPLE = 4
+SMALLEST_SIDE = 32
+# The network that reads a style takes pictures of this size only.
+READ_SIDE = 256
+# A style's strokes have a size in pixels; on a picture much larger they are too fine to be seen. It bounds memory, too.
+PAINTED_SIDE = 1024
+
+LANCZOS = Image.Resampling.LANCZOS
+
+
+class OnnxStyles:
+    def __init__(self, folder: Path, styles: tuple[str, ...], gpus: float, threads: int):
+        self.styles = styles
+        self.named = open_session(folder / "multistyle26.onnx", gpus, threads)
+        self.reader = open_session(folder / "arbitrary_predict.onnx", gpus, threads)
+        self.painter = open_session(folder / "arbitrary_transform.onnx", gpus, threads)
+        (known,) = next(item.shape for item in self.named.get_inputs() if item.name == "style_weights")
+        if known != len(styles):
+            raise ValueError(f"the network has {known} styles and the catalog names {len(styles)}")
+
+    @classmethod
+    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
+        threads = variant.engine.get("threads") or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        return cls(weights, spec.styles, variant.needs.gpus, threads or max(1, round(variant.needs.cpus)))
+
+    def stylize(self, image: np.ndarray, style: str | np.ndarray) -> np.ndarray:
+        try:
+            if isinstance(style, str):
+                index = self.styles.index(style)
+                return painted(image, lambda pixels: self._paint_named(pixels, index))
+            vector = self._read(style)
+            return painted(image, lambda pixels: self._paint_as(pixels, vector))
+        except Exception as error:
+            if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
+                raise OutOfMemory(
+                    "There is not enough memory for this picture now. Try again, or send a smaller one."
+                ) from None
+            raise
+
+    def _paint_named(self, pixels: np.ndarray, style: int) -> np.ndarray:
+        weights = np.zeros(len(self.styles), np.float32)
+        weights[style] = 1
+        inputs = {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]), "style_weights": weights}
+        return self.named.run(None, inputs)[0][0].transpose(1, 2, 0)
+
+    def _paint_as(self, pixels: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        image, style = (item.name for item in self.painter.get_inputs())
+        return self.painter.run(None, {image: pixels[None], style: vector})[0][0]
+
+    def _read(self, style: np.ndarray) -> np.ndarray:
+        """What is particular to the middle of a style picture: float32, shape (1, 1, 1, 100)."""
+        height, width = style.shape[:2]
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        middle = Image.fromarray(style[top : top + side, left : left + side]).resize((READ_SIDE, READ_SIDE), LANCZOS)
+        return self.reader.run(None, {self.reader.get_inputs()[0].name: unit(np.asarray(middle))[None]})[0]
+
+
+def painted(image: np.ndarray, paint: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`paint`, which takes and gives floats from 0 to 1 and wants certain sizes, on uint8 of any size."""
+    height, width = image.shape[:2]
+    shrink = min(1, PAINTED_SIDE / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    small = np.asarray(Image.fromarray(image).resize(size, LANCZOS)) if shrink < 1 else image
+    result = np.clip(paint(reflected(unit(small)))[: size[1], : size[0]], 0, 1)
+    pixels = (result * 255 + 0.5).astype(np.uint8)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), LANCZOS)) if shrink < 1 else pixels
+
+
+def reflected(image: np.ndarray) -> np.ndarray:
+    """Enlarged at the bottom and the right to a size that the painters take, by its own mirror image: any edge there
+    would be painted too."""
+    rows, columns = (max(SMALLEST_SIDE, -(-side // MULTIPLE) * MULTIPLE) - side for side in image.shape[:2])
+    return np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="reflect")
+
+
+def unit(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / 255

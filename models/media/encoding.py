@@ -1,0 +1,113 @@
+"""Arrays to picture files that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from models.tasks.images import Output
+
+# Of one fact. A jpeg segment holds 64 KiB, and all the facts go into one.
+MOST_FACT_CHARACTERS = 2000
+
+# A photograph of 600x512 takes 28 ms and 476 kB at level 3, 70 ms and 462 kB at level 6, which is the usual.
+PNG_LEVEL = 3
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+class DigitalSource(StrEnum):
+    """How a picture came to be: http://cv.iptc.org/newscodes/digitalsourcetype/"""
+
+    GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+
+
+GENERATED = DigitalSource.GENERATED
+EDITED = DigitalSource.EDITED
+
+
+def encode_image(
+    pixels: np.ndarray,
+    output: Output,
+    facts: Mapping[str, str],
+    alpha: np.ndarray | None = None,
+    digital_source: DigitalSource = GENERATED,
+) -> bytes:
+    """A picture file with its making in it. The same arguments give the same bytes: nothing in it is a date.
+
+    Args:
+        pixels: uint8, shape (height, width, 3).
+        facts: such as model and seed, by names that XML allows; values are cut to 2000 characters. They are in the XMP
+            packet of every format, and in text chunks of a png.
+        alpha: uint8, shape (height, width), 0 is transparent. It is kept unless `output` is opaque or a jpeg: then the
+            picture lies on white.
+
+    Raises:
+        ValueError: a fact's name is not one that XML allows.
+    """
+    facts = {name: _NOT_XML.sub("", value)[:MOST_FACT_CHARACTERS] for name, value in facts.items()}
+    packet = xmp_packet(facts, digital_source)
+    image = _with_background(pixels, alpha, output)
+    file = io.BytesIO()
+    if output.format == "png":
+        image.save(file, "PNG", compress_level=PNG_LEVEL, pnginfo=_text_chunks(facts, packet))
+    elif output.format == "jpeg":
+        # Above 90 colours are as sharp as brightness.
+        subsampling = 0 if output.compression > 90 else 2
+        image.save(file, "JPEG", quality=max(1, output.compression), subsampling=subsampling, xmp=packet)
+    else:
+        image.save(file, "WEBP", quality=output.compression, method=4, xmp=packet)
+    return file.getvalue()
+
+
+def xmp_packet(facts: Mapping[str, str], digital_source: DigitalSource) -> bytes:
+    """Metadata of ISO 16684-1: where the picture is from in IPTC's words, and the facts in words of our own."""
+    for name in facts:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a fact")
+    ours = "".join(f"\n   <medley:{name}>{escape(value)}</medley:{name}>" for name, value in facts.items())
+    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about=""
+    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+    xmlns:medley="urn:medley:making:"
+    xmp:CreatorTool="Medley"
+    Iptc4xmpExt:DigitalSourceType={quoteattr(digital_source)}>{ours}
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>""".encode()
+
+
+def _with_background(pixels: np.ndarray, alpha: np.ndarray | None, output: Output) -> Image.Image:
+    keeps_alpha = output.format != "jpeg" and output.background != "opaque"
+    if alpha is None:
+        image = Image.fromarray(pixels)
+        if output.background == "transparent" and keeps_alpha:
+            image.putalpha(255)
+        return image
+    picture = Image.fromarray(np.dstack((pixels, alpha)))
+    if keeps_alpha:
+        return picture
+    paper = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(paper, picture).convert("RGB")
+
+
+def _text_chunks(facts: Mapping[str, str], packet: bytes) -> PngInfo:
+    chunks = PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", packet.decode())
+    chunks.add_text("Software", "Medley")
+    for name, value in facts.items():
+        chunks.add_text(name, value)
+    return chunks

@@ -1,0 +1,138 @@
+"""What a picture file says of itself in its first bytes. Nothing is decoded and nothing is allocated for it, so a file
+of a few bytes that claims gigapixels costs nothing to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.errors import InvalidMedia, PayloadTooLarge
+from models.tasks.images import Format
+
+NOT_A_PICTURE = "is not a png, jpeg or webp file. Send a picture in one of these formats."
+BROKEN = "is broken or cut off. Send it again as a whole png, jpeg or webp file."
+
+# Baseline, extended, progressive and so on: every start of frame of JPEG (ITU T.81, table B.1) but DHT, JPG and DAC.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+
+# Of chunks, segments and padding before the pixels: a header is read where other requests wait.
+MOST_PARTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """
+    Attributes:
+        width, height: pixels as stored; EXIF orientation may turn the picture when it is decoded.
+        animated: it has several frames.
+    """
+
+    format: Format
+    width: int
+    height: int
+    animated: bool = False
+
+
+def inspect_image(data: bytes, most_megapixels: float, param: str) -> ImageHeader:
+    """What the header says, after it has passed the limits.
+
+    Raises:
+        InvalidMedia: not a png, jpeg or webp, cut off in the header, without pixels, or animated.
+        PayloadTooLarge: more pixels than `most_megapixels` million.
+    """
+    header = read_header(data, param)
+    check_size(header.width, header.height, most_megapixels, param)
+    if header.animated:
+        raise InvalidMedia(f"{param} is animated. Send one still picture.", param)
+    return header
+
+
+def read_header(data: bytes, param: str) -> ImageHeader:
+    for magic, read in _READERS:
+        if data.startswith(magic):
+            try:
+                return read(data)
+            except (IndexError, ValueError):
+                raise InvalidMedia(f"{param} {BROKEN}", param) from None
+    raise InvalidMedia(f"{param} {NOT_A_PICTURE}" if data else f"{param} is empty. Send a picture.", param)
+
+
+def check_size(width: int, height: int, most_megapixels: float, param: str) -> None:
+    if not width or not height:
+        raise InvalidMedia(f"{param} has no pixels: its size is {width}x{height}.", param)
+    if width * height > round(most_megapixels * 1e6):
+        raise PayloadTooLarge(
+            f"{param} has {width}x{height} = {width * height / 1e6:.4g} megapixels; at most {most_megapixels:g} are "
+            "read here. Send a smaller picture.",
+            param,
+        )
+
+
+def _png(data: bytes) -> ImageHeader:
+    """https://www.w3.org/TR/png-3/: IHDR comes first; acTL, before IDAT, makes it an animation."""
+    if _slice(data, 12, 4) != b"IHDR":
+        raise ValueError
+    width, height = int.from_bytes(_slice(data, 16, 4)), int.from_bytes(_slice(data, 20, 4))
+    at, animated = 8, False
+    for _ in range(MOST_PARTS):
+        if (kind := _slice(data, at + 4, 4)) == b"IDAT":
+            return ImageHeader("png", width, height, animated)
+        animated = animated or kind == b"acTL"
+        at += 12 + int.from_bytes(data[at : at + 4])
+    raise ValueError
+
+
+def _jpeg(data: bytes) -> ImageHeader:
+    """ITU T.81, annex B: segments up to the frame header."""
+    at = 2
+    for _ in range(MOST_PARTS):
+        if data[at] != 0xFF:
+            raise ValueError
+        marker = data[at + 1]
+        if marker == 0xFF:  # a marker may be padded
+            at += 1
+            continue
+        at += 2
+        if marker in _JPEG_ALONE:
+            continue
+        if marker in _JPEG_FRAMES:
+            height, width = int.from_bytes(_slice(data, at + 3, 2)), int.from_bytes(_slice(data, at + 5, 2))
+            return ImageHeader("jpeg", width, height)
+        if marker in (0xD9, 0xDA):  # its end, or pixels, before a frame
+            raise ValueError
+        at += max(2, int.from_bytes(_slice(data, at, 2)))
+    raise ValueError
+
+
+def _webp(data: bytes) -> ImageHeader:
+    """RFC 9649: a lossy, a lossless or an extended file."""
+    if _slice(data, 8, 4) != b"WEBP":
+        raise ValueError
+    kind = _slice(data, 12, 4)
+    if kind == b"VP8X":
+        animated = bool(data[20] & 0b10)
+        width, height = (int.from_bytes(_slice(data, at, 3), "little") + 1 for at in (24, 27))
+        return ImageHeader("webp", width, height, animated)
+    if kind == b"VP8L" and data[20] == 0x2F:
+        bits = int.from_bytes(_slice(data, 21, 4), "little")
+        return ImageHeader("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 " and _slice(data, 23, 3) == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(_slice(data, at, 2), "little") & 0x3FFF for at in (26, 28))
+        return ImageHeader("webp", width, height)
+    raise ValueError
+
+
+def _slice(data: bytes, at: int, length: int) -> bytes:
+    """Exactly so many bytes. Raises IndexError at the end of the file."""
+    part = data[at : at + length]
+    if len(part) != length:
+        raise IndexError
+    return part
+
+
+_READERS: tuple[tuple[bytes, Callable[[bytes], ImageHeader]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"\xff\xd8\xff", _jpeg),
+    (b"RIFF", _webp),
+)
