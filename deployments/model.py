@@ -14,6 +14,9 @@ from models.specs import Backend, Needs, Task
 SERVERS = {
     Task.CHAT: "deployments.servers.chat:ChatServer",
     Task.EMBEDDINGS: "deployments.servers.embeddings:EmbeddingServer",
+    Task.IMAGES: "deployments.servers.images:ImageServer",
+    Task.UPSCALING: "deployments.servers.upscaling:UpscalingServer",
+    Task.STYLES: "deployments.servers.styles:StylesServer",
 }
 # vLLM runs inside ray.serve.llm's LLMServer, which places its workers on the replica's GPUs.
 SERVERS_BY_BACKEND = {(Task.CHAT, Backend.VLLM): "deployments.servers.chat_vllm:VLLMServer"}

@@ -1,10 +1,12 @@
 """Arguments of the two builders, as they stand under `args:` in serve_config.yaml."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.catalog import load_catalog
+from models.safety.policy import OutputPolicy
 from models.specs import ModelSpec, VariantSpec
 
 
@@ -15,6 +17,7 @@ class ModelArgs(BaseModel):
         release: means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
         metrics: report to Prometheus.
         access_log: write a line for each call: id, method, outcome, milliseconds; nothing of its content.
+        safety: what pictures may leave; for image models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +27,7 @@ class ModelArgs(BaseModel):
     release: str = "1"
     metrics: bool = True
     access_log: bool = True
+    safety: OutputPolicy = OutputPolicy()
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
@@ -54,6 +58,11 @@ class RouterArgs(BaseModel):
         deadline_s: a request that takes longer is answered with 504 and cancelled.
         discovery_interval_s: how often the router asks Serve what is running.
         keep_alive_s: a stream that has nothing to send yet sends a comment this often.
+        media_folder: where pictures are kept that are answered as links; MEDLEY_HOME/media if left out. Routers on
+            several machines need one that they share.
+        media_links: answer `response_format: url` with links; otherwise it is refused.
+        media_ttl_s: how long a link works.
+        media_limit_mib: of the folder; the oldest pictures go first.
         most_waiting: requests that may wait for models which are not up yet; more get 503 at once.
         metrics: report to Prometheus.
         access_log: write a line for each request: id, path, status, milliseconds; nothing of its content.
@@ -65,6 +74,10 @@ class RouterArgs(BaseModel):
     deadline_s: float = Field(default=600, gt=0)
     discovery_interval_s: float = Field(default=1.0, gt=0)
     keep_alive_s: float = Field(default=10, gt=0)
+    media_folder: Path | None = None
+    media_links: bool = True
+    media_ttl_s: float = Field(default=3600, ge=1)
+    media_limit_mib: float = Field(default=1024, gt=0)
     most_waiting: int = Field(default=200, ge=0)
     metrics: bool = True
     access_log: bool = True

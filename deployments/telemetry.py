@@ -86,7 +86,14 @@ TOKENS = Metric(
     Kind.COUNTER,
     "Tokens read (direction: prompt) and written (direction: completion).",
     ("model", "task", "direction"),
-    tasks=frozenset({Task.CHAT, Task.EMBEDDINGS}),
+    tasks=frozenset({Task.CHAT, Task.EMBEDDINGS, Task.IMAGES}),
+)
+IMAGES = Metric(
+    "medley_images",
+    Kind.COUNTER,
+    "Pictures made, enlarged or painted in another style.",
+    ("model", "task"),
+    tasks=frozenset({Task.IMAGES, Task.UPSCALING, Task.STYLES}),
 )
 IN_FLIGHT = Metric(
     "medley_requests_in_flight", Kind.GAUGE, "Requests that are being answered, waiting ones included.", ("model",)
@@ -110,10 +117,11 @@ QUEUE_WAIT = Metric(
 BATCH_SIZE = Metric(
     "medley_batch_size",
     Kind.HISTOGRAM,
-    "Inputs that a model worked on at once. vLLM's own series say it for chat.",
+    "Inputs that a model worked on at once; for images, pictures that shared a denoising step. "
+    "vLLM's own series say it for chat.",
     ("model",),
     ITEMS,
-    frozenset({Task.EMBEDDINGS}),
+    frozenset({Task.EMBEDDINGS, Task.IMAGES}),
 )
 BUSY = Metric(
     "medley_busy_device_seconds",
@@ -136,6 +144,7 @@ METRICS = (
     FIRST_TOKEN,
     OUTPUT_TOKEN,
     TOKENS,
+    IMAGES,
     IN_FLIGHT,
     STATE,
     REPLICAS,

@@ -28,9 +28,10 @@ from deployments.ray_metering import ray_meter
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, scheduling_s, stale
 from deployments.router.dispatch import ModelState, State, not_deployed, past
+from deployments.router.media_store import folder_store
 from deployments.router.record import RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
-from deployments.servers.calls import Answer, Ended, Refused
+from deployments.servers.calls import Answer, Begun, Ended, Refused
 from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
@@ -82,6 +83,7 @@ class Router:
             deadline_s=args.deadline_s,
             body_limit=int(args.body_limit_mib * (1 << 20)),
             keep_alive_s=args.keep_alive_s,
+            media=folder_store(args),
         )
 
     async def __serve_build_asgi_app__(self):
@@ -147,10 +149,12 @@ class ServeDispatcher:
                             record.engine_s, record.usage = item.engine_s, item.usage
                         elif isinstance(item, Refused):
                             raise item.error
-                        else:
+                        elif isinstance(item, Begun):
                             started, record.first, record.queue_s = True, time.perf_counter(), item.queue_s
                             self._note_that_it_answers(model)
                             yield item.item
+                        else:
+                            yield item
             except ReplicaLost:
                 if started or last_try:
                     raise

@@ -30,7 +30,7 @@ ERRORS = {
     "400": "The request is wrong; `param` says where.",
     "404": "There is no such model; the nearest names are given.",
     "413": "The body is too large.",
-    "415": "The body is not sent as JSON.",
+    "415": "The body is not sent as JSON, or as a form where one is taken.",
     "429": "The model's queue is full; see Retry-After.",
     "503": "The model is not running; see Retry-After.",
     "504": "The deadline passed.",
@@ -39,12 +39,15 @@ ERRORS = {
 _bodies: dict[str, type[BaseModel]] = {}
 
 
-def documented(body: type[BaseModel], summary: str, streams: bool = False) -> dict[str, Any]:
-    """Arguments for a route decorator that describe its body and errors."""
+def documented(body: type[BaseModel], summary: str, streams: bool = False, forms: bool = False) -> dict[str, Any]:
+    """Arguments for a route decorator that describe its body, which may be a form too, and errors."""
     _bodies[body.__name__] = body
+    schema = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+    media_types = ["multipart/form-data", "application/json"] if forms else ["application/json"]
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # Without a schema: readers do not agree on whether it would describe the text or one event.
+        content["text/event-stream"] = {}
     return {
         "summary": summary,
         "responses": {
@@ -52,10 +55,7 @@ def documented(body: type[BaseModel], summary: str, streams: bool = False) -> di
             **{int(status): refusal(text) for status, text in ERRORS.items()},
         },
         "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}},
-            }
+            "requestBody": {"required": True, "content": dict.fromkeys(media_types, schema)},
         },
     }
 

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from deployments.metering import Meter
 from deployments.servers.calls import CallContext
-from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
+from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, IMAGES, OUTPUT_TOKEN, REQUESTS, TOKENS
 from deployments.tracing import close_span, open_span, traceparent_of
 from models.errors import ServingError
 from models.specs import ModelSpec, Task
@@ -118,6 +118,8 @@ class RequestRecord:
             meter.write(TOKENS, self.usage.prompt_tokens, self.model, self.task, "prompt")
         if self.usage.completion_tokens:
             meter.write(TOKENS, self.usage.completion_tokens, self.model, self.task, "completion")
+        if self.usage.images:
+            meter.write(IMAGES, self.usage.images, self.model, self.task)
         if self.stream and self.task == Task.CHAT and self.first is not None:
             meter.write(FIRST_TOKEN, self.first - self.arrived, self.model)
             others = self.usage.completion_tokens - 1

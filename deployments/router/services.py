@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from deployments.metering import Meter, NoMeter
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
+from deployments.router.media_store import MediaStore
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
 from models.specs import ModelSpec, Task
@@ -41,6 +42,7 @@ class Services:
         deadline_s: for a whole request.
         body_limit: bytes.
         keep_alive_s: seconds of silence after which a stream sends a comment.
+        media: keeps pictures that are answered as links; None where there are no links.
     """
 
     catalog: Catalog
@@ -50,6 +52,7 @@ class Services:
     deadline_s: float = 600
     body_limit: int = 8 << 20
     keep_alive_s: float = 10
+    media: MediaStore | None = None
 
     def state(self, model: str) -> ModelState:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
@@ -70,6 +73,21 @@ class Services:
             f"such as {running[0] if running else 'none here'}.",
             "model",
         )
+
+    def choose(self, task: Task) -> ModelSpec:
+        """The model of a request that names none: the only one of its task on this cluster, or the first that is ready.
+
+        Raises:
+            InvalidRequest: several are there and none is ready, or there is none.
+        """
+        states = self.dispatcher.states()
+        here = [spec for spec in self.catalog.of_task(task) if spec.id in states]
+        ready = [spec for spec in here if states[spec.id].state is State.READY]
+        if len(here) == 1 or ready:
+            return (ready or here)[0]
+        names = ", ".join(spec.id for spec in here or self.catalog.of_task(task)) or "none"
+        where = "ready on this cluster" if here else "on this cluster"
+        raise InvalidRequest(f"No model for {task} is {where}. Name one of: {names}.", "model")
 
     def refusal(self, model: str, state: ModelState) -> ServingError:
         """What a request gets for a model that takes none now."""

@@ -89,10 +89,10 @@ class EngineServer:
                 begun = False
                 async with aclosing(getattr(self, method)(*args)) as items:
                     async for item in items:
-                        if begun and type(item) is bytes:
-                            yield item
-                        elif isinstance(item, Usage):
+                        if isinstance(item, Usage):
                             call.usage = item
+                        elif begun:
+                            yield item
                         else:
                             begun = True
                             call.first_item()

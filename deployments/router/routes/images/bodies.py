@@ -1,0 +1,186 @@
+"""What clients send about pictures: OpenAI's fields, then ours."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+import pydantic_core
+from pydantic import AliasChoices, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from deployments.router.wire import Many, WireModel
+
+MOST_PARTIAL_IMAGES = 3
+
+
+def as_picture(value: Any) -> Any:
+    """A file of a form, base64, a data URL, or OpenAI's `{"image_url": <data URL>}`, as bytes. Nothing is fetched."""
+    if isinstance(value, dict):
+        if set(value) != {"image_url"}:
+            raise ValueError('a picture is {"image_url": "data:image/png;base64,…"}; files by id are not kept here')
+        value = value["image_url"]
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("send the picture as a file of a form, as base64 or as a data URL")
+    start = value[:200].lower()
+    if start.startswith(("http:", "https:")):
+        raise ValueError("pictures are not fetched from the web; send the picture itself, as base64 or a data URL")
+    if start.startswith("data:"):
+        head, _, value = value.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ValueError("the data URL is not base64; write data:image/png;base64,…")
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is neither base64 nor a data URL") from None
+
+
+def as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def from_json_text(value: Any) -> Any:
+    """In a form, lists of objects may come as JSON."""
+    if not isinstance(value, str | bytes):
+        return value
+    try:
+        return pydantic_core.from_json(value, allow_inf_nan=False)
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+
+
+Picture = Annotated[
+    bytes,
+    BeforeValidator(as_picture),
+    WithJsonSchema({"type": "string", "description": "A png, jpeg or webp: a file of a form, base64 or a data URL."}),
+]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class Lora(WireModel):
+    name: str = Field(min_length=1, max_length=100)
+    """One of the model's adapters."""
+    weight: float = Field(default=1.0, ge=-4, le=4, allow_inf_nan=False)
+
+
+class ControlBody(WireModel):
+    type: str = Field(min_length=1, max_length=100)
+    """One of the model's controls, such as `canny`."""
+    image: Picture
+    """The edges, depth or pose themselves; nothing is detected in the picture."""
+    weight: float = Field(default=1.0, ge=0, le=4, allow_inf_nan=False)
+
+
+Loras = Annotated[Annotated[Many[Lora], Field(max_length=16)], BeforeValidator(from_json_text)]
+Controls = Annotated[Annotated[Many[ControlBody], Field(max_length=8)], BeforeValidator(from_json_text)]
+
+
+class Delivery(WireModel):
+    """How pictures come back. Common to every endpoint."""
+
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    """Left out, it is the first of its kind that is running."""
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(default=None, ge=0, le=100)
+    """Quality of jpeg and webp; png is lossless."""
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    """`url` gives links that expire."""
+    user: str | None = Field(default=None, max_length=1000)
+    safety_identifier: str | None = Field(default=None, max_length=1000)
+
+
+class Making(Delivery):
+    """How pictures are made, with or without a prompt."""
+
+    n: int | None = Field(default=None, ge=1, lt=1 << 31)
+    size: str | None = Field(default=None, max_length=40)
+    """`WIDTHxHEIGHT` in pixels, or `auto`."""
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    """Sets the steps: `low` half of the model's own, `medium` and `standard` its own, `high` and `hd` twice as many."""
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    """The same seed gives the same picture on the same variant and hardware; picture i of n has seed + i."""
+    steps: int | None = Field(
+        default=None, ge=1, lt=1 << 31, validation_alias=AliasChoices("steps", "num_inference_steps")
+    )
+    """Of denoising. Also as `num_inference_steps`."""
+    scheduler: str | None = Field(default=None, pattern="^[A-Za-z0-9_+ -]{1,64}$")
+    loras: Loras | None = None
+
+
+class Streaming(WireModel):
+    stream: bool | None = None
+    partial_images: int | None = Field(default=None, ge=0, le=MOST_PARTIAL_IMAGES)
+    """Unfinished pictures that a stream shows of each one."""
+    progress: bool | None = None
+    """A stream has an event for each step too. Not OpenAI's."""
+
+    @model_validator(mode="after")
+    def _a_stream_is_asked_for(self) -> Streaming:
+        for name in ("partial_images", "progress"):
+            if getattr(self, name) and not self.stream:
+                raise ValueError(f"{name} needs stream: true")
+        return self
+
+
+class Prompted(Making, Streaming):
+    """What generations and edits have in common."""
+
+    prompt: str = Field(min_length=1, max_length=32000)
+    negative_prompt: str | None = Field(default=None, max_length=32000)
+    guidance: float | None = Field(
+        default=None, ge=0, le=50, allow_inf_nan=False, validation_alias=AliasChoices("guidance", "guidance_scale")
+    )
+    """How closely to follow the prompt. Also as `guidance_scale`."""
+    controls: Controls | None = None
+    """Pictures that say where things are, for models with ControlNets."""
+    moderation: Literal["auto", "low"] | None = None
+    """Accepted; what is filtered is the operator's choice."""
+
+
+class GenerationBody(Prompted):
+    style: Literal["vivid", "natural"] | None = None
+    """Refused: DALL·E 3 had it."""
+
+
+class EditBody(Prompted):
+    image: Annotated[Annotated[Many[Picture], Field(min_length=1, max_length=16)], BeforeValidator(as_list)] = Field(
+        validation_alias=AliasChoices("image", "images")
+    )
+    """The picture to change; models here take one. Also as `images`, a list of `{"image_url": <data URL>}`."""
+    mask: Picture | None = None
+    """As large as the picture; where it is transparent (or white, if it has no alpha channel) is repainted."""
+    strength: Fraction | None = None
+    """How far to go from the picture: near 0 changes little, 1 everything."""
+    input_fidelity: Literal["high", "low"] | None = None
+    """Refused: `strength` says it in a number."""
+
+
+class VariationBody(Making):
+    image: Picture
+    strength: Fraction | None = None
+    """How far to go from the picture: near 0 changes little, 1 everything."""
+
+
+class UpscaleBody(Delivery):
+    image: Picture
+    scale: int | None = Field(default=None, ge=1, lt=1 << 31)
+    """How many times larger; upscalers know one scale each."""
+
+
+class StyleBody(Delivery):
+    image: Picture
+    style: str | None = Field(default=None, min_length=1, max_length=100)
+    """A named style: GET /v1/images/styles lists them."""
+    style_image: Picture | None = None
+    """A picture whose style is taken instead."""
+    strength: Fraction | None = None
+    """1 is the whole style; below, it is mixed with the picture."""
+
+    @model_validator(mode="after")
+    def _one_style(self) -> StyleBody:
+        if (self.style is None) == (self.style_image is None):
+            raise ValueError("send either style, a name, or style_image, a picture")
+        return self

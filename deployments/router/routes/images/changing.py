@@ -1,0 +1,52 @@
+"""/v1/images/upscales and /v1/images/styles. Not OpenAI's; they answer in the form of its images endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from deployments.router import calling
+from deployments.router.multipart import read_form_or_body
+from deployments.router.openapi import ERRORS, documented, refusal
+from deployments.router.routes.images import answers, requests
+from deployments.router.routes.images.bodies import StyleBody, UpscaleBody
+from deployments.router.services import Services
+from models.specs import ModelSpec, Task
+
+router = APIRouter(tags=["Images"])
+
+
+@router.post("/v1/images/upscales", **documented(UpscaleBody, "Enlarge a picture", forms=True))
+async def upscales(request: Request) -> Response:
+    """The picture with several times as many pixels a side; the model has the number."""
+    body = await read_form_or_body(request, UpscaleBody)
+    answers.can_be_delivered(request, body)
+    spec = model_for(request, body.model, Task.UPSCALING)
+    asked = requests.upscale(body, spec)
+    result = await calling.call(request, spec, "upscale", asked, large=True)
+    return await answers.changed(request, body, spec, asked.output, result)
+
+
+@router.post("/v1/images/styles", **documented(StyleBody, "Paint a picture in another style", forms=True))
+async def styles(request: Request) -> Response:
+    """The scene of one picture in a named style, or in that of another picture."""
+    body = await read_form_or_body(request, StyleBody)
+    answers.can_be_delivered(request, body)
+    spec = model_for(request, body.model, Task.STYLES)
+    asked = requests.stylization(body, spec)
+    result = await calling.call(request, spec, "stylize", asked, large=True)
+    return await answers.changed(request, body, spec, asked.output, result)
+
+
+# 4XX rather than single ones, because without it FastAPI describes a 422 of its own, which is never sent.
+@router.get("/v1/images/styles", summary="Names of styles", responses={"4XX": refusal(ERRORS["404"])})
+async def list_styles(request: Request, model: str | None = None) -> dict[str, Any]:
+    """What `style` can be. Without `model`, of the first style model that is running."""
+    spec = model_for(request, model, Task.STYLES)
+    return {"object": "list", "model": spec.id, "data": list(spec.styles)}
+
+
+def model_for(request: Request, model: str | None, task: Task) -> ModelSpec:
+    services: Services = request.app.state.services
+    return services.resolve(model, task) if model else services.choose(task)

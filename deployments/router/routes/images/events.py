@@ -1,0 +1,69 @@
+"""Pictures on their way, as OpenAI's server-sent events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+import orjson
+
+from deployments.router.routes.images.answers import as_base64, background, making, quality, usage
+from models.media.headers import read_header
+from models.specs import ModelSpec
+from models.tasks.images import EncodedImage, ImageRequest, ImageResult, PartialImage, Progress
+from models.tasks.usage import NOTHING
+
+# A comment, which clients skip: it opens the stream at the first step, keeps it open, and finds out who has left.
+WORKING = b": working\n\n"
+
+Kind = Literal["image_generation", "image_edit"]
+
+
+async def events(
+    items: AsyncGenerator[Any, None], kind: Kind, asked: ImageRequest, spec: ModelSpec, progress: bool
+) -> AsyncGenerator[bytes, None]:
+    """What the model's stream gives, as events: a `completed` for each picture as soon as it is finished.
+
+    What the whole request used is known at its end: it is in the `completed` of the last picture, and the others have
+    zeros, so that adding up counts nothing twice.
+    """
+    common = {
+        "background": background(asked.output),
+        "output_format": asked.output.format,
+        "quality": quality(asked, spec),
+    }
+    finished, last = 0, None
+    async with aclosing(items):
+        async for item in items:
+            match item:
+                case Progress(index=index, step=step, steps=steps):
+                    told = {"index": index, "step": step, "steps": steps}
+                    yield event(f"{kind}.progress", told) if progress else WORKING
+                case PartialImage():
+                    partial = {"partial_image_index": item.partial_index}
+                    yield event(f"{kind}.partial_image", picture(item) | partial | common)
+                case EncodedImage():
+                    finished += 1
+                    document = picture(item) | {"seed": item.seed} | common
+                    if finished < asked.n:
+                        yield event(f"{kind}.completed", document | {"usage": usage(NOTHING)})
+                    else:
+                        last = document  # until the result is here
+                case ImageResult():
+                    if last is not None:
+                        yield event(
+                            f"{kind}.completed", last | {"usage": usage(item.usage)} | making(spec, asked, item)
+                        )
+
+
+def picture(item: EncodedImage | PartialImage) -> dict[str, Any]:
+    """Unfinished pictures are as large as finished ones."""
+    header = read_header(item.data, "image")
+    return {"b64_json": as_base64(item.data), "index": item.index, "size": f"{header.width}x{header.height}"}
+
+
+def event(kind: str, document: dict[str, Any]) -> bytes:
+    body = orjson.dumps({"type": kind, "created_at": int(time.time()), **document})
+    return b"event: " + kind.encode() + b"\ndata: " + body + b"\n\n"

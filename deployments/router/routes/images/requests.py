@@ -1,0 +1,228 @@
+"""Bodies to the requests of models, after everything has been checked that the catalog knows a model's limits for.
+
+What a model cannot do is refused here, before it costs anything, with the nearest that it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployments.router.routes.images.bodies import (
+    ControlBody,
+    Delivery,
+    EditBody,
+    GenerationBody,
+    Making,
+    Prompted,
+    StyleBody,
+    UpscaleBody,
+    VariationBody,
+)
+from deployments.router.routes.images.sizes import check_size
+from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
+from models.media import ImageHeader, inspect_image
+from models.specs import ImageSettings, ModelSpec
+from models.tasks.images import Adapter, Control, ImageRequest, Output
+from models.tasks.styles import StyleRequest
+from models.tasks.upscaling import UpscaleRequest
+
+# Of a picture that is sent, for models whose row in the catalog does not say.
+MOST_MEGAPIXELS = 16.0
+
+# What `quality` makes of a model's own number of steps.
+QUALITY = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 2.0, "hd": 2.0}
+
+# Capabilities of image models, as the catalog names them.
+EDIT, INPAINT, VARY, NEGATIVE_PROMPT, TRANSPARENCY = "edit", "inpaint", "vary", "negative_prompt", "transparency"
+
+
+def generation(body: GenerationBody, spec: ModelSpec) -> ImageRequest:
+    """Raises InvalidRequest, UnsupportedParameter: what this model cannot do."""
+    if body.style:
+        raise UnsupportedParameter(
+            "style is for DALL·E 3, which is not here. Name a style in the prompt, or send the finished picture to "
+            "/v1/images/styles.",
+            "style",
+        )
+    return prompted(body, spec)
+
+
+def edit(body: EditBody, spec: ModelSpec) -> ImageRequest:
+    """Raises InvalidRequest, UnsupportedParameter, InvalidMedia, PayloadTooLarge."""
+    _needs(spec, EDIT, "change pictures", "image")
+    if len(body.image) > 1:
+        raise InvalidRequest(
+            f"{spec.id} changes one picture; there are {len(body.image)}. A picture that only guides goes into "
+            "controls.",
+            "image",
+        )
+    if body.input_fidelity:
+        raise UnsupportedParameter(
+            "input_fidelity is not supported here. Say with strength how far to go from the picture: a lower one stays "
+            "nearer to it.",
+            "input_fidelity",
+        )
+    image = inspected(body.image[0], spec, "image")
+    if body.mask is not None:
+        _needs(spec, INPAINT, "repaint under a mask", "mask")
+        mask = inspected(body.mask, spec, "mask")
+        # EXIF orientation may yet turn one of them.
+        if sorted((mask.width, mask.height)) != sorted((image.width, image.height)):
+            raise InvalidMedia(
+                f"mask has {mask.width}x{mask.height} pixels and image {image.width}x{image.height}. Send a mask as "
+                "large as the image.",
+                "mask",
+            )
+    return replace(prompted(body, spec), image=body.image[0], mask=body.mask, strength=body.strength)
+
+
+def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
+    """Raises InvalidRequest, UnsupportedParameter, InvalidMedia, PayloadTooLarge."""
+    _needs(spec, VARY, "vary pictures", "image")
+    inspected(body.image, spec, "image")
+    strength = body.strength or _settings(spec).variation_strength
+    return replace(made(body, spec), image=body.image, strength=strength)
+
+
+def upscale(body: UpscaleBody, spec: ModelSpec) -> UpscaleRequest:
+    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
+    if body.scale not in (None, spec.scale):
+        raise InvalidRequest(f"{spec.id} makes pictures {spec.scale} times larger, no other scale.", "scale")
+    inspected(body.image, spec, "image")
+    return UpscaleRequest(body.image, output(body))
+
+
+def stylization(body: StyleBody, spec: ModelSpec) -> StyleRequest:
+    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
+    inspected(body.image, spec, "image")
+    if body.style_image is not None:
+        inspected(body.style_image, spec, "style_image")
+        style: str | bytes = body.style_image
+    else:
+        style = _one_of("style", body.style or "", spec.styles, f"{spec.id} has the styles")
+    return StyleRequest(body.image, style, body.strength or 1.0, output(body))
+
+
+def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
+    """What generations and edits have in common."""
+    return replace(
+        made(body, spec),
+        prompt=body.prompt,
+        negative_prompt=_negative_prompt(body, spec),
+        guidance=body.guidance,
+        controls=_controls(body.controls or (), spec),
+        partial_images=body.partial_images or 0,
+    )
+
+
+def made(body: Making, spec: ModelSpec) -> ImageRequest:
+    """What every request for pictures has, before there is a prompt in it."""
+    settings = _settings(spec)
+    n = body.n or 1
+    if n > settings.most_images:
+        raise InvalidRequest(f"n: {spec.id} makes at most {settings.most_images} pictures at once, not {n}.", "n")
+    if body.seed is not None and body.seed + n > 1 << 63:
+        raise InvalidRequest("seed: the last picture's seed, seed + n - 1, must stay below 2**63.", "seed")
+    if body.background == "transparent" and TRANSPARENCY not in spec.capabilities:
+        raise UnsupportedParameter(
+            f"{spec.id} makes opaque pictures only. Leave background out, or send opaque.", "background"
+        )
+    width, height = check_size(body.size, spec.id, settings)
+    return ImageRequest(
+        prompt="",
+        n=n,
+        width=width,
+        height=height,
+        steps=_steps(body, spec, settings),
+        scheduler=body.scheduler,
+        seed=body.seed,
+        adapters=_adapters(body, spec),
+        output=output(body),
+    )
+
+
+def output(body: Delivery) -> Output:
+    """How pictures are written. Raises InvalidRequest: the format cannot have what is asked of it."""
+    kind = body.output_format or "png"
+    if body.output_compression not in (None, 100) and kind == "png":
+        raise InvalidRequest(
+            "output_compression: png is lossless. Ask for output_format jpeg or webp to have it smaller.",
+            "output_compression",
+        )
+    if body.background == "transparent" and kind == "jpeg":
+        raise InvalidRequest("background: jpeg has no transparency. Ask for output_format png or webp.", "background")
+    compression = 100 if body.output_compression is None else body.output_compression
+    return Output(kind, compression, body.background or "auto")
+
+
+def inspected(picture: bytes, spec: ModelSpec, param: str) -> ImageHeader:
+    """Raises InvalidMedia, PayloadTooLarge."""
+    return inspect_image(picture, spec.limits.megapixels or MOST_MEGAPIXELS, param)
+
+
+def _settings(spec: ModelSpec) -> ImageSettings:
+    assert spec.images is not None  # ModelSpec makes sure for this task
+    return spec.images
+
+
+def _needs(spec: ModelSpec, capability: str, what: str, param: str) -> None:
+    if capability not in spec.capabilities:
+        raise UnsupportedParameter(
+            f"{spec.id} cannot {what}. GET /v1/models lists models with the capability {capability!r}.", param
+        )
+
+
+def _steps(body: Making, spec: ModelSpec, settings: ImageSettings) -> int | None:
+    if body.steps is not None:
+        if body.quality not in (None, "auto"):
+            raise InvalidRequest("quality sets the steps. Send one of the two.", "quality")
+        if body.steps > settings.most_steps:
+            raise InvalidRequest(
+                f"steps: {spec.id} takes at most {settings.most_steps} steps, not {body.steps}.", "steps"
+            )
+        return body.steps
+    if body.quality in (None, "auto"):
+        return None
+    return min(settings.most_steps, max(1, round(settings.steps * QUALITY[body.quality])))
+
+
+def _negative_prompt(body: Prompted, spec: ModelSpec) -> str:
+    if not body.negative_prompt:
+        return ""
+    _needs(spec, NEGATIVE_PROMPT, "keep away from a prompt", "negative_prompt")
+    guidance = _settings(spec).guidance if body.guidance is None else body.guidance
+    if guidance <= 1:
+        raise InvalidRequest(
+            f"negative_prompt has no effect with guidance {guidance:g}. Send guidance above 1, or leave it out.",
+            "negative_prompt",
+        )
+    return body.negative_prompt
+
+
+def _controls(controls: Sequence[ControlBody], spec: ModelSpec) -> tuple[Control, ...]:
+    for index, control in enumerate(controls):
+        at = f"controls[{index}]"
+        _one_of(f"{at}.type", control.type, tuple(spec.controls), f"{spec.id} has the controls")
+        inspected(control.image, spec, f"{at}.image")
+    _are_different([control.type for control in controls], "controls")
+    return tuple(Control(control.type, control.image, control.weight) for control in controls)
+
+
+def _adapters(body: Making, spec: ModelSpec) -> tuple[Adapter, ...]:
+    loras = body.loras or []
+    for index, lora in enumerate(loras):
+        _one_of(f"loras[{index}].name", lora.name, tuple(spec.adapters), f"{spec.id} has the LoRAs")
+    _are_different([lora.name for lora in loras], "loras")
+    return tuple(Adapter(lora.name, lora.weight) for lora in loras)
+
+
+def _one_of(param: str, value: str, known: Sequence[str], they_are: str) -> str:
+    if value in known:
+        return value
+    raise InvalidRequest(f"{param}: {value!r} is not known. {they_are} {', '.join(known) or '(none)'}.", param)
+
+
+def _are_different(names: Sequence[str], param: str) -> None:
+    if len(set(names)) < len(names):
+        raise InvalidRequest(f"{param} names one of them twice. Send each once.", param)

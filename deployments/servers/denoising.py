@@ -1,0 +1,228 @@
+"""The loop that denoises pictures of many requests together.
+
+Each turn is one denoising step of one batch, in a thread of its own. Between turns, new pictures join, finished ones
+leave and cancelled ones are dropped, so a picture never waits for another one's last step, and one that nobody wants
+costs at most the step it is in. Pictures that cannot share a batch (other sizes, other adapters) take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.errors import OutOfMemory, ServingError
+from models.tasks.images import Denoising, ImageEngine, Picture
+
+logger = logging.getLogger("ray.serve")
+
+# Batches that take turns. More would make every picture wait for every other size.
+MOST_GROUPS = 4
+
+OnStep = Callable[[Denoising], None]
+OnPreview = Callable[[np.ndarray], None]
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A picture and who waits for it.
+
+    Attributes:
+        shown: how often the unfinished picture is shown on the way, evenly spread over its steps.
+        on_step, on_preview: called in the event loop.
+        done: the finished pixels.
+    """
+
+    picture: Picture
+    done: asyncio.Future[np.ndarray]
+    shown: int = 0
+    on_step: OnStep = nothing
+    on_preview: OnPreview = nothing
+    preview_at: frozenset[int] = frozenset()
+    denoising: Denoising | None = None
+    previews: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        return not self.done.done()
+
+    @property
+    def finished(self) -> bool:
+        return self.denoising is not None and self.denoising.step >= self.denoising.steps
+
+    def fail(self, error: BaseException) -> None:
+        if self.wanted:
+            self.done.set_exception(error)
+
+
+class DenoisingLoop:
+    """
+    Args:
+        largest_batch: pictures in one step, at most; the engine's own limit for their size counts too.
+        on_batch: is told the number of pictures of each step.
+    """
+
+    def __init__(self, engine: ImageEngine, largest_batch: int = 16, on_batch: Callable[[int], None] = nothing):
+        self.engine = engine
+        self.largest_batch = largest_batch
+        self.on_batch = on_batch
+        self._waiting: deque[Job] = deque()
+        self._active: list[Job] = []
+        self._turns: deque[Any] = deque()  # batch keys, the one whose turn is next first
+        self._fits: dict[tuple[int, int], int] = {}  # what running out of memory has taught, by size
+        self._thread = ThreadPoolExecutor(1, "denoising")
+        self._runner: asyncio.Task[None] | None = None
+
+    async def make(
+        self,
+        picture: Picture,
+        shown: int = 0,
+        on_step: OnStep = nothing,
+        on_preview: OnPreview = nothing,
+    ) -> np.ndarray:
+        """Make one picture. Cancelling this frees its place within the step that is under way.
+
+        Raises:
+            ServingError: of the engine; OutOfMemory when the picture does not fit even alone.
+        """
+        job = Job(picture, asyncio.get_running_loop().create_future(), shown, on_step, on_preview)
+        self._waiting.append(job)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        try:
+            return await job.done
+        finally:
+            job.done.cancel()  # does nothing when it is done
+
+    async def _run(self) -> None:
+        """Take turns until there is no work left."""
+        try:
+            while self._waiting or self._active:
+                self._drop_the_unwanted()
+                await self._admit()
+                if batch := self._next_batch():
+                    await self._step(batch)
+        except Exception as error:  # nobody may wait for a loop that has ended
+            logger.error("the loop of pictures ended: %s", type(error).__name__)
+            for job in [*self._waiting, *self._active]:
+                job.fail(error)
+            self._drop_the_unwanted()
+
+    def _drop_the_unwanted(self) -> None:
+        self._waiting = deque(job for job in self._waiting if job.wanted)
+        self._active = [job for job in self._active if job.wanted]
+
+    async def _admit(self) -> None:
+        """Start what waits, first come first served, as long as there is room in its batch."""
+        while self._waiting:
+            job = self._waiting[0]
+            if job.denoising is None:
+                await self._guarded([job], self._start, job)
+            if job.wanted and job.denoising is not None:
+                key = job.denoising.batch_key
+                if not self._has_room(key, job.picture):
+                    return
+                self._active.append(job)
+                if key not in self._turns:
+                    self._turns.append(key)
+            self._waiting.popleft()
+
+    def _start(self, job: Job) -> None:
+        job.denoising = self.engine.start(job.picture)
+        # Only now the number of steps is known: some schedulers take more than were asked for, edits take fewer.
+        job.preview_at = preview_steps(job.denoising.steps, job.shown)
+
+    def _has_room(self, key: Any, picture: Picture) -> bool:
+        sharing = sum(1 for job in self._active if job.denoising is not None and job.denoising.batch_key == key)
+        if not sharing:
+            return len({job.denoising.batch_key for job in self._active if job.denoising}) < MOST_GROUPS
+        return sharing < self._limit(picture)
+
+    def _limit(self, picture: Picture) -> int:
+        size = picture.width, picture.height
+        return max(1, min(self.largest_batch, self.engine.largest_batch(*size), self._fits.get(size, 1 << 30)))
+
+    def _next_batch(self) -> list[Job]:
+        """The pictures of the batch whose turn it is; a batch without pictures loses its turn for good."""
+        while self._turns:
+            key = self._turns.popleft()
+            batch = [job for job in self._active if job.denoising is not None and job.denoising.batch_key == key]
+            if batch:
+                self._turns.append(key)
+                # After running out of memory a batch may be larger than what fits: its oldest go first.
+                return batch[: self._limit(batch[0].picture)]
+        return []
+
+    async def _step(self, batch: Sequence[Job]) -> None:
+        self.on_batch(len(batch))
+        pixels: dict[int, np.ndarray] = {}
+        if not await self._guarded(batch, self._turn, batch, pixels):
+            return
+        for number, job in enumerate(batch):
+            assert job.denoising is not None
+            if not job.wanted:
+                continue
+            job.on_step(job.denoising)
+            for preview in job.previews:
+                job.on_preview(preview)
+            job.previews.clear()
+            if number in pixels:
+                job.done.set_result(pixels[number])
+        self._active = [job for job in self._active if job.wanted]
+
+    def _turn(self, batch: Sequence[Job], pixels: dict[int, np.ndarray]) -> None:
+        """In the thread: one step, the previews that are due after it, and the pixels of what is finished."""
+        engine = self.engine
+        stepping = [job.denoising for job in batch if job.denoising is not None and not job.finished]
+        if stepping:
+            engine.step(stepping)
+        for job in batch:
+            assert job.denoising is not None
+            if job.denoising.step in job.preview_at and not job.finished and job.wanted:
+                job.previews.append(engine.preview(job.denoising))
+        finished = {number: job.denoising for number, job in enumerate(batch) if job.finished and job.denoising}
+        if finished:
+            pixels.update(zip(finished, engine.finish(list(finished.values())), strict=True))
+
+    async def _guarded(self, batch: Sequence[Job], work: Callable[..., None], *args: Any) -> bool:
+        """Run work of a batch in the thread. Whether it succeeded; if not, the batch is smaller or has failed."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+            return True
+        except OutOfMemory as error:
+            self._shrink(batch, error)
+        except Exception as error:  # its jobs are told, and the loop goes on with the others
+            for job in batch:
+                job.fail(error)
+            if not isinstance(error, ServingError):
+                logger.error("a batch of %d pictures failed: %s", len(batch), type(error).__name__)
+        return False
+
+    def _shrink(self, batch: Sequence[Job], error: OutOfMemory) -> None:
+        picture = batch[0].picture
+        if len(batch) == 1:
+            batch[0].fail(error)
+            return
+        self._fits[picture.width, picture.height] = half = len(batch) // 2
+        logger.warning(
+            "out of memory with %d pictures of %dx%d; from now on at most %d at once",
+            len(batch),
+            picture.width,
+            picture.height,
+            half,
+        )
+
+
+def preview_steps(steps: int, count: int) -> frozenset[int]:
+    """After which steps to show an unfinished picture, evenly spread."""
+    return frozenset(max(1, steps * (number + 1) // (count + 1)) for number in range(count))

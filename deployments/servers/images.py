@@ -1,0 +1,305 @@
+"""Image models as replicas: requests become pictures, pictures are denoised together, and come out as files."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from deployments.servers.denoising import DenoisingLoop
+from deployments.servers.engine import EngineServer, broken
+from deployments.servers.safety import OutputGuard
+from deployments.telemetry import BATCH_SIZE
+from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError, UnsupportedParameter
+from models.media import EDITED, GENERATED, DecodedImage, decode_image, encode_image
+from models.specs import ImageSettings
+from models.tasks.images import (
+    ControlPicture,
+    Denoising,
+    EncodedImage,
+    ImageRequest,
+    ImageResult,
+    PartialImage,
+    Picture,
+    Progress,
+)
+from models.tasks.usage import Usage
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A request with every value settled.
+
+    Attributes:
+        pictures: what the engine is to make, at a size it can.
+        size: width and height of the files.
+        original: the picture that is edited, at `size`, and what of it to repaint; outside of that it is kept.
+    """
+
+    request: ImageRequest
+    pictures: tuple[Picture, ...]
+    size: Size
+    original: np.ndarray | None = None
+    repaint: np.ndarray | None = None
+
+
+class ImageServer(EngineServer):
+    async def warm_up(self) -> None:
+        self.guard = OutputGuard(self.args.safety)
+        await self.guard.load()
+        largest = int(self.variant.engine.get("largest_batch", 16))
+        self.denoising = DenoisingLoop(self.engine, largest, on_batch=self._note_batch)
+        await self.make(ImageRequest("warm-up", steps=1, seed=0))
+
+    async def make(self, request: ImageRequest) -> ImageResult:
+        """All pictures of a request, when the last one is finished."""
+        images: list[EncodedImage] = []
+        async with aclosing(self.make_stream(request)) as items:
+            async for item in items:
+                if isinstance(item, EncodedImage):
+                    images.append(item)
+                elif isinstance(item, ImageResult):
+                    return replace(item, images=tuple(sorted(images, key=lambda image: image.index)))
+        raise AssertionError("a stream of pictures ends with its result")
+
+    async def make_stream(
+        self, request: ImageRequest
+    ) -> AsyncGenerator[Progress | PartialImage | EncodedImage | ImageResult | Usage, None]:
+        """Progress and unfinished pictures as they come, each picture when it is finished, and how they were made."""
+        plan = await asyncio.to_thread(self.plan, request)
+        items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()
+        tokens: list[int] = [0]
+        tasks = [
+            asyncio.create_task(self._make_one(index, picture, plan, items, tokens))
+            for index, picture in enumerate(plan.pictures)
+        ]
+        try:
+            missing = len(tasks)
+            while missing:
+                item = await items.get()
+                if isinstance(item, BaseException):
+                    raise item
+                missing -= isinstance(item, EncodedImage)
+                yield item
+        except ServingError:
+            raise
+        except Exception as error:
+            raise broken(self.spec.id, error) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        usage = Usage(prompt_tokens=tokens[0], images=len(tasks))
+        yield usage
+        first = plan.pictures[0]
+        yield ImageResult(
+            (),
+            *plan.size,
+            first.steps,
+            first.guidance,
+            first.scheduler,
+            self.args.variant_name,
+            request.output.format,
+            usage,
+        )
+
+    async def _make_one(
+        self,
+        index: int,
+        picture: Picture,
+        plan: Plan,
+        items: asyncio.Queue,
+        tokens: list[int],
+    ) -> None:
+        """Put everything that happens to one picture into the queue, its file or its error last."""
+        previews: list[np.ndarray] = []
+
+        def on_step(denoising: Denoising) -> None:
+            tokens[0] = denoising.prompt_tokens
+            items.put_nowait(Progress(index, denoising.step, denoising.steps))
+
+        async def show(preview: np.ndarray) -> None:
+            previews.append(preview)
+            partial_index = len(previews) - 1
+            data = await self._encode(preview, picture, plan)
+            items.put_nowait(PartialImage(index, partial_index, data))
+
+        shown: list[asyncio.Task[None]] = []
+        try:
+            pixels = await self.denoising.make(
+                picture,
+                plan.request.partial_images,
+                on_step,
+                lambda preview: shown.append(asyncio.create_task(show(preview))),
+            )
+            await asyncio.gather(*shown)
+            items.put_nowait(EncodedImage(index, await self._encode(pixels, picture, plan), picture.seed))
+        except Exception as error:
+            items.put_nowait(error)
+        finally:
+            for task in shown:
+                task.cancel()
+
+    async def _encode(self, pixels: np.ndarray, picture: Picture, plan: Plan) -> bytes:
+        pixels = await asyncio.to_thread(composed, pixels, plan)
+        await self.guard.check([pixels])
+        facts = {
+            "model": self.spec.id,
+            "variant": self.args.variant_name,
+            "seed": str(picture.seed),
+            "steps": str(picture.steps),
+            "guidance": f"{picture.guidance:g}",
+            "scheduler": picture.scheduler,
+            "size": f"{plan.size[0]}x{plan.size[1]}",
+        }
+        source = GENERATED if plan.original is None else EDITED
+        return await asyncio.to_thread(partial(encode_image, pixels, plan.request.output, facts, digital_source=source))
+
+    def _note_batch(self, pictures: int) -> None:
+        self.meter.write(BATCH_SIZE, pictures, self.spec.id)
+
+    def plan(self, request: ImageRequest) -> Plan:
+        """Decode what was sent and settle what was left open. Blocks.
+
+        Raises:
+            InvalidRequest: a picture cannot be read, or something is asked for that this model does not have.
+            OutOfMemory: a picture of this size does not fit into this replica's memory.
+        """
+        settings = self.settings
+        scheduler = request.scheduler or settings.scheduler
+        if scheduler not in self.engine.schedulers:
+            raise InvalidRequest(f"The schedulers here are {', '.join(self.engine.schedulers)}.", "scheduler")
+        if request.output.background == "transparent":
+            raise UnsupportedParameter(f"{self.spec.id} makes opaque pictures only.", "background")
+        original = self._decode(request.image, "image") if request.image is not None else None
+        mask = self._mask(request, original) if original is not None else None
+        size = wanted_size(request, original, settings)
+        working = nearest_workable(size, settings)
+        self._check_memory(working)
+        strength = request.strength or (1.0 if mask is not None else settings.strength)
+        seed = secrets.randbits(32) if request.seed is None else request.seed
+        first = Picture(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=working[0],
+            height=working[1],
+            steps=request.steps or settings.steps,
+            # Without words there is nothing to be guided to, and being guided costs twice as much.
+            guidance=(settings.guidance if request.guidance is None else request.guidance) if request.prompt else 1.0,
+            scheduler=scheduler,
+            seed=seed,
+            image=None if original is None else resized(original.pixels, working),
+            mask=None if mask is None else resized_mask(mask, working),
+            strength=1.0 if original is None else strength,
+            controls=tuple(
+                ControlPicture(
+                    control.kind,
+                    resized(self._decode(control.image, f"controls[{number}].image").pixels, working),
+                    control.weight,
+                )
+                for number, control in enumerate(request.controls)
+            ),
+            adapters=request.adapters,
+        )
+        pictures = tuple(replace(first, seed=(seed + number) % (1 << 63)) for number in range(request.n))
+        if original is None:
+            return Plan(request, pictures, size)
+        return Plan(
+            request,
+            pictures,
+            size,
+            resized(original.pixels, size),
+            None if mask is None else resized_mask(mask, size),
+        )
+
+    @property
+    def settings(self) -> ImageSettings:
+        assert self.spec.images is not None  # every image model has them
+        return self.spec.images
+
+    def _decode(self, data: bytes, param: str) -> DecodedImage:
+        return decode_image(data, self.spec.limits.megapixels or 16, param)
+
+    def _mask(self, request: ImageRequest, original: DecodedImage) -> np.ndarray | None:
+        """What to repaint, 0 to 1, as large as the picture; None for all of it."""
+        if request.mask is None:
+            if original.alpha is None or original.alpha.min() == 255:
+                return None
+            return 1 - original.alpha.astype(np.float32) / 255
+        mask = self._decode(request.mask, "mask")
+        if mask.pixels.shape != original.pixels.shape:
+            there, here = mask.pixels.shape, original.pixels.shape
+            raise InvalidMedia(
+                f"The mask is {there[1]}x{there[0]} and the picture {here[1]}x{here[0]}. Send a mask of the same size.",
+                "mask",
+            )
+        if mask.alpha is not None:
+            repaint = 1 - mask.alpha.astype(np.float32) / 255
+        else:
+            repaint = mask.pixels.astype(np.float32).mean(axis=2) / 255
+        if not repaint.max():
+            raise InvalidMedia(
+                "The mask leaves nothing to repaint. Make transparent, or white if it has no alpha, what is to change.",
+                "mask",
+            )
+        return repaint
+
+    def _check_memory(self, size: Size) -> None:
+        if not self.engine.largest_batch(*size):
+            settings = self.settings
+            raise OutOfMemory(
+                f"A picture of {size[0]}x{size[1]} does not fit into the memory of this model's replicas. "
+                f"Ask for {settings.width}x{settings.height}.",
+                "size",
+            )
+
+
+def wanted_size(request: ImageRequest, original: DecodedImage | None, settings: ImageSettings) -> Size:
+    """As asked for; else as large as the picture that was sent; else the model's own."""
+    if request.width and request.height:
+        return request.width, request.height
+    if original is not None:
+        return original.pixels.shape[1], original.pixels.shape[0]
+    return settings.width, settings.height
+
+
+def nearest_workable(size: Size, settings: ImageSettings) -> Size:
+    """The size nearest to the wanted one in shape that the model can work at."""
+    width, height = size
+    scale = min(1.0, settings.largest / max(size), (settings.most_megapixels * 1e6 / (width * height)) ** 0.5)
+    scale = max(scale, settings.smallest / min(size)) if scale * min(size) < settings.smallest else scale
+
+    def side(length: int) -> int:
+        rounded = round(length * scale / settings.multiple) * settings.multiple
+        return int(min(max(rounded, settings.smallest), settings.largest))
+
+    return side(width), side(height)
+
+
+def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def resized_mask(mask: np.ndarray, size: Size) -> np.ndarray:
+    if (mask.shape[1], mask.shape[0]) == size:
+        return mask
+    return np.clip(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)), 0, 1)
+
+
+def composed(pixels: np.ndarray, plan: Plan) -> np.ndarray:
+    """The picture at the size wanted. What the mask keeps is the original's, byte for byte."""
+    pixels = resized(pixels, plan.size)
+    if plan.original is None or plan.repaint is None:
+        return pixels
+    # The engine has blended along soft edges of the mask; what the mask keeps altogether is taken from the original.
+    return np.where(plan.repaint[:, :, None] > 0, pixels, plan.original)

@@ -1,0 +1,89 @@
+"""What servers of models that change one picture share: decode it, work on it in turn, encode the result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from deployments.servers.engine import EngineServer, broken
+from deployments.servers.safety import OutputGuard
+from models.errors import ServingError
+from models.media import EDITED, DecodedImage, decode_image, encode_image
+from models.tasks.images import Output
+from models.tasks.upscaling import PictureResult
+from models.tasks.usage import Usage
+
+T = TypeVar("T")
+
+# For a model whose row states no limit.
+MOST_MEGAPIXELS = 4.0
+
+
+class CallerLeft(Exception):
+    """Raised inside an engine's thread to end work that nobody waits for any more."""
+
+
+class PictureServer(EngineServer):
+    """Engines work in one thread of their own, in the order of the calls; whoever leaves before its turn is skipped."""
+
+    async def open(self) -> None:
+        """The first step of a warm-up: what the calls need."""
+        self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self.guard = OutputGuard(self.args.safety)
+        await self.guard.load()
+
+    async def decode(self, data: bytes, param: str) -> DecodedImage:
+        most = self.spec.limits.megapixels or MOST_MEGAPIXELS
+        return await asyncio.to_thread(decode_image, data, most, param)
+
+    async def in_turn(self, work: Callable[[Callable[[], None]], T]) -> T:
+        """Run `work` when its turn comes.
+
+        Args:
+            work: is given a function to call now and then, which ends it when the caller has left.
+
+        Raises:
+            ServingError: as the engine raised it, or EngineFailed for anything else.
+        """
+        left = threading.Event()
+
+        def stop_if_left() -> None:
+            if left.is_set():
+                raise CallerLeft
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, stop_if_left)
+        except ServingError:
+            raise
+        except Exception as error:
+            raise broken(self.spec.id, error) from None
+        finally:
+            left.set()
+
+    async def answer(
+        self, pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]
+    ) -> PictureResult:
+        """A file in which its making is written, with the alpha channel that the picture came with, if it may leave.
+
+        Raises:
+            ContentPolicyViolation: it may not.
+        """
+        await self.guard.check([pixels])
+        making = {"model": self.spec.id, "variant": self.args.variant_name, **facts}
+        data = await asyncio.to_thread(encode_with_alpha, pixels, alpha, output, making)
+        height, width = pixels.shape[:2]
+        return PictureResult(data, width, height, Usage(images=1))
+
+
+def encode_with_alpha(pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]) -> bytes:
+    """A file of `pixels` and `alpha`, which is made as large as they are."""
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        size = (pixels.shape[1], pixels.shape[0])
+        alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
+    return encode_image(pixels, output, facts, alpha, EDITED)

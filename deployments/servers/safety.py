@@ -1,0 +1,61 @@
+"""What stands between finished pictures and the client, where the policy asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from deployments.failures import in_the_log
+from models.errors import ContentPolicyViolation
+from models.safety.judges import OutputJudges, load_judges
+from models.safety.policy import OutputPolicy
+
+logger = logging.getLogger("ray.serve")
+
+WITHHELD = (
+    "The picture was made, and withheld by this cluster's content policy. Change the prompt or the picture you sent. "
+    "If you think this is a mistake, tell the operator."
+)
+UNJUDGED = (
+    "The picture was withheld: this cluster's content policy wants it checked, and the check failed. Tell the operator."
+)
+
+
+class OutputGuard:
+    """Judges pictures in a thread of its own. Does nothing, and loads nothing, where the policy is not enabled."""
+
+    def __init__(self, policy: OutputPolicy, judges: OutputJudges | None = None):
+        self.enabled = policy.enabled
+        self._judges = judges or OutputJudges(partial(load_judges, policy, logger.info), log_failure)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+
+    async def load(self) -> None:
+        """Before the first picture, so that it does not wait for weights. Does not raise: without judges, all pictures
+        are withheld until they can be loaded."""
+        if self.enabled:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.load)
+
+    async def check(self, pictures: Sequence[np.ndarray]) -> None:
+        """
+        Args:
+            pictures: each uint8, shape (height, width, 3).
+
+        Raises:
+            ContentPolicyViolation: one of them may not leave, or could not be judged.
+        """
+        if not self.enabled:
+            return
+        for pixels in pictures:
+            verdict = await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.judge, pixels)
+            if verdict.withheld:
+                logger.warning("a picture was withheld by %s: %s", verdict.judge or "nobody", verdict.scores)
+                raise ContentPolicyViolation(WITHHELD if verdict.judge else UNJUDGED)
+
+
+def log_failure(what: str, error: Exception) -> None:
+    logger.error("content policy: %s, so pictures are withheld: %s", what, in_the_log(error))

@@ -1,0 +1,68 @@
+"""Style models as replicas."""
+
+import asyncio
+import difflib
+
+import numpy as np
+
+from deployments.servers.pictures import PictureServer
+from models.errors import InvalidRequest
+from models.tasks.styles import StyleRequest
+from models.tasks.upscaling import PictureResult
+
+OF_A_PICTURE = "of a picture"
+
+
+class StylesServer(PictureServer):
+    async def warm_up(self) -> None:
+        await self.open()
+        grey = np.full((64, 64, 3), 128, np.uint8)
+        for style in (*self.spec.styles[:1], grey):
+            await self._paint(grey, style)
+
+    async def stylize(self, request: StyleRequest) -> PictureResult:
+        """
+        Raises:
+            InvalidRequest: of "style", which the model does not have, or of "strength".
+            InvalidMedia, PayloadTooLarge: of "image" or "style_image".
+            OutOfMemory, EngineFailed.
+            ContentPolicyViolation: the policy asks for a check, and the result did not pass.
+        """
+        if not 0 <= request.strength <= 1:
+            raise InvalidRequest("The strength of a style is a number from 0 to 1.", "strength")
+        style = await self._style(request.style)
+        picture = await self.decode(request.image, "image")
+        pixels = picture.pixels
+        if request.strength > 0:
+            styled = await self._paint(pixels, style)
+            pixels = await asyncio.to_thread(mix, pixels, styled, request.strength)
+        name = style if isinstance(style, str) else OF_A_PICTURE
+        facts = {"style": name, "strength": f"{request.strength:g}"}
+        return await self.answer(pixels, picture.alpha, request.output, facts)
+
+    async def _paint(self, pixels: np.ndarray, style: str | np.ndarray) -> np.ndarray:
+        return await self.in_turn(lambda _: self.engine.stylize(pixels, style))
+
+    async def _style(self, style: str | bytes) -> str | np.ndarray:
+        if isinstance(style, bytes):
+            return (await self.decode(style, "style_image")).pixels
+        if style not in self.spec.styles:
+            raise InvalidRequest(unknown_style(style, self.spec.styles), "style")
+        return style
+
+
+def unknown_style(style: str, styles: tuple[str, ...]) -> str:
+    """What to say to who asked for a style that there is not: the nearest names, or all where none is near."""
+    wanted = style[:100].lower()
+    near = [name for name in styles if wanted and wanted in name]
+    near += [name for name in difflib.get_close_matches(wanted, styles, n=3, cutoff=0.5) if name not in near]
+    if near:
+        return f"This model has no style {style[:100]!r}. Did you mean {' or '.join(near[:3])}?"
+    return f"This model has no style {style[:100]!r}. It has {', '.join(styles)}."
+
+
+def mix(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
+    """uint8: `strength` of the one and the rest of the other."""
+    if strength == 1:
+        return after
+    return np.rint(before + (after.astype(np.float32) - before) * strength).astype(np.uint8)

@@ -1,0 +1,26 @@
+"""Upscalers as replicas."""
+
+import numpy as np
+
+from deployments.servers.pictures import PictureServer
+from models.tasks.upscaling import PictureResult, UpscaleRequest
+
+
+class UpscalingServer(PictureServer):
+    async def warm_up(self) -> None:
+        await self.open()
+        await self._enlarge(np.zeros((32, 32, 3), np.uint8))
+
+    async def upscale(self, request: UpscaleRequest) -> PictureResult:
+        """
+        Raises:
+            InvalidMedia, PayloadTooLarge: of "image".
+            OutOfMemory, EngineFailed.
+            ContentPolicyViolation: the policy asks for a check, and the result did not pass.
+        """
+        picture = await self.decode(request.image, "image")
+        large = await self._enlarge(picture.pixels)
+        return await self.answer(large, picture.alpha, request.output, {"scale": str(self.spec.scale)})
+
+    async def _enlarge(self, pixels: np.ndarray) -> np.ndarray:
+        return await self.in_turn(lambda stop_if_left: self.engine.upscale(pixels, stop_if_left))
