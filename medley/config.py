@@ -24,6 +24,7 @@ class ServedModel:
     app: str
     spec: ModelSpec
     variant_name: str
+    sleeps: bool = False  # no replica starts until it is asked for
 
     @property
     def variant(self) -> VariantSpec:
@@ -51,8 +52,8 @@ class ClusterConfig:
 
     @property
     def memory_gib(self) -> float:
-        """What all first replicas need, and 1.5 GiB for Ray and the router."""
-        return 1.5 + sum(model.variant.needs.memory_gib for model in self.models)
+        """What all replicas need that start at once, and 1.5 GiB for Ray and the router."""
+        return 1.5 + sum(model.variant.needs.memory_gib for model in self.models if not model.sleeps)
 
 
 def read_config(path: Path) -> ClusterConfig:
@@ -72,4 +73,11 @@ def read_config(path: Path) -> ClusterConfig:
 
 def _served(application: Application) -> ServedModel:
     args = ModelArgs.model_validate(application.get("args"))
-    return ServedModel(application.get("name"), args.spec, args.variant_name)
+    return ServedModel(application.get("name"), args.spec, args.variant_name, sleeps(application.get("deployments")))
+
+
+def sleeps(deployments: list[dict[str, Any]] | None) -> bool:
+    """Whether all of them are scaled to zero until they are asked for."""
+    return bool(deployments) and all(
+        (one.get("autoscaling_config") or {}).get("min_replicas") == 0 for one in deployments
+    )

@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs
-from medley.config import MODEL_BUILDER, ClusterConfig, ConfigError, ServedModel
+from medley.config import MODEL_BUILDER, ClusterConfig, ConfigError, ServedModel, sleeps
 from medley.home import home
 from models.errors import ModelNotFound
 
@@ -93,7 +93,8 @@ def config_of(entry: Entry) -> ClusterConfig:
         except (ValidationError, ModelNotFound) as error:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.message
             raise ConfigError(f"{entry} asks for what is no longer there: {why}") from None
-        models.append(ServedModel(application["name"], args.spec, args.variant_name))
+        asleep = sleeps(application.get("deployments"))
+        models.append(ServedModel(application["name"], args.spec, args.variant_name, asleep))
     return ClusterConfig(entry.path, document, models)
 
 

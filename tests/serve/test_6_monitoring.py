@@ -1,5 +1,6 @@
 """Every panel, rule and alert against a real Prometheus that scrapes the running cluster."""
 
+import base64
 import shutil
 import threading
 import time
@@ -11,7 +12,12 @@ from starter_cluster import CHAT, EMBEDDINGS
 
 from deployments.telemetry import METRICS, Kind
 from medley.monitoring.files import expressions
+from models.catalog import load_catalog
 from models.slo import load_slo
+
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR4nGOM6tFgIAUwkaR6VMOohiGlAQBtMwEuC5lyeQAAAABJRU5ErkJggg=="
+)
 
 # What the traffic of this test gives no reason to be there.
 NO_REASON = ("429", "refused")
@@ -24,7 +30,8 @@ class Traffic:
         self.address = address
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(self._chat,)) for _ in range(2)]
-        self._threads += [threading.Thread(target=self._run, args=(one,)) for one in (self._embed, self._fail)]
+        others = (self._embed, self._fail, self._paint, self._upscale, self._style)
+        self._threads += [threading.Thread(target=self._run, args=(one,)) for one in others]
 
     def __enter__(self):
         for thread in self._threads:
@@ -36,7 +43,7 @@ class Traffic:
             thread.join()
 
     def _run(self, ask):
-        with httpx.Client(base_url=self.address, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=self.address, timeout=120, trust_env=False) as http:
             while not self._stop.is_set():
                 ask(http)
                 time.sleep(0.05)
@@ -48,6 +55,19 @@ class Traffic:
 
     def _embed(self, http):
         assert http.post("/v1/embeddings", json={"model": EMBEDDINGS, "input": ["one", "two", "three"]}).is_success
+
+    def _paint(self, http):
+        body = {"model": "doodle", "prompt": "a red circle", "steps": 2}
+        assert http.post("/v1/images/generations", json=body).is_success
+
+    def _upscale(self, http):
+        files = {"image": ("dot.png", DOT, "image/png")}
+        assert http.post("/v1/images/upscales", data={"model": "realesr-animevideov3"}, files=files).is_success
+
+    def _style(self, http):
+        files = {"image": ("dot.png", DOT, "image/png")}
+        form = {"model": "magenta-styles", "style": load_catalog()["magenta-styles"].styles[0]}
+        assert http.post("/v1/images/styles", data=form, files=files).is_success
 
     def _fail(self, http):
         assert http.post("/v1/chat/completions", json={"model": CHAT, "messages": []}).status_code == 400
