@@ -70,9 +70,16 @@ class DenoisingLoop:
     Args:
         largest_batch: pictures in one step, at most; the engine's own limit for their size counts too.
         on_batch: is told the number of pictures of each step.
+        thread: the engine works in it; the one that loaded the engine, where that matters.
     """
 
-    def __init__(self, engine: ImageEngine, largest_batch: int = 16, on_batch: Callable[[int], None] = nothing):
+    def __init__(
+        self,
+        engine: ImageEngine,
+        largest_batch: int = 16,
+        on_batch: Callable[[int], None] = nothing,
+        thread: ThreadPoolExecutor | None = None,
+    ):
         self.engine = engine
         self.largest_batch = largest_batch
         self.on_batch = on_batch
@@ -80,7 +87,7 @@ class DenoisingLoop:
         self._active: list[Job] = []
         self._turns: deque[Any] = deque()  # batch keys, the one whose turn is next first
         self._fits: dict[tuple[int, int], int] = {}  # what running out of memory has taught, by size
-        self._thread = ThreadPoolExecutor(1, "denoising")
+        self._thread = thread or ThreadPoolExecutor(1, "denoising")
         self._runner: asyncio.Task[None] | None = None
 
     async def make(

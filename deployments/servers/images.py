@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,11 +55,18 @@ class Plan:
 
 
 class ImageServer(EngineServer):
+    async def load(self, engine: type[Any], folder: Path) -> Any:
+        """In the one thread that works with the engine ever after. OpenMP keeps threads for each thread that calls it;
+        with more of them than cores they sleep between the many small loops of a step, which doubled its time."""
+        self._thread = ThreadPoolExecutor(1, "denoising")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, engine.load, self.spec, self.variant, folder)
+
     async def warm_up(self) -> None:
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
         largest = int(self.variant.engine.get("largest_batch", 16))
-        self.denoising = DenoisingLoop(self.engine, largest, on_batch=self._note_batch)
+        self.denoising = DenoisingLoop(self.engine, largest, self._note_batch, self._thread)
         await self.make(ImageRequest("warm-up", steps=1, seed=0))
 
     async def make(self, request: ImageRequest) -> ImageResult:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ class Args:
 async def server():
     one = ImageServer.__new__(ImageServer)
     one.args, one.spec, one.variant, one.meter = Args(), SPEC, SPEC.variant(None), NoMeter()
-    one.engine = FakeImages()
+    one.engine = await one.load(FakeImages, Path())
     await one.warm_up()
     return one
 

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from deployments.router.dispatch import ModelState, State
-from deployments.router.edge import Edge, middlewares
+from deployments.router.edge import CLOSE, Edge, middlewares
 from models.errors import EngineFailed, InvalidRequest, RateLimited, ReplicaLost
 from models.tasks.chat import event
 
@@ -356,11 +356,11 @@ async def test_control_headers_of_serve_never_pass_the_edge():
 async def test_the_edge_gives_the_client_and_the_application_one_and_the_same_id():
     scope, sent = await through_edge([(b"x-request-id", b"bad id"), (b"x-request-id", b"good-id")])
     assert scope["headers"] == [(b"x-request-id", b"good-id")]
-    assert sent[0]["headers"] == [(b"x-request-id", b"good-id")]
+    assert sent[0]["headers"] == [(b"x-request-id", b"good-id"), CLOSE]
     scope, sent = await through_edge([(b"x-request-id", b"bad id")])
     ((_, made),) = scope["headers"]
     assert len(made) == 32
-    assert sent[0]["headers"] == [(b"x-request-id", made)]
+    assert sent[0]["headers"] == [(b"x-request-id", made), CLOSE]
 
 
 async def test_the_edge_leaves_what_is_not_http_alone():
