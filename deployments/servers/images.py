@@ -131,16 +131,17 @@ class ImageServer(EngineServer):
     ) -> None:
         """Put everything that happens to one picture into the queue, its file or its error last."""
         previews: list[np.ndarray] = []
+        in_order = asyncio.Lock()
 
         def on_step(denoising: Denoising) -> None:
             tokens[0] = denoising.prompt_tokens
             items.put_nowait(Progress(index, denoising.step, denoising.steps))
 
         async def show(preview: np.ndarray) -> None:
-            previews.append(preview)
-            partial_index = len(previews) - 1
-            data = await self._encode(preview, picture, plan)
-            items.put_nowait(PartialImage(index, partial_index, data))
+            async with in_order:
+                previews.append(preview)
+                data = await self._encode(preview, picture, plan)
+                items.put_nowait(PartialImage(index, len(previews) - 1, data))
 
         shown: list[asyncio.Task[None]] = []
         try:
