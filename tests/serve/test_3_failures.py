@@ -133,7 +133,7 @@ def test_a_full_queue_says_429_with_retry_after(cluster):
         async with httpx.AsyncClient(
             base_url=cluster.address, timeout=300, trust_env=False, limits=httpx.Limits(max_connections=None)
         ) as http:
-            body = {**STORY, "max_tokens": 8}
+            body = {**STORY, "max_tokens": 64, "ignore_eos": True}  # long enough for all 200 to be there at once
             answers = await asyncio.gather(*(http.post("/v1/chat/completions", json=body) for _ in range(200)))
         for answer in answers:
             assert answer.status_code == 200 or "retry-after" in answer.headers
