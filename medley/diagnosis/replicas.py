@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
+from typing import Any
 
 import httpx
 
@@ -12,14 +14,11 @@ from medley.application_status import failure_message, is_model, last_line, want
 from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.logs import last_words
 from medley.screen import duration
-from models.specs import Task
+from models.specs import ModelSpec, Task
 
 LOG_LINES = 5
 REQUEST_PATIENCE_S = 60
-SMALLEST = {
-    Task.CHAT: ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}),
-    Task.EMBEDDINGS: ("/v1/embeddings", {"input": "word"}),
-}
+PICTURE_SIDE = 32
 
 
 def started(patient: Patient) -> Finding:
@@ -133,12 +132,10 @@ def answers(patient: Patient) -> Finding:
     """One real request, the smallest there is."""
     if patient.status.state == "scaled_to_zero":
         return fine("None was sent: it would start a replica.")
-    path, body = SMALLEST[patient.spec.task]
+    path, body = smallest_request(patient.spec, patient.model)
     began = time.perf_counter()
     try:
-        answer = patient.client.post(
-            f"{patient.live.edge}{path}", json={"model": patient.model, **body}, timeout=REQUEST_PATIENCE_S
-        )
+        answer = patient.client.post(f"{patient.live.edge}{path}", timeout=REQUEST_PATIENCE_S, **body)
     except httpx.TimeoutException:
         return wrong(f"A request had no answer after {REQUEST_PATIENCE_S} s.", "`medley top` shows what it works on")
     except httpx.HTTPError as error:
@@ -153,6 +150,31 @@ def answers(patient: Patient) -> Finding:
     request_id = answer.headers.get("x-request-id")
     look = f"`medley logs {request_id}`" if request_id else f"`medley logs --model {patient.model}`"
     return wrong(f"Answered {answer.status_code} after {took}: {_error(answer)}", look)
+
+
+def smallest_request(spec: ModelSpec, model: str) -> tuple[str, dict[str, Any]]:
+    """The path, and the body as httpx takes it."""
+    match spec.task:
+        case Task.CHAT:
+            messages = [{"role": "user", "content": "Hi"}]
+            return "/v1/chat/completions", {"json": {"model": model, "messages": messages, "max_tokens": 1}}
+        case Task.EMBEDDINGS:
+            return "/v1/embeddings", {"json": {"model": model, "input": "word"}}
+        case Task.IMAGES:
+            return "/v1/images/generations", {"json": {"model": model, "prompt": "a dot", "steps": 1}}
+        case Task.UPSCALING:
+            return "/v1/images/upscales", {"data": {"model": model}, "files": {"image": grey_picture()}}
+        case Task.STYLES:
+            form = {"model": model, "style": spec.styles[0]}
+            return "/v1/images/styles", {"data": form, "files": {"image": grey_picture()}}
+
+
+def grey_picture() -> bytes:
+    from PIL import Image  # only here: most commands need none
+
+    file = io.BytesIO()
+    Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "grey").save(file, "PNG")
+    return file.getvalue()
 
 
 def _error(answer: httpx.Response) -> str:

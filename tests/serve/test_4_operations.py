@@ -134,7 +134,7 @@ class ConstantLoad:
     async def _run(self):
         limits = httpx.Limits(max_connections=None)
         async with (
-            httpx.AsyncClient(base_url=self.address, timeout=60, trust_env=False, limits=limits) as http,
+            httpx.AsyncClient(base_url=self.address, timeout=300, trust_env=False, limits=limits) as http,
             asyncio.TaskGroup() as group,
         ):
             due = time.monotonic()
