@@ -242,6 +242,13 @@ def test_upgrade_failed_upgrade_and_rollback_under_constant_load(cluster):
     cluster.deploy(cluster.document)
 
 
+def starting(app: str) -> list[int]:
+    """Process ids of the replicas that are on their way."""
+    deployments = local.applications()[app]["deployments"].values()
+    replicas = [replica for deployment in deployments for replica in deployment["replicas"]]
+    return [replica["pid"] for replica in replicas if replica.get("pid") and replica["state"] == "STARTING"]
+
+
 def test_an_engine_that_dies_while_it_loads_is_told_of_and_the_old_one_serves(cluster):
     before = cluster.pids()
     config = cluster.written(cluster.with_args(EMBEDDINGS, variant="torch", release="4"))
@@ -250,7 +257,7 @@ def test_an_engine_that_dies_while_it_loads_is_told_of_and_the_old_one_serves(cl
     )
     killed = 0
     while deploying.poll() is None:
-        for pid in set(local.pids_by_application()[EMBEDDINGS]) - set(before[EMBEDDINGS]):
+        for pid in set(starting(EMBEDDINGS)) - set(before[EMBEDDINGS]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
