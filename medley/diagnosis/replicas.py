@@ -152,7 +152,7 @@ def answers(patient: Patient) -> Finding:
     return wrong(f"Answered {answer.status_code} after {took}: {_error(answer)}", look)
 
 
-def smallest_request(spec: ModelSpec, model: str) -> tuple[str, dict[str, Any]]:
+def smallest_request(spec: ModelSpec, model: str | None) -> tuple[str, dict[str, Any]]:
     """The path, and the body as httpx takes it."""
     match spec.task:
         case Task.CHAT:
