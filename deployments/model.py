@@ -30,7 +30,7 @@ GIB = 1 << 30
 
 def build(args: ModelArgs) -> Application:
     """The application of one model: a single deployment, always named "model"."""
-    args = ModelArgs.model_validate(args)
+    args = ModelArgs.model_validate(args).settled()
     task, variant = args.spec.task, args.variant_spec
     server = import_string(SERVERS_BY_BACKEND.get((task, variant.backend), SERVERS[task]))
     deployment = serve.deployment(

@@ -9,11 +9,16 @@ from models.catalog import load_catalog
 from models.safety.policy import OutputPolicy
 from models.specs import ModelSpec, VariantSpec
 
+# In the place of a variant's name: the cheapest one that keeps its promises on this hardware.
+AUTO = "auto"
+
 
 class ModelArgs(BaseModel):
     """Arguments of `deployments.model:build`.
 
     Attributes:
+        model: an id of the catalog, or `model@variant` for one more variant beside that. It is the application's name.
+        variant: None is the one that `model` names, else the model's default one; "auto" has it chosen by measurements.
         release: means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
         metrics: report to Prometheus.
         access_log: write a line for each call: id, method, outcome, milliseconds; nothing of its content.
@@ -31,10 +36,14 @@ class ModelArgs(BaseModel):
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
-        try:
-            self.spec.variant(self.variant)
-        except KeyError as error:
-            raise ValueError(str(error.args[0])) from None
+        spec, named = self.spec, self.model.partition("@")[2]
+        if named and self.variant not in (None, named):
+            raise ValueError(f"{self.model} names its variant, and `variant` is {self.variant!r}. Leave `variant` out.")
+        if self.variant != AUTO:
+            try:
+                spec.variant(self.variant)
+            except KeyError as error:
+                raise ValueError(str(error.args[0])) from None
         return self
 
     @property
@@ -43,11 +52,20 @@ class ModelArgs(BaseModel):
 
     @property
     def variant_spec(self) -> VariantSpec:
-        return self.spec.variant(self.variant)
+        return self.spec.variant(self.variant_name)
 
     @property
     def variant_name(self) -> str:
+        """The variant's own name; for "auto" the one that is chosen on this machine."""
+        if self.variant == AUTO:
+            from models.evaluation.choice import chosen_variant
+
+            return chosen_variant(self.spec)
         return self.variant or self.spec.default_variant
+
+    def settled(self) -> Self:
+        """The same with the variant's own name, so that every process that is handed them runs that variant."""
+        return self.model_copy(update={"variant": self.variant_name})
 
 
 class RouterArgs(BaseModel):

@@ -22,16 +22,20 @@ def check(
     ] = None,
     here: Annotated[bool, typer.Option("--here", help="also ask whether one replica of each model fits here")] = False,
 ) -> None:
-    """Check YAML files strictly: every unknown key, wrong value and broken rule, with its line."""
+    """Check YAML files strictly: every unknown key, wrong value and broken rule, with its line.
+
+    Exit code 1: something cannot be served. A warning alone is 0.
+    """
     wanted = files or default_files()
     machine = this_machine() if here else None
     found = list(dict.fromkeys(problem for file in wanted for problem in problems_of(file, machine)))
     for problem in found:
         typer.echo(str(problem))
-    if found:
-        typer.echo(f"{_count(len(found), 'problem')} in {_count(len({one.path for one in found}), 'file')}.", err=True)
+    if wrong := [problem for problem in found if problem.stops]:
+        typer.echo(f"{_count(len(wrong), 'problem')} in {_count(len({one.path for one in wrong}), 'file')}.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{_count(len(wanted), 'file')}, no problems.")
+    warnings = f", {_count(len(found), 'warning')}" if found else ""
+    typer.echo(f"{_count(len(wanted), 'file')}, no problems{warnings}.")
 
 
 def default_files() -> list[Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployments.settings import ModelArgs
+from deployments.settings import AUTO, ModelArgs
 from medley.checks.entries import MODEL_BUILDER, Application, applications_of
 from medley.checks.serve import serve_problems
 from medley.yaml_lines import read_document, sorted_problems
@@ -33,9 +34,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
+    """
+    Attributes:
+        document: what is handed to Serve: the file, with the variant that was chosen in the place of each `auto`.
+        choices: why, for each application whose variant was chosen, such as `auto -> onnx-int8: ...`.
+    """
+
     path: Path
     document: dict[str, Any]
     models: list[ServedModel]
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def host(self) -> str:
@@ -64,11 +72,31 @@ def read_config(path: Path) -> ClusterConfig:
     """
     document = read_document(path)
     problems = document.problems + (serve_problems(document) if document.readable else [])
-    if problems:
-        raise ConfigError("\n".join(map(str, sorted_problems(problems))))
-    return ClusterConfig(
-        path, document.value, [_served(one) for one in applications_of(document) if one.role == "model"]
-    )
+    if wrong := [problem for problem in problems if problem.stops]:
+        raise ConfigError("\n".join(map(str, sorted_problems(wrong))))
+    models = [one for one in applications_of(document) if one.role == "model"]
+    choices = {one.get("name"): choose_variant(one) for one in models if one.is_auto}
+    return ClusterConfig(path, document.value, [_served(one) for one in models], choices)
+
+
+def choose_variant(application: Application) -> str:
+    """Write the variant in the place of `auto`, so that history, a rollback and every node mean the same by it.
+
+    Returns:
+        What was chosen, and why.
+
+    Raises:
+        ConfigError: slo.yaml, which the choice keeps to, is not valid.
+    """
+    from models.evaluation.choice import choose
+
+    assert application.spec
+    try:
+        choice = choose(application.spec)
+    except ValueError as error:
+        raise ConfigError(f"{application.get('name')}: its variant cannot be chosen. {error}") from None
+    application.get("args")["variant"] = choice.variant
+    return f"{AUTO} -> {choice.variant}: {choice.reason}"
 
 
 def _served(application: Application) -> ServedModel:

@@ -126,6 +126,10 @@ def start(wanted: ClusterConfig, patience_s: float) -> None:
     with only_writer(), dashboard() as serve:
         before = live(serve, patience_s=60)
         proposal = propose(before, wanted, serve)
+        for app, choice in wanted.choices.items():
+            console.print(f"{app}: {choice}", markup=False)
+        for warning in proposal.warnings:
+            console.print(f"Warning: {warning}", markup=False)
         put(proposal.document, wanted.path.name, serve)
         see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
         history.keep(wanted.document, f"start with {wanted.path.name}", started=True)

@@ -7,6 +7,8 @@ from typing import Any
 from medley.differences import Kind
 from medley.surge import SURGE, Resources, Room, replicas_wanted
 
+FINISH = "Its replicas finish what they work on;"
+
 
 def effect_of(
     kind: Kind, application: dict[str, Any], room: Room | None, cold_start_s: float | None, survives: bool
@@ -25,7 +27,7 @@ def effect_of(
         case Kind.ADD:
             return _of_adding(room), False
         case Kind.REMOVE:
-            return "Its replicas finish what they work on; new requests get 503.", True
+            return f"{FINISH} new requests get 503.", True
         case Kind.UNCHANGED:
             return _on_a_failed_one(application), False
         case Kind.IN_PLACE:

@@ -28,6 +28,7 @@ from medley.home import client_environment
 from medley.monitoring.command import monitoring
 from medley.one_writer import only_writer
 from medley.preflight import DASHBOARD_PORT, problems
+from medley.variants import command as variant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
 
@@ -84,6 +85,7 @@ def env() -> None:
         typer.echo(f"export {name}={value}")
 
 
+app.add_typer(variant.app, name="variant")
 for command in (
     check,
     plan,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from deployments.router.addressing import application_of
+from deployments.router.dispatch import ModelState, State
 from medley.config import ClusterConfig
 from medley.differences import Comparison, Difference, Kind, compare
-from medley.effects import effect_of
+from medley.effects import FINISH, effect_of
 from medley.surge import SURGE, Resources, Room, with_surge
+from models.catalog import load_catalog
 
 # Read when Serve first starts and never again. The other keys of a document take effect with each deploy.
 FIRST_START_KEYS = ("proxy_location", "http_options", "grpc_options", "controller_options")
@@ -42,12 +45,14 @@ class Plan:
     Attributes:
         document: what to hand to Serve: the file, with `max_surge_percent` decided where it does not say it.
         changes: one for each application.
-        warnings: what the file asks for and a deploy cannot do.
+        warnings: what the file asks for and a deploy cannot do, or hardly means.
+        choices: of variants, by application: which was chosen, and why.
     """
 
     document: dict[str, Any]
     changes: tuple[Change, ...]
     warnings: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -67,8 +72,9 @@ class Plan:
         for change in self.changes:
             keys = ": " + ", ".join(map(str, change.differences)) if change.differences else ""
             lines.append(f"  {SIGNS[change.kind]} {change.app:<{width}}  {change.kind}{keys}")
-            if change.effect:
-                lines.append(f"    {'':<{width}}  {change.effect}")
+            for text in (self.choices.get(change.app), change.effect):
+                if text:
+                    lines.append(f"    {'':<{width}}  {text}")
         return lines + [f"  Warning: {warning}" for warning in self.warnings]
 
 
@@ -96,15 +102,28 @@ def plan(
     document, rooms = with_surge(wanted, live, free)
     applications, good, asked = live.get("applications", {}), _entries_in(last_good), _entries_in(wanted.document)
     changes = []
-    for comparison in compare(live, document):
+    comparisons = compare(live, document)
+    serving = {one.app for one in comparisons if one.kind in (Kind.UNCHANGED, Kind.IN_PLACE)}
+    for comparison in comparisons:
         app, room = comparison.app, rooms.get(comparison.app)
         survives = app in good and good[app] == asked.get(app)
         effect, interrupts = effect_of(
             comparison.kind, applications.get(app, {}), room, (cold_starts or {}).get(app), survives
         )
+        if comparison.kind is Kind.REMOVE and (heir := _heir(app, wanted)):
+            when = "" if heir in serving else ", once that is up with it; until then they wait or get 503"
+            effect, interrupts = f"{FINISH} new requests for {app} reach {heir}{when}.", heir not in serving
         differences = _without_decided(comparison, room)
         changes.append(Change(app, comparison.kind, differences, effect, interrupts, room))
-    return Plan(document, tuple(changes), tuple(_first_start_warnings(live, document, started_with)))
+    warnings = [*_first_start_warnings(live, document, started_with), *_served_twice(wanted)]
+    return Plan(document, tuple(changes), tuple(warnings), wanted.choices)
+
+
+def _heir(app: str, wanted: ClusterConfig) -> str | None:
+    """The application that answers to the name of one that is taken out."""
+    states = {model.app: ModelState(State.READY, model.variant_name) for model in wanted.models}
+    spec = load_catalog().get(app)
+    return application_of(spec, states) if spec else None
 
 
 def _without_decided(comparison: Comparison, room: Room | None) -> tuple[Difference, ...]:
@@ -131,6 +150,13 @@ def _first_start_warnings(
         for key in FIRST_START_KEYS
         if in_force[key] != asked[key]
     ]
+
+
+def _served_twice(wanted: ClusterConfig) -> list[str]:
+    """Variants that are served under their models' names and their own, also one that was chosen just now."""
+    apps = {model.app for model in wanted.models}
+    both = [(one.app, f"{one.app}@{one.variant_name}") for one in wanted.models if one.app == one.spec.row]
+    return [f"{app} and {named} serve the same variant, so it is loaded twice." for app, named in both if named in apps]
 
 
 def _first_start_options(source: dict[str, Any]) -> dict[str, Any]:

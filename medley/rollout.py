@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from deployments.settings import ModelArgs
 from medley.cluster import ClusterError, logs
 from medley.config import MODEL_BUILDER
 from medley.differences import Kind, compare
@@ -53,7 +54,8 @@ class Rollout:
     def __init__(self, plan: Plan, before: dict[str, Any]):
         self.document = plan.document
         self.wanted = [entry["name"] for entry in plan.document["applications"]]
-        self.models = {one["name"] for one in plan.document["applications"] if one["import_path"] == MODEL_BUILDER}
+        models = [one for one in plan.document["applications"] if one["import_path"] == MODEL_BUILDER]
+        self.models = {one["name"]: ModelArgs.model_validate(one["args"]).variant_name for one in models}
         self.removed = plan.apps(Kind.REMOVE)
         self.restarting = plan.apps(Kind.RESTART)
         self.untouched = plan.apps(Kind.UNCHANGED)
@@ -132,7 +134,15 @@ class Rollout:
     def _router_knows(self, readiness: Readiness) -> bool:
         """Whether clients find what Serve says; the router hears of it a second later."""
         known = (readiness.models or {}).keys()
-        return readiness.ready and self.models <= known and not self.removed & known
+        there = all(name in known and self._serves_variant(name, readiness) for name in self.models)
+        return readiness.ready and there and not self.removed & known
+
+    def _serves_variant(self, model: str, readiness: Readiness) -> bool:
+        """Whether requests that name the variant reach this application."""
+        return readiness.of(model).get("variant") in (None, self.models[model])
+
+    def _is_ready(self, model: str, readiness: Readiness) -> bool:
+        return readiness.of(model).get("state") in TAKES_REQUESTS and self._serves_variant(model, readiness)
 
     def _note_cold_starts(self, live: dict[str, Any]) -> None:
         for name, application in live.get("applications", {}).items():
@@ -172,7 +182,7 @@ class Rollout:
             return f"Ray's dashboard did not answer for {patience_s:.0f} s. `medley up` starts the cluster."
         late = {name: step for name, step in steps.items() if step.word is not Word.READY}
         if not late:
-            unready = [name for name in sorted(self.models) if readiness.of(name).get("state") not in TAKES_REQUESTS]
+            unready = [name for name in sorted(self.models) if not self._is_ready(name, readiness)]
             of_whom = f", because of {', '.join(unready)}" if unready else ""
             return f"Serve says all is ready, and /readyz does not{of_whom}, after {patience_s:.0f} s. Logs: {logs()}"
         parts = [f"Not ready after {patience_s:.0f} s, and Serve goes on trying:"]

@@ -96,8 +96,10 @@ def _cached(source: HubSource) -> None:
 
 def catalog_row(spec: ModelSpec, live: Live) -> dict[str, Any]:
     """One model of the catalog and its state, for programs."""
-    deployed = spec.id in live.applications or spec.id in (live.models or {})
-    now = status_of(live, spec.id) if deployed else None
+    deployed = sorted(app for app in {**live.applications, **(live.models or {})} if app.partition("@")[0] == spec.id)
+    served = [status_of(live, app) for app in deployed]
+    # The one that goes by the model's own name; else the first of `model@variant`.
+    now = next(iter(served), None)
     name = (now and now.variant) or spec.default_variant
     variant = spec.variants.get(name) or spec.variant(None)
     missing = weights_missing(spec, variant)
@@ -107,6 +109,7 @@ def catalog_row(spec: ModelSpec, live: Live) -> dict[str, Any]:
         "variants": list(spec.variants),
         "default_variant": spec.default_variant,
         "running_variant": now and now.variant,
+        "running_variants": [one.variant for one in served if one.variant],
         "licence": spec.licence,
         "needs": variant.needs.model_dump(),
         "weights_here": not missing,
@@ -120,7 +123,7 @@ def catalog_table(rows: list[dict[str, Any]]) -> Table:
     for name in ("model", "task", "variants (* runs)", "licence", "a replica needs", "weights here", "state"):
         table.add_column(name)
     for row in rows:
-        marked = [f"{name}*" if name == row["running_variant"] else name for name in row["variants"]]
+        marked = [f"{name}*" if name in row["running_variants"] else name for name in row["variants"]]
         table.add_row(
             *(row["id"], row["task"], ", ".join(marked), row["licence"], needs_text(Needs(**row["needs"]))),
             "yes" if row["weights_here"] else "no",

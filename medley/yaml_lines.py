@@ -26,12 +26,14 @@ class Problem:
         line: counted from 1; None where the whole file is meant.
         where: the place in the document, for people; empty for all of it.
         message: what is wrong, then what to do.
+        stops: the file cannot be served; else it is only hardly what is meant.
     """
 
     path: Path
     line: int | None
     where: str
     message: str
+    stops: bool = True
 
     def __str__(self) -> str:
         if self.line is None:
@@ -74,8 +76,8 @@ class Document:
             path = path[:-1]
         return self.lines.get(path, 1)
 
-    def problem(self, path: KeyPath, message: str) -> Problem:
-        return Problem(self.path, self.line(path), self.where(path), message)
+    def problem(self, path: KeyPath, message: str, stops: bool = True) -> Problem:
+        return Problem(self.path, self.line(path), self.where(path), message, stops)
 
     def where(self, path: KeyPath) -> str:
         """A path in words: `application router, deployments[router].max_ongoing_requests`."""

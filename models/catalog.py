@@ -22,7 +22,8 @@ class _CatalogFile(BaseModel):
 
 
 class Catalog(Mapping[str, ModelSpec]):
-    """Models by id, in the order of the files."""
+    """Models by id, in the order of the files. `model@variant` is looked up too, and not listed: that is the model
+    under this name with this variant."""
 
     def __init__(self, specs: Iterable[ModelSpec]):
         self._specs: dict[str, ModelSpec] = {}
@@ -32,7 +33,8 @@ class Catalog(Mapping[str, ModelSpec]):
             self._specs[spec.id] = spec
 
     def __getitem__(self, model_id: str) -> ModelSpec:
-        return self._specs[model_id]
+        row, at, variant = model_id.partition("@")
+        return self._specs[row].at(variant) if at else self._specs[row]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
@@ -46,9 +48,16 @@ class Catalog(Mapping[str, ModelSpec]):
         Raises:
             ModelNotFound: with the nearest ids, or the way to list them.
         """
-        if model_id in self._specs:
-            return self._specs[model_id]
-        raise ModelNotFound(f"The model {model_id[:100]!r} does not exist. {self._suggestion(model_id)}", "model")
+        if model_id in self:
+            return self[model_id]
+        row, _, variant = model_id.partition("@")
+        if row in self._specs:
+            names = ", ".join(f"{row}@{name}" for name in self._specs[row].variants)
+            message = f"{row} has no variant {variant[:100]!r}. It has {names}."
+            if variant == "auto":
+                message = f"{row}@auto names no variant: which one is meant, each machine decides. There are {names}."
+            raise ModelNotFound(message, "model")
+        raise ModelNotFound(f"The model {model_id[:100]!r} does not exist. {self._suggestion(row)}", "model")
 
     def of_task(self, task: Task) -> list[ModelSpec]:
         return [spec for spec in self._specs.values() if spec.task is task]

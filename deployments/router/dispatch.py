@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +31,7 @@ class ModelState:
     """
     Attributes:
         state: READY takes requests; SCALED_TO_ZERO is brought up by one.
-        variant, release: what is served, or is on its way.
+        variant, release: what is served; where no replica takes requests, what is on its way.
         since: Unix time of the last deployment, None when not deployed.
         replicas: replicas that take requests now.
         draining: replicas that finish what they have and take nothing new.
@@ -97,7 +97,9 @@ class Dispatcher(Protocol):
     """
 
     def states(self) -> Mapping[str, ModelState]:
-        """Models on this cluster by catalog id. A snapshot, made in the background: costs nothing to read."""
+        """Models on this cluster by the names of their applications: `model` or `model@variant`.
+
+        A snapshot, made in the background: costs nothing to read."""
         ...
 
     def wake(self, model: str) -> None:
@@ -117,7 +119,7 @@ class LocalDispatcher:
     """Runs servers in this process: for tests, and to serve without a cluster.
 
     Args:
-        servers: by catalog id, objects with the methods of a model's server.
+        servers: by application, objects with the methods of a model's server.
         states: states of models that differ from READY.
     """
 
@@ -182,6 +184,12 @@ def past(deadline: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"The request took longer than {deadline:g} s and was stopped. Ask for less, or try later.")
 
 
-def not_deployed(model: str) -> ModelNotDeployed:
-    message = f"The model {model!r} is known but not deployed on this cluster. Ask its operator."
+def not_deployed(model: str, served: Sequence[str] = ()) -> ModelNotDeployed:
+    """The error for a model of the catalog that no application serves.
+
+    Args:
+        served: names of other variants of it that are served.
+    """
+    advice = f"Of the same model there is {' and '.join(served)}." if served else "Ask its operator."
+    message = f"The model {model!r} is known but not deployed on this cluster. {advice}"
     return ModelNotDeployed(message, "model", OPERATOR_S)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from deployments.metering import Meter, NoMeter
+from deployments.router.addressing import application_of, applications_of
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from deployments.router.media_store import MediaStore
 from models.catalog import Catalog
@@ -58,36 +59,52 @@ class Services:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
 
     def resolve(self, model: str, *tasks: Task) -> ModelSpec:
-        """The model a request names, whatever it is doing.
+        """The model a request names, whatever it is doing; see `addressed`.
 
         Raises:
             ModelNotFound, InvalidRequest: no such model, or not one of these tasks.
         """
-        spec = self.catalog.resolve(model)
+        spec = self.addressed(model)
         if spec.task in tasks:
             return spec
-        fitting = [other.id for task in tasks for other in self.catalog.of_task(task)]
-        running = [other for other in fitting if other in self.dispatcher.states()] or fitting
+        fitting = [other.id for task in tasks for other in self._here(task)]
+        fitting += [other.id for task in tasks for other in self.catalog.of_task(task)]
         raise InvalidRequest(
             f"{spec.id} is a model for {spec.task}; this endpoint needs one for {' or '.join(tasks)}, "
-            f"such as {running[0] if running else 'none here'}.",
+            f"such as {fitting[0] if fitting else 'none here'}.",
             "model",
         )
 
+    def addressed(self, model: str) -> ModelSpec:
+        """The model of a name, under the name of the application that answers for it; as it was named where none does.
+
+        Raises:
+            ModelNotFound: the catalog does not have it.
+        """
+        spec = self.catalog.resolve(model)
+        return self.catalog[application_of(spec, self.dispatcher.states()) or spec.id]
+
     def choose(self, task: Task) -> ModelSpec:
-        """The model of a request that names none: the only one of its task on this cluster, or the first that is ready.
+        """The model of a request that names none: the only one of its task on this cluster, or the first that is ready;
+        of two variants of a model the one that goes by the model's own name.
 
         Raises:
             InvalidRequest: several are there and none is ready, or there is none.
         """
         states = self.dispatcher.states()
-        here = [spec for spec in self.catalog.of_task(task) if spec.id in states]
+        here = self._here(task)
         ready = [spec for spec in here if states[spec.id].state is State.READY]
         if len(here) == 1 or ready:
             return (ready or here)[0]
         names = ", ".join(spec.id for spec in here or self.catalog.of_task(task)) or "none"
         where = "ready on this cluster" if here else "on this cluster"
         raise InvalidRequest(f"No model for {task} is {where}. Name one of: {names}.", "model")
+
+    def _here(self, task: Task) -> list[ModelSpec]:
+        """The models of a task that have an application, in the catalog's order; `model` before `model@variant`."""
+        states = self.dispatcher.states()
+        names = [name for spec in self.catalog.of_task(task) for name in sorted(applications_of(spec, states))]
+        return [self.catalog[name] for name in names]
 
     def refusal(self, model: str, state: ModelState) -> ServingError:
         """What a request gets for a model that takes none now."""
@@ -106,4 +123,11 @@ class Services:
                 message = f"{model} is being taken off this cluster. GET /v1/models lists the others."
                 return ModelDraining(message, "model", OPERATOR_S)
             case _:
-                return not_deployed(model)
+                return not_deployed(model, self._other_variants(model))
+
+    def _other_variants(self, model: str) -> list[str]:
+        """Names of those variants of a model that are served, where the one that was asked for is not."""
+        states = self.dispatcher.states()
+        apps = sorted(applications_of(self.catalog[model], states))
+        variants = [f"{app}@{states[app].variant}" if states[app].variant and "@" not in app else app for app in apps]
+        return list(dict.fromkeys(variants))

@@ -82,7 +82,7 @@ class ColdStart:
         self.board.put(self._progress, {**self._shown, "done": True})
         self.board.remove(FAILURE.format(app=self.args.spec.id))
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        logger.info("%s@%s is ready: %s", self.args.spec.id, self.args.variant_name, times)
+        logger.info("%s@%s is ready: %s", self.args.spec.row, self.args.variant_name, times)
 
     def _show(self, phase: str, since: float) -> None:
         self._fraction = 0.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from deployments.settings import ModelArgs, RouterArgs
+from deployments.settings import AUTO, ModelArgs, RouterArgs
 from medley.checks.deployments import deployment_problems
 from medley.checks.entries import BUILDERS, Application, Found
 from medley.checks.machine import Machine, shortfalls
 from medley.checks.schema import schema_problems
-from medley.checks.words import did_you_mean, nearest
+from medley.checks.words import did_you_mean, nearest, shown
 from medley.yaml_lines import MISSING, Problem
 from models.catalog import load_catalog
+from models.specs import ModelSpec
 
 ARGUMENTS = {"model": ModelArgs, "router": RouterArgs}
 
@@ -50,17 +51,43 @@ def _builder(application: Application) -> Found:
 def _model(application: Application) -> Found:
     model, name = application.get("args", "model"), application.get("name")
     if isinstance(model, str) and not application.spec:
-        yield ("args", "model"), f"the model {model!r} does not exist. {did_you_mean(model, load_catalog())}"
+        yield ("args", "model"), _no_such_model(model)
     elif application.spec and isinstance(name, str) and name != model:
         yield ("name",), f"the application {name} serves {model}. Name it {model}, so that the router finds it."
 
 
+def _no_such_model(name: str) -> str:
+    """What is wrong with the name of a model, or with the variant in it."""
+    row, at, variant = name.partition("@")
+    spec = load_catalog().get(row)
+    if spec and variant == AUTO:
+        return (
+            f"{name} would be another variant on another machine. Write `model: {row}` and `variant: auto`, "
+            "and name the application so."
+        )
+    if spec:
+        return _no_such_variant(spec, variant, prefix=f"{row}@")
+    near = [f"{one}@{variant}" if at and variant in load_catalog()[one].variants else one for one in load_catalog()]
+    return f"the model {name!r} does not exist. {did_you_mean(name, near)}"
+
+
 def _variant(application: Application) -> Found:
-    spec, variant = application.spec, application.get("args", "variant")
-    if spec and isinstance(variant, str) and variant not in spec.variants:
-        advice = did_you_mean(variant, spec.variants) if nearest(variant, spec.variants) else "Choose one of them."
-        message = f"{spec.id} has no variant {variant!r}; it has {', '.join(spec.variants)}."
-        yield ("args", "variant"), f"{message} {advice}"
+    """The variant exists, and `model@variant` is not contradicted. `auto` is one of each."""
+    spec, variant, model = application.spec, application.get("args", "variant"), application.get("args", "model")
+    if not spec or not isinstance(variant, str):
+        return
+    if spec.id != spec.row and variant != spec.default_variant:
+        message = f"{model} is the variant {spec.default_variant}, not {shown(variant)}. Take this out."
+        yield ("args", "variant"), message
+    elif variant != AUTO and variant not in spec.variants:
+        yield ("args", "variant"), _no_such_variant(spec, variant)
+
+
+def _no_such_variant(spec: ModelSpec, variant: str, prefix: str = "") -> str:
+    advice = "Choose one of them."
+    if near := nearest(variant, spec.variants):
+        advice = f"Did you mean {' or '.join(f'{prefix}{one}' for one in near)}?"
+    return f"{spec.row} has no variant {variant!r}; it has {', '.join(spec.variants)}. {advice}"
 
 
 def _route(application: Application) -> Found:
@@ -73,10 +100,10 @@ def _route(application: Application) -> Found:
 
 
 def _replica_fits(application: Application, machine: Machine | None) -> Found:
-    spec, variant = application.spec, application.get("args", "variant")
-    variant = None if variant is MISSING else variant
-    if machine is None or spec is None or not (variant is None or variant in spec.variants):
+    spec, given = application.spec, application.get("args", "variant")
+    if machine is None or spec is None:
         return
-    if missing := shortfalls(spec.variant(variant).needs, machine):
+    name = ModelArgs(model=spec.id, variant=AUTO).variant_name if application.is_auto else application.variant
+    if name and (missing := shortfalls(spec.variant(name).needs, machine)):
         message = f"impossible resources: one replica needs {missing}. Choose another variant, or another machine."
-        yield ("args", "variant" if variant else "model"), message
+        yield ("args", "model" if given in (None, MISSING) else "variant"), message

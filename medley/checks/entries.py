@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.settings import RouterArgs
+from deployments.settings import AUTO, RouterArgs
 from medley.checks.words import nearest
 from medley.yaml_lines import MISSING, Document, KeyPath
 from models.catalog import load_catalog
@@ -46,8 +46,23 @@ class Application:
 
     @property
     def spec(self) -> ModelSpec | None:
+        """The model that `args.model` names; `model@variant` is one, under that name."""
         name = self.get("args", "model")
         return load_catalog().get(name) if self.role == "model" and isinstance(name, str) else None
+
+    @property
+    def variant(self) -> str | None:
+        """The variant of a model: the one `args` name, else the default one. None where it is none, or to be chosen."""
+        given = self.get("args", "variant")
+        if self.spec is None:
+            return None
+        name = self.spec.default_variant if given is MISSING or given is None else given
+        return name if isinstance(name, str) and name in self.spec.variants else None
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether its variant is to be chosen by measurements."""
+        return self.spec is not None and self.spec.id == self.spec.row and self.get("args", "variant") == AUTO
 
     @property
     def deployments(self) -> list[int]:

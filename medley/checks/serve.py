@@ -46,7 +46,8 @@ def serve_problems(document: Document, machine: Machine | None = None) -> list[P
     for application in applications:
         rules += application_problems(application, deadline_of(applications), machine)
     places = {(problem.line, problem.where) for problem in rules}
-    return [problem for problem in found if (problem.line, problem.where) not in places] + rules
+    warnings = [document.problem(path, message, stops=False) for path, message in _served_twice(applications)]
+    return [problem for problem in found if (problem.line, problem.where) not in places] + rules + warnings
 
 
 def _rules(document: Document, applications: list[Application]) -> Found:
@@ -73,6 +74,18 @@ def _names(applications: list[Application]) -> Found:
         if name in first:
             yield (*application.path, "name"), f"line {first[name]} names an application {name} already. Keep one."
         first.setdefault(name, line)
+
+
+def _served_twice(applications: list[Application]) -> Found:
+    """A variant under its model's name and its own: for a while on the way from one name to the other, else a waste."""
+    models = {one.spec.id: one for one in applications if one.spec}
+    for name, application in models.items():
+        row, at, variant = name.partition("@")
+        plain = models.get(row)
+        if at and plain and plain.variant == variant:
+            line = application.document.line((*plain.path, "name"))
+            message = f"warning: {row} (line {line}) serves the variant {variant} too, so it is loaded twice."
+            yield (*application.path, "name"), f"{message} Requests for {name} would reach {row} without this one."
 
 
 def _routers(applications: list[Application]) -> Found:

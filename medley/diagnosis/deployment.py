@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from medley.application_status import last_line
+from medley.application_status import last_line, statuses
 from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.status import weights_missing
 from models.catalog import load_catalog
@@ -51,10 +51,19 @@ def deployed(patient: Patient) -> Finding:
     if patient.model is None:
         return wrong("No model is deployed.", f"`medley deploy {DEFAULT_CONFIG}`")
     if not patient.application:
+        if others := _same_variant_elsewhere(patient):
+            finding = f"No application is called {patient.model}; the same variant is served by {others[0]}."
+            return wrong(finding, f"`medley doctor {others[0]}`")
         return wrong(f"{patient.model} is not deployed.", _way_to_deploy(patient.model, patient.here))
     if patient.application.get("status") == "DELETING":
         return wrong("It is being taken out; its replicas finish what they work on.", "`medley deploy` brings it back")
     return fine(f"Deployed as {patient.status.variant}, release {patient.status.release}.")
+
+
+def _same_variant_elsewhere(patient: Patient) -> list[str]:
+    """Applications that answer for `model@variant`, or for the plain name of a model, in the place of the one named."""
+    rows = [one for one in statuses(patient.live) if one.app.partition("@")[0] == patient.spec.row]
+    return [one.app for one in rows if one.variant == patient.spec.default_variant]
 
 
 def _way_to_deploy(model: str, folder: Path) -> str:

@@ -78,7 +78,7 @@ class Patient:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """Its row of the catalog. Only after it is known to be there."""
+        """What the catalog has under this name. Only after it is known to be there."""
         return load_catalog()[self.name]
 
     @cached_property

@@ -93,11 +93,16 @@ def objectives(slo: Slo, profile: str) -> list[Objective]:
     found = []
     for task, targets in promises.tasks.items():
         differing = [model for model in promises.models if load_catalog()[model].task is task]
-        everyone_else = tuple(("model", "!=", model) for model in differing)
+        everyone_else = tuple(("model", "!~", _with_variants(model)) for model in differing)
         found += _objectives_of(targets, task, None, everyone_else)
         for model in differing:
-            found += _objectives_of(promises.of_model(model), task, model, (("model", "=", model),))
+            found += _objectives_of(promises.of_model(model), task, model, (("model", "=~", _with_variants(model)),))
     return found
+
+
+def _with_variants(model: str) -> str:
+    """A pattern of the model's name and of each `model@variant`."""
+    return f"{model}(@.+)?"
 
 
 def _objectives_of(

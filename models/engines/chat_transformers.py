@@ -31,6 +31,7 @@ from transformers import (
 from models.engines.generation import Follower, LogprobRecorder, Piece, Sampling, TextDecoder
 from models.engines.generation_forms import ChatForm, Choice, CompletionForm
 from models.engines.generation_options import Options, read_options
+from models.engines.transformers_quantization import COMPUTED_IN, quantization_config
 from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from models.specs import ModelSpec, Precision, VariantSpec
 from models.tasks.chat import DONE, GenerationRequest, event
@@ -44,11 +45,18 @@ TEMPLATE_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_c
 class TransformersChat:
     """A ChatEngine on transformers."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype):
+    def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, quantization: Any = None):
+        """
+        Args:
+            quantization: a configuration of transformers, for weights that are quantized as they are loaded.
+        """
         self.spec = spec
         self.device = device
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
+        # Onto the device as they are read: what bitsandbytes has quantized cannot be moved.
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map=device, quantization_config=quantization
+        ).eval()
         self.vocabulary_size = min(len(self.tokenizer), self.model.get_input_embeddings().num_embeddings)
         config = self.model.generation_config
         self.sampling = Sampling.of_model(config)
@@ -62,14 +70,22 @@ class TransformersChat:
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        """Raises RuntimeError when the variant needs a GPU and there is none."""
-        if variant.precision not in DTYPES:
-            raise ValueError(f"transformers runs {', '.join(DTYPES)}, not {variant.precision}")
+        """
+        Raises:
+            ValueError: the variant's precision or quantization is none that transformers has.
+            RuntimeError: the variant needs a GPU and there is none, or a library that is not installed.
+        """
+        way = variant.engine.get("quantization")
+        if way is None and variant.precision not in DTYPES:
+            raise ValueError(f"transformers runs {', '.join(DTYPES)}, not {variant.precision} without `quantization`")
         if variant.needs.gpus and not torch.cuda.is_available():
             raise RuntimeError("This variant needs a GPU and torch sees none. Choose a CPU variant.")
         if not variant.needs.gpus:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
-        return cls(spec, weights, "cuda" if variant.needs.gpus else "cpu", DTYPES[variant.precision])
+        device = "cuda" if variant.needs.gpus else "cpu"
+        if way is None:
+            return cls(spec, weights, device, DTYPES[variant.precision])
+        return cls(spec, weights, device, COMPUTED_IN, quantization_config(way, gpu=variant.needs.gpus > 0))
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         options = read_options(request.body, "chat", self.sampling)

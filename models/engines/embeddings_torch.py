@@ -14,17 +14,40 @@ from transformers import AutoModel
 from models.engines.text_tokenizer import TextTokenizer
 from models.specs import ModelSpec, Precision, VariantSpec
 
-DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+    Precision.INT8: torch.bfloat16,  # of what is not quantized
+}
 
 
 class TorchEmbeddings(TextTokenizer):
-    def __init__(self, folder: Path, device: str, dtype: torch.dtype, pooling: str):
+    """
+    Args:
+        int8: torchao's 8 bits for weights and, scaled for each token, for what is multiplied with them.
+        compile: let torch write kernels for the encoder, while it loads. It takes a minute.
+    """
+
+    def __init__(
+        self, folder: Path, device: str, dtype: torch.dtype, pooling: str, *, int8: bool = False, compile: bool = False
+    ):
         super().__init__(folder)
         if pooling not in ("mean", "cls"):
             raise ValueError(f"pooling is 'mean' or 'cls', not {pooling!r}")
         self.pooling = pooling
         self.device = device
         self.encoder = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
+        if int8:
+            # Only here: loading torchao takes seconds, and other variants do without.
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+            quantize_(self.encoder, Int8DynamicActivationInt8WeightConfig())
+        if compile:
+            self.encoder.compile(dynamic=True)
+            # One text and several are compiled apart, whatever their lengths.
+            for batch in ([[0] * 8], [[0] * 8, [0] * 9]):
+                self.embed(batch)
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
@@ -33,7 +56,9 @@ class TorchEmbeddings(TextTokenizer):
         if not variant.needs.gpus:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
         device = "cuda" if variant.needs.gpus else "cpu"
-        return cls(weights, device, DTYPES[variant.precision], variant.engine.get("pooling", "mean"))
+        int8 = variant.precision is Precision.INT8
+        pooling, compile = variant.engine.get("pooling", "mean"), variant.engine.get("compile", False)
+        return cls(weights, device, DTYPES[variant.precision], pooling, int8=int8, compile=compile)
 
     @torch.inference_mode()
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:

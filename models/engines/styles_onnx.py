@@ -7,7 +7,6 @@ of any     one network reads 100 numbers from the style picture, another paints 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -15,7 +14,7 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
-from models.engines.onnx_session import open_session
+from models.engines.onnx_session import open_session_of
 from models.errors import OutOfMemory
 from models.specs import ModelSpec, VariantSpec
 
@@ -31,19 +30,18 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 class OnnxStyles:
-    def __init__(self, folder: Path, styles: tuple[str, ...], gpus: float, threads: int):
+    def __init__(self, folder: Path, styles: tuple[str, ...], variant: VariantSpec):
         self.styles = styles
-        self.named = open_session(folder / "multistyle26.onnx", gpus, threads)
-        self.reader = open_session(folder / "arbitrary_predict.onnx", gpus, threads)
-        self.painter = open_session(folder / "arbitrary_transform.onnx", gpus, threads)
+        self.named = open_session_of(variant, folder / "multistyle26.onnx")
+        self.reader = open_session_of(variant, folder / "arbitrary_predict.onnx")
+        self.painter = open_session_of(variant, folder / "arbitrary_transform.onnx")
         (known,) = next(item.shape for item in self.named.get_inputs() if item.name == "style_weights")
         if known != len(styles):
             raise ValueError(f"the network has {known} styles and the catalog names {len(styles)}")
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        threads = variant.engine.get("threads") or int(os.environ.get("OMP_NUM_THREADS") or 0)
-        return cls(weights, spec.styles, variant.needs.gpus, threads or max(1, round(variant.needs.cpus)))
+        return cls(weights, spec.styles, variant)
 
     def stylize(self, image: np.ndarray, style: str | np.ndarray) -> np.ndarray:
         try:

@@ -346,15 +346,71 @@ def test_nothing_is_stale_while_something_starts(cluster):
     assert cluster.clean() == set()
 
 
-def test_what_is_done_or_old_is_stale_when_all_is_settled(cluster):
+def test_what_is_done_or_old_is_stale_when_all_is_settled_and_the_living_are_not(cluster):
     cluster.replicas("RUNNING")
     cluster.started_in(load=1.0)
-    cluster.progress("r0", done=True)
+    cluster.progress("r0", since=DEPLOYED - 50, done=True)
+    cluster.progress("gone", done=True)
     cluster.progress("old", since=DEPLOYED - 50)
     cluster.failure(at=DEPLOYED - 40)
-    old = {PROGRESS.format(app=CHAT, replica=name) for name in ("r0", "old")} | {FAILURE.format(app=CHAT)}
+    old = {PROGRESS.format(app=CHAT, replica=name) for name in ("gone", "old")} | {FAILURE.format(app=CHAT)}
     assert cluster.clean() == old
-    assert list(cluster.board.all()) == [COLD_START.format(app=CHAT, variant="vllm-cpu")]
+    kept = {COLD_START.format(app=CHAT, variant="vllm-cpu"), PROGRESS.format(app=CHAT, replica="r0")}
+    assert set(cluster.board.all()) == kept
+
+
+def test_the_variant_is_that_of_the_replicas_which_take_requests(cluster):
+    """In an upgrade from vllm-cpu to transformers beside the old version, and in one that fails."""
+    args = cluster.chat["deployed_app_config"]["args"]
+    told = []
+
+    def look(*replicas):
+        cluster.replicas(*replicas)
+        cluster.clean()
+        state = cluster.state()
+        told.append((state.variant, state.release))
+
+    cluster.progress("r0", since=DEPLOYED - 500, done=True)
+    look("RUNNING")
+    args |= {"variant": "transformers", "release": "2"}
+    cluster.chat["status"] = "DEPLOYING"
+    deployment = cluster.chat["deployments"].pop("model")
+    cluster.clean()  # while Serve builds the new version it tells of no replica
+    cluster.chat["deployments"]["model"] = deployment
+    cluster.progress("r1", variant="transformers", release="2")
+    look("RUNNING", "STARTING")
+    cluster.progress("r1", variant="transformers", release="2", done=True)
+    look("RUNNING", "RUNNING")
+    look("STOPPING", "RUNNING")
+    cluster.chat["status"] = "DEPLOY_FAILED"
+    look("RUNNING")
+    old, new = ("vllm-cpu", "1"), ("transformers", "2")
+    assert told == [old, old, new, new, old]
+
+
+def test_a_replica_that_has_said_nothing_runs_what_was_asked_for(cluster):
+    cluster.replicas("RUNNING", "RUNNING")
+    cluster.progress("r0", variant="transformers", release="0", done=True)
+    assert cluster.state().variant == "vllm-cpu"
+
+
+def test_the_variant_that_is_chosen_elsewhere_is_told_by_the_replica(cluster):
+    cluster.chat["deployed_app_config"]["args"]["variant"] = "auto"
+    cluster.replicas("STARTING")
+    assert cluster.state().variant is None
+    cluster.replicas("RUNNING")
+    cluster.progress("r0", done=True)
+    assert cluster.state().variant == "vllm-cpu"
+
+
+def test_a_variant_beside_its_model_is_found_and_comes_after_it(cluster):
+    other = f"{EMBEDDINGS}@torch"
+    beside = entry(other, None, replica_id="r9", pid=1, started=EMBEDDINGS_STARTED)
+    unknown = {"all-minilm-l6-v2@no": beside, "nobody@onnx": beside, "all-minilm-l6-v2@auto": beside}
+    cluster.answer = {other: beside, **unknown, **cluster.answer}
+    states = cluster.states()
+    assert list(states) == [CHAT, EMBEDDINGS, other]
+    assert (states[other].state, states[other].variant) == (State.READY, "torch")
 
 
 def test_the_cause_of_this_deployments_failure_is_not_stale(cluster):

@@ -4,6 +4,7 @@ from deployments.model import GIB, SERVERS, SERVERS_BY_BACKEND, build, resources
 from deployments.servers.engine import EngineServer
 from deployments.settings import ModelArgs
 from models.catalog import load_catalog
+from models.evaluation import choice
 from models.registry import import_string
 from models.specs import Needs, Task
 
@@ -71,3 +72,11 @@ def test_every_variant_of_the_catalog_builds_an_application(model, variant):
     assert deployment.name == "model"
     assert deployment.init_args[0].variant == variant
     assert deployment.ray_actor_options["memory"] == int(spec.variants[variant].needs.memory_gib * GIB)
+
+
+def test_replicas_are_handed_the_variant_that_the_builder_chose(monkeypatch):
+    monkeypatch.setattr(choice, "chosen_variant", lambda spec: "torch")
+    (args,) = build(ModelArgs(model="all-minilm-l6-v2", variant="auto"))._bound_deployment.init_args
+    assert args.variant == "torch"
+    (beside,) = build(ModelArgs(model="all-minilm-l6-v2@torch"))._bound_deployment.init_args
+    assert (beside.spec.id, beside.variant) == ("all-minilm-l6-v2@torch", "torch")

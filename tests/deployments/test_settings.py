@@ -2,7 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs, RouterArgs
+from models.catalog import load_catalog
 from models.errors import ModelNotFound
+from models.evaluation import choice
 
 
 def test_a_model_without_a_variant_is_its_default_one():
@@ -23,8 +25,44 @@ def test_an_unknown_model_is_refused_with_the_nearest_names():
 
 
 def test_an_unknown_variant_is_refused_with_those_there_are():
-    with pytest.raises(ValidationError, match="has no variant 'gpu'; it has onnx, torch, torch-gpu"):
+    names = ", ".join(sorted(load_catalog()["all-minilm-l6-v2"].variants))
+    with pytest.raises(ValidationError, match=f"has no variant 'gpu'; it has {names}"):
         ModelArgs(model="all-minilm-l6-v2", variant="gpu")
+
+
+def test_a_model_may_be_named_with_its_variant():
+    for args in (
+        ModelArgs(model="all-minilm-l6-v2@torch"),
+        ModelArgs(model="all-minilm-l6-v2@torch", variant="torch"),
+    ):
+        assert (args.spec.id, args.spec.row, args.variant_name) == (
+            "all-minilm-l6-v2@torch",
+            "all-minilm-l6-v2",
+            "torch",
+        )
+        assert args.variant_spec is args.spec.variants["torch"]
+
+
+@pytest.mark.parametrize("variant", ["onnx", "auto", ""])
+def test_a_name_with_a_variant_takes_no_other(variant):
+    with pytest.raises(ValidationError, match="all-minilm-l6-v2@torch names its variant"):
+        ModelArgs(model="all-minilm-l6-v2@torch", variant=variant)
+
+
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2@auto", "all-minilm-l6-v2@", "all-minilm-l6-v2@onyx", "x@onnx"])
+def test_a_name_that_is_no_variants_is_refused(name):
+    with pytest.raises(ModelNotFound):
+        ModelArgs(model=name)
+
+
+def test_auto_is_the_variant_that_is_chosen_and_settles_to_it(monkeypatch):
+    monkeypatch.setattr(choice, "chosen_variant", lambda spec: {"all-minilm-l6-v2": "torch"}[spec.id])
+    args = ModelArgs(model="all-minilm-l6-v2", variant="auto")
+    assert (args.variant, args.variant_name) == ("auto", "torch")
+    assert args.variant_spec is args.spec.variants["torch"]
+    settled = args.settled()
+    monkeypatch.undo()
+    assert (settled.variant, settled.variant_name, settled.spec.id) == ("torch", "torch", "all-minilm-l6-v2")
 
 
 @pytest.mark.parametrize("kind", [ModelArgs, RouterArgs])

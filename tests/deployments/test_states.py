@@ -5,6 +5,7 @@ import pytest
 from deployments.board import COLD_START, FAILURE, PROGRESS
 from deployments.router.discovery import model_states, scheduling_s, stale
 from deployments.router.dispatch import ModelState, State
+from models.catalog import load_catalog
 
 MODEL, DEPLOYED = "all-minilm-l6-v2", 1000.0
 ARGS = {"model": MODEL, "variant": "onnx", "release": "7"}
@@ -25,7 +26,7 @@ def application(status, *replicas, lowest=1, built=True):
 
 
 def state_of(app, facts=None, now=1010.0, before=None) -> ModelState:
-    return model_states({MODEL: app}, [MODEL, "bge-m3"], before or {}, facts or {}, now)[MODEL]
+    return model_states({MODEL: app}, load_catalog(), before or {}, facts or {}, now)[MODEL]
 
 
 def progress(name="r1", phase="load", since=1002.0, **more):
@@ -115,8 +116,9 @@ def test_an_application_that_is_deleted_drains():
 
 def test_what_says_nothing_any_more_is_stale():
     running = application("RUNNING", replica("RUNNING"))
-    old, done, orphan = progress("old", since=1.0), progress("r1", done=True), progress("dead")
-    facts = {**old, **done, **orphan, "failure/gone": {"at": 2000.0}, "cold_start/gone/onnx": {"seconds": {}}}
+    old, done, orphan = progress("old", since=1.0), progress("r0", done=True), progress("dead")
+    living = progress("r1", since=1.0, done=True)
+    facts = {**old, **done, **orphan, **living, "failure/gone": {"at": 2000.0}, "cold_start/gone/onnx": {"seconds": {}}}
     assert set(stale({MODEL: running}, facts)) == {*old, *done, "failure/gone"}
     assert stale({MODEL: application("DEPLOYING", replica("STARTING"))}, {**old, **orphan}) == []
 

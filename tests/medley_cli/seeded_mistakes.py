@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.catalog import load_catalog
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE, CATALOG, SLO = "serve_config.yaml", "models/catalog/embeddings.yaml", "slo.yaml"
 
@@ -48,6 +50,8 @@ class Mistake:
 def shipped(file: str) -> str:
     return (REPOSITORY / file).read_text()
 
+
+VARIANTS = ", ".join(load_catalog()["all-minilm-l6-v2"].variants)
 
 # Three lines for each: what it is, what is changed, what is said.
 # fmt: off
@@ -126,7 +130,22 @@ MISTAKES = [
             "application all-minilm-l6-v2, args.model", "the model 'all-minilm-l6' does not exist. Did you mean all-minilm-l6-v2?"),
     Mistake("a variant that does not exist", SERVE,
             "variant: onnx", "variant: onyx", "onyx",
-            "application all-minilm-l6-v2, args.variant", "all-minilm-l6-v2 has no variant 'onyx'; it has onnx, torch, torch-gpu. Did you mean onnx?"),
+            "application all-minilm-l6-v2, args.variant", f"all-minilm-l6-v2 has no variant 'onyx'; it has {VARIANTS}. Did you mean onnx?"),
+    Mistake("a variant that does not exist, in a name", SERVE,
+            "model: all-minilm-l6-v2, variant: onnx", "model: all-minilm-l6-v2@onyx", "@onyx",
+            "application all-minilm-l6-v2, args.model", f"all-minilm-l6-v2 has no variant 'onyx'; it has {VARIANTS}. Did you mean all-minilm-l6-v2@onnx?"),
+    Mistake("a model that does not exist, in a name with a variant", SERVE,
+            "model: all-minilm-l6-v2, variant: onnx", "model: all-minilm-l6@onnx", "l6@onnx",
+            "application all-minilm-l6-v2, args.model", "the model 'all-minilm-l6@onnx' does not exist. Did you mean all-minilm-l6-v2@onnx?"),
+    Mistake("`auto` in a name", SERVE,
+            "model: all-minilm-l6-v2, variant: onnx", "model: all-minilm-l6-v2@auto", "@auto",
+            "application all-minilm-l6-v2, args.model", "all-minilm-l6-v2@auto would be another variant on another machine. Write `model: all-minilm-l6-v2` and `variant: auto`, and name the application so."),
+    Mistake("an application not named after its variant", SERVE,
+            "model: all-minilm-l6-v2, variant: onnx", "model: all-minilm-l6-v2@torch", "- name: all-minilm-l6-v2",
+            "application all-minilm-l6-v2, name", "the application all-minilm-l6-v2 serves all-minilm-l6-v2@torch. Name it all-minilm-l6-v2@torch, so that the router finds it."),
+    Mistake("two variants for one application", SERVE,
+            r"name: all-minilm-l6-v2\n(.*?)model: all-minilm-l6-v2, variant: onnx", r"name: all-minilm-l6-v2@onnx\n\1model: all-minilm-l6-v2@onnx, variant: torch", "@onnx, variant: torch",
+            "application all-minilm-l6-v2@onnx, args.variant", "all-minilm-l6-v2@onnx is the variant onnx, not 'torch'. Take this out."),
     Mistake("an argument that does not exist", SERVE,
             "variant: onnx", "varient: onnx", "varient",
             "application all-minilm-l6-v2, args.varient", "there is no such setting. Did you mean variant?"),

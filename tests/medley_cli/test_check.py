@@ -15,6 +15,7 @@ from medley.checks.serve import serve_variables
 from medley.config import ConfigError, read_config
 from medley.yaml_lines import Problem
 from models.catalog import FOLDER, read_catalog
+from models.evaluation import choice
 
 GPU = "serve_config.gpu.yaml"
 ODD_VALUES = [None, -1, "x", [], {}, [1], {"a": 1}, float("inf")]
@@ -137,6 +138,84 @@ def test_a_replica_that_no_machine_like_this_can_hold_is_a_problem(here):
     )
     assert problems_of(here / GPU, Machine(cpus=4, gpus=1, memory_gib=32)) == []
     assert problems_of(here / SERVE, small) == []
+
+
+AGAIN = """
+  - name: all-minilm-l6-v2@onnx
+    route_prefix: null
+    import_path: deployments.model:build
+    args: {model: all-minilm-l6-v2@onnx}
+    deployments: [{name: model, max_ongoing_requests: 8, max_queued_requests: 8}]
+"""
+
+
+def with_embeddings(folder: Path, args: str, name: str = "all-minilm-l6-v2") -> Path:
+    """The shipped config with other arguments of the embedding model."""
+    text = shipped(SERVE).replace("  - name: all-minilm-l6-v2\n", f"  - name: {name}\n")
+    file = folder / "serve_config.yaml"
+    file.write_text(text.replace('{model: all-minilm-l6-v2, variant: onnx, release: "1"}', args))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ("{model: all-minilm-l6-v2, variant: auto}", "all-minilm-l6-v2"),
+        ("{model: all-minilm-l6-v2@torch}", "all-minilm-l6-v2@torch"),
+        ("{model: all-minilm-l6-v2@torch, variant: torch}", "all-minilm-l6-v2@torch"),
+    ],
+)
+def test_a_variant_may_be_left_to_measurements_or_stand_in_the_name(args, name, tmp_path):
+    assert messages(with_embeddings(tmp_path, args, name)) == []
+
+
+def test_a_variant_beside_another_one_of_its_model_is_right(tmp_path):
+    file = with_embeddings(tmp_path, "{model: all-minilm-l6-v2, variant: torch}")
+    file.write_text(file.read_text().replace("\n  - name: router", AGAIN + "\n  - name: router"))
+    assert messages(file) == []
+    assert [one.app for one in read_config(file).models][-1] == "all-minilm-l6-v2@onnx"
+
+
+def test_a_variant_that_is_served_twice_is_a_warning(run, tmp_path):
+    text = shipped(SERVE)
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(text.replace("\n  - name: router", AGAIN + "\n  - name: router"))
+    (warning,) = problems_of(file)
+    names = [number for number, line in enumerate(file.read_text().splitlines(), 1) if "- name: all-minilm" in line]
+    assert (warning.line, warning.where, warning.stops) == (names[1], "application all-minilm-l6-v2@onnx, name", False)
+    assert warning.message == (
+        f"warning: all-minilm-l6-v2 (line {names[0]}) serves the variant onnx too, so it is loaded twice. "
+        "Requests for all-minilm-l6-v2@onnx would reach all-minilm-l6-v2 without this one."
+    )
+    result = run(file)
+    assert (result.exit_code, result.output) == (0, f"{warning}\n1 file, no problems, 1 warning.\n")
+    assert [one.app for one in read_config(file).models][-1] == "all-minilm-l6-v2@onnx"
+
+
+def test_a_variant_that_is_to_be_chosen_is_asked_whether_it_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "chosen_variant", lambda spec: "torch-gpu")
+    file = with_embeddings(tmp_path, "{model: all-minilm-l6-v2, variant: auto}")
+    assert [one.where for one in problems_of(file, Machine(2, 0, 16))] == ["application all-minilm-l6-v2, args.variant"]
+    assert problems_of(file, Machine(2, 1, 16)) == []
+
+
+def test_a_config_names_the_variant_that_was_chosen_and_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "choose", lambda spec: choice.Choice("torch", f"{spec.id} is fast so"))
+    config = read_config(with_embeddings(tmp_path, "{model: all-minilm-l6-v2, variant: auto}"))
+    assert config.choices == {"all-minilm-l6-v2": "auto -> torch: all-minilm-l6-v2 is fast so"}
+    served = next(one for one in config.models if one.app == "all-minilm-l6-v2")
+    assert served.variant_name == "torch"
+    written = next(one for one in config.document["applications"] if one["name"] == "all-minilm-l6-v2")
+    assert written["args"] == {"model": "all-minilm-l6-v2", "variant": "torch"}
+
+
+def test_a_variant_cannot_be_chosen_by_promises_that_are_not_valid(tmp_path, monkeypatch):
+    def choose(spec):
+        raise ValueError("slo.yaml is not valid.")
+
+    monkeypatch.setattr(choice, "choose", choose)
+    with pytest.raises(ConfigError, match=r"all-minilm-l6-v2: its variant cannot be chosen\. slo\.yaml is not valid\."):
+        read_config(with_embeddings(tmp_path, "{model: all-minilm-l6-v2, variant: auto}"))
 
 
 def test_here_asks_this_machine(run, monkeypatch):

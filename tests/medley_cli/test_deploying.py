@@ -11,10 +11,12 @@ import pytest
 import typer
 import yaml
 from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, FakeServe, answer, entry, model, replica, status_text, with_release
+from rich.console import Console
 from typer.testing import CliRunner
 
 from medley import cluster, deploying, history, rollout
 from models import weights
+from models.evaluation import choice
 
 app = typer.Typer()
 app.command("plan")(deploying.plan)
@@ -190,6 +192,51 @@ def test_a_router_that_has_not_heard_of_a_new_model_is_waited_for(medley, serve)
     result = medley("deploy", with_release("2"), "--patience", 0.1)
     assert result.exit_code == 1
     assert f"because of {CHAT}, after" in result.output
+
+
+def test_a_router_that_still_sends_the_variants_name_elsewhere_is_waited_for(medley, serve):
+    ready = {"state": "ready", "variant": "vllm-cpu"}
+    serve.readyz = (200, {"ready": True, "models": {CHAT: ready, EMBEDDINGS: {"state": "ready", "variant": "torch"}}})
+    result = medley("deploy", with_release("2"), "--patience", 0.1)
+    assert result.exit_code == 1
+    assert f"because of {EMBEDDINGS}, after" in result.output
+    ready_now = {"state": "ready", "variant": "onnx"}
+    serve.readyz = (200, {"ready": True, "models": {CHAT: ready, EMBEDDINGS: ready_now}})
+    assert medley("deploy", with_release("3"), "--patience", 5).exit_code == 0
+
+
+def test_a_variant_that_is_left_to_measurements_is_chosen_once_and_put_by_its_name(medley, serve, monkeypatch):
+    document = with_release("1")
+    entry(document, EMBEDDINGS)["args"]["variant"] = "auto"
+    monkeypatch.setattr(choice, "choose", lambda spec: choice.Choice("torch", "it is fast"))
+    planned = medley("plan", document).output
+    assert f"! {EMBEDDINGS}" in planned
+    assert "args.variant onnx -> torch" in planned
+    assert "auto -> torch: it is fast\n" in planned
+    result = medley("deploy", document, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "auto -> torch: it is fast\n" in result.output
+    assert entry(serve.puts[0], EMBEDDINGS)["args"]["variant"] == "torch"
+    assert entry(history.latest_good().document, EMBEDDINGS)["args"]["variant"] == "torch"
+    assert "Nothing differs." in medley("plan", document).output
+    # Other measurements: only a deploy acts on them, and a rollback brings the variant back that was chosen.
+    monkeypatch.setattr(choice, "choose", lambda spec: choice.Choice("onnx", "it is faster now"))
+    assert medley("deploy", document, "--yes").exit_code == 0
+    assert medley("rollback", "--yes").exit_code == 0
+    assert entry(serve.puts[-1], EMBEDDINGS)["args"]["variant"] == "torch"
+
+
+def test_a_start_says_which_variant_was_chosen(serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(choice, "choose", lambda spec: choice.Choice("torch", "it is fast"))
+    monkeypatch.setattr(deploying, "console", Console(highlight=False, soft_wrap=True))
+    serve.live = [answer(None)]
+    document = with_release("1")
+    entry(document, EMBEDDINGS)["args"]["variant"] = "auto"
+    file = tmp_path / "first.yaml"
+    file.write_text(yaml.safe_dump(on(serve, document)))
+    deploying.start(deploying.read_config(file), 5)
+    assert f"{EMBEDDINGS}: auto -> torch: it is fast\n" in capsys.readouterr().out
+    assert entry(serve.puts[0], EMBEDDINGS)["args"]["variant"] == "torch"
 
 
 def test_the_router_is_asked_where_serve_listens_and_not_where_the_file_would_have_it(medley, serve, tmp_path):

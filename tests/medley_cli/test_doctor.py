@@ -1,5 +1,6 @@
 """`medley doctor`: the first thing that is wrong, in numbers, and what to do about it."""
 
+import copy
 import json
 import time
 
@@ -93,6 +94,20 @@ def test_a_model_that_is_not_deployed_names_the_command_that_deploys_it(look, tm
     assert "`medley deploy serve_config.gpu.yaml`" in finding(look("bge-m3")).next
     (tmp_path / "serve_config.yaml").write_text("applications: [{name: bge-m3}]")
     assert finding(look("bge-m3")).next == "`medley deploy serve_config.yaml`"
+
+
+def test_a_variant_is_looked_for_in_the_application_that_serves_it(look, recorded):
+    check = finding(look(f"{CHAT}@vllm-cpu"))
+    assert (check.name, check.next) == ("deployed", f"`medley doctor {CHAT}`")
+    assert "the same variant is served by" in check.finding
+    assert "add an application" in finding(look(f"{CHAT}@transformers")).next
+    beside = f"{CHAT}@transformers"
+    recorded.serve["applications"][beside] = copy.deepcopy(recorded.application(CHAT))
+    recorded.application(beside)["deployed_app_config"]["args"] = {"model": beside}
+    recorded.ready["models"][beside] = {**recorded.ready["models"][CHAT], "variant": "transformers"}
+    assert all(check.verdict is Verdict.OK for check in look(beside))
+    assert recorded.asked[-1]["model"] == beside
+    assert finding(look(f"{CHAT}@onyx")).name == "catalog"
 
 
 def test_weights_are_missing(look, recorded, monkeypatch):

@@ -111,10 +111,16 @@ def test_the_lines_of_a_models_replicas_only(folder):
     (folder / REPLICA).write_text(entry(2, "second", None))
     (folder / f"replica_{CHAT}_model_another1.log").write_text(entry(1, "first", None))
     (folder / f"replica_{CHAT}-large_model_x.log").write_text(entry(1, "of another model", None))
+    (folder / f"replica_{CHAT}@transformers_model_y.log").write_text(entry(1, "of-another-variant", None))
     (folder / ROUTER).write_text(entry(1, "of the router"))
     output = run("--model", CHAT).output
     assert [line.split()[-1] for line in output.splitlines()] == ["first", "second"]
     assert run("--model", CHAT, "--last", "1").output.split()[-1] == "second"
+    assert run("--model", f"{CHAT}@transformers").output.split()[-3:] == [
+        f"{CHAT}@transformers",
+        "y",
+        "of-another-variant",
+    ]
     assert "first" not in run("--model", CHAT, "--last", "1").output
 
 

@@ -1,9 +1,22 @@
 """What a plan says of each kind of change, and when a new version comes up beside the old one."""
 
 import copy
+import dataclasses
 
 import pytest
-from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, answer, config, entry, model, replica, status_text, with_release
+from fake_serve import (
+    CHAT,
+    DOCUMENT,
+    EMBEDDINGS,
+    NEEDS,
+    answer,
+    config,
+    entry,
+    model,
+    replica,
+    status_text,
+    with_release,
+)
 from ray.serve._private.application_state import override_deployment_info
 from ray.serve._private.config import DeploymentConfig, ReplicaConfig
 from ray.serve._private.deploy_utils import get_app_code_version
@@ -15,6 +28,7 @@ from medley.config import ConfigError
 from medley.differences import Kind
 from medley.plan import plan
 from medley.surge import Resources, parse_cluster_status
+from models.catalog import load_catalog
 
 LITTLE, PLENTY = Resources(0.5, 0, 17), Resources(8, 1, 64)
 
@@ -386,3 +400,76 @@ def test_a_reservation_that_nobody_uses_yet_is_not_free():
 
 def test_a_status_without_cpus_is_no_answer():
     assert parse_cluster_status("Total Usage:\n (no usage)\n") is None
+
+
+def of_embeddings(document, **args):
+    entry(document, EMBEDDINGS)["args"].update(args)
+
+
+def beside(document, variant):
+    """An application of one more variant of the embedding model."""
+    name = f"{EMBEDDINGS}@{variant}"
+    one = copy.deepcopy(entry(document, EMBEDDINGS)) | {"name": name, "args": {"model": name}}
+    document["applications"].append(one)
+    NEEDS.setdefault(name, NEEDS[EMBEDDINGS])
+    return name
+
+
+@pytest.mark.parametrize(("free", "interrupts"), [(PLENTY, False), (Resources(0.2, 0, 0.2), True)])
+def test_another_variant_comes_up_beside_the_one_that_serves_where_both_fit(free, interrupts):
+    found, change = change_of(lambda document: of_embeddings(document, variant="torch"), EMBEDDINGS, free=free)
+    assert (change.kind, change.interrupts) == (Kind.RESTART, interrupts)
+    assert [str(difference) for difference in change.differences] == ["args.variant onnx -> torch"]
+    needs = load_catalog()[EMBEDDINGS].variants["torch"].needs
+    assert f"a replica needs {needs.cpus:.3g} CPU, {needs.memory_gib:.3g} GiB; free: " in change.effect
+    words = "The old replica stops before" if interrupts else "The new version comes up beside the old one"
+    assert words in change.effect
+    assert found.apps(Kind.UNCHANGED) >= {CHAT, "router"}
+
+
+def test_one_more_variant_is_an_application_of_its_own():
+    names = []
+    found, change = change_of(lambda document: names.append(beside(document, "torch")), f"{EMBEDDINGS}@torch")
+    assert change.kind is Kind.ADD
+    assert found.apps(Kind.UNCHANGED) == {CHAT, EMBEDDINGS, "router"}
+    assert found.warnings == ()
+
+
+def without(app):
+    def edit(document):
+        document["applications"].remove(entry(document, app))
+
+    return edit
+
+
+def test_who_answers_to_the_name_of_an_application_that_is_taken_out():
+    document = copy.deepcopy(DOCUMENT)
+    torch, onnx = beside(document, "torch"), beside(document, "onnx")
+    live, wanted = answer(document), copy.deepcopy(document)
+    without(onnx)(wanted)
+    change = next(one for one in plan(live, config(wanted), LITTLE).changes if one.app == onnx)
+    assert (change.kind, change.interrupts) == (Kind.REMOVE, False)
+    assert change.effect.endswith(f"new requests for {onnx} reach {EMBEDDINGS}.")
+    without(EMBEDDINGS)(wanted)
+    changes = {one.app: one for one in plan(live, config(wanted), LITTLE).changes}
+    assert changes[EMBEDDINGS].effect.endswith(f"new requests for {EMBEDDINGS} reach {torch}.")
+    assert changes[onnx].effect.endswith("new requests get 503.")
+    assert changes[onnx].interrupts
+    # The one that takes over has to start first.
+    of_torch = entry(wanted, torch)
+    of_torch["args"]["release"] = "2"
+    changes = {one.app: one for one in plan(live, config(wanted), LITTLE).changes}
+    assert changes[EMBEDDINGS].interrupts
+    later = f"reach {torch}, once that is up with it; until then they wait or get 503."
+    assert changes[EMBEDDINGS].effect.endswith(later)
+
+
+def test_a_variant_that_was_chosen_and_is_served_beside_its_model_is_warned_of():
+    document = copy.deepcopy(DOCUMENT)
+    name = beside(document, "onnx")
+    wanted = dataclasses.replace(config(document), choices={EMBEDDINGS: "auto -> onnx: it is fast"})
+    found = plan(answer(DOCUMENT), wanted, PLENTY)
+    assert found.warnings == (f"{EMBEDDINGS} and {name} serve the same variant, so it is loaded twice.",)
+    lines = found.lines()
+    (chosen,) = [number for number, line in enumerate(lines) if line.strip() == "auto -> onnx: it is fast"]
+    assert lines[chosen - 1].strip().startswith(EMBEDDINGS)

@@ -1,5 +1,6 @@
 """`medley models` and `medley status`, over a recorded cluster."""
 
+import copy
 import json
 import os
 import time
@@ -177,6 +178,20 @@ def test_models_shows_the_needs_of_the_variant_that_runs(recorded):
     recorded.ready["models"][CHAT]["variant"] = "transformers"
     rows = {one["id"]: one for one in json.loads(run("models", "--json").output)}
     assert rows[CHAT]["needs"]["memory_gib"] == 1.5
+
+
+def test_two_variants_of_a_model_are_two_applications_and_one_model(recorded):
+    beside = f"{CHAT}@transformers"
+    recorded.serve["applications"][beside] = copy.deepcopy(recorded.application(CHAT))
+    recorded.application(beside)["deployed_app_config"]["args"] = {"model": beside}
+    assert row(run("status").output, beside)[1:3] == ["ready", "transformers"]
+    (of_chat,) = [one for one in json.loads(run("models", "--json").output) if one["id"] == CHAT]
+    assert of_chat["running_variants"] == ["vllm-cpu", "transformers"]
+    assert of_chat["running_variant"] == "vllm-cpu"
+    # Only under the variant's name.
+    del recorded.serve["applications"][CHAT], recorded.ready["models"][CHAT]
+    (of_chat,) = [one for one in json.loads(run("models", "--json").output) if one["id"] == CHAT]
+    assert (of_chat["running_variant"], of_chat["state"]) == ("transformers", "ready")
 
 
 def test_whether_a_model_is_deployed_is_unknown_when_nobody_answers(recorded):

@@ -5,8 +5,11 @@ import re
 import pytest
 
 from models.catalog import load_catalog
-from models.engines.images_diffusers.loading import DTYPES, Options
+from models.engines.images_diffusers.loading import Options, dtype_of
 from models.engines.images_diffusers.schedulers import DIFFUSION, FLOW
+from models.engines.images_onnx.engine import Options as OnnxOptions
+from models.evaluation.images import EVALUATION
+from models.registry import import_string
 from models.specs import Backend, HubSource, Task
 
 CAPABILITIES = {"generate", "edit", "inpaint", "vary", "negative_prompt", "control", "lora", "seed"}
@@ -37,7 +40,8 @@ def test_a_row(spec):
     assert spec.capabilities >= {"generate", "seed"}
     assert spec.capabilities <= CAPABILITIES
     assert ("control" in spec.capabilities) == bool(spec.controls)
-    assert ("lora" in spec.capabilities) == bool(spec.adapters)
+    always_on = spec.variant(None).engine.get("fused", {})
+    assert ("lora" in spec.capabilities) == bool(set(spec.adapters) - set(always_on))
     assert settings.scheduler in {**DIFFUSION, **FLOW}
     assert settings.steps <= settings.most_steps
     assert settings.smallest <= settings.width <= settings.largest
@@ -56,5 +60,15 @@ def test_a_row(spec):
 )
 def test_a_variant(spec, name):
     variant = spec.variants[name]
-    assert variant.precision in DTYPES
-    Options.of(variant)
+    if variant.backend is Backend.ONNX:
+        OnnxOptions.of(variant)
+        assert callable(import_string(variant.artifact.maker))
+        return
+    options = Options.of(variant)
+    dtype_of(variant)
+    assert set(options.fused) <= set(spec.adapters)
+
+
+@pytest.mark.parametrize("spec", DIFFUSERS, ids=lambda spec: spec.id)
+def test_floors_are_of_measures_that_there_are(spec):
+    assert set(spec.fidelity) <= set(EVALUATION.measures)

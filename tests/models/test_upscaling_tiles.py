@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.engines.networks.real_esrgan import RRDBNet, SRVGGNetCompact
-from models.engines.upscaling_torch import Span, TorchUpscaling, spans
+from models.engines.upscaling_tiles import Span, spans
+from models.engines.upscaling_torch import TorchUpscaling
 from models.errors import OutOfMemory
 from models.variants.unpack_realesrgan import FP16_TAG, unpack
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from deployments.router.dispatch import ModelState
+from deployments.router.addressing import names_of
 from deployments.router.openapi import ERRORS, refusal
 from deployments.router.services import Services
 from models.specs import ModelSpec
@@ -16,25 +16,27 @@ router = APIRouter(tags=["Models"])
 
 @router.get("/v1/models", summary="Models on this cluster")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model that is deployed, in any state."""
+    """Every model that is deployed, in any state; one that is served in several variants once for each."""
     services: Services = request.app.state.services
-    states = services.dispatcher.states()
-    cards = [card(spec, states[name]) for name, spec in services.catalog.items() if name in states]
-    return {"object": "list", "data": cards}
+    served = [name for name in services.dispatcher.states() if name in services.catalog]
+    return {"object": "list", "data": [card(services, services.catalog[name]) for name in served]}
 
 
 # 4XX rather than 404, because without it FastAPI describes a 422 of its own, which is never sent.
 @router.get("/v1/models/{model}", summary="One model", responses={"4XX": refusal(ERRORS["404"])})
 async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
-    """One model of the catalog, deployed or not."""
+    """One model of the catalog, deployed or not, by any of its names."""
     services: Services = request.app.state.services
-    spec = services.catalog.resolve(model)
-    return card(spec, services.state(spec.id))
+    return card(services, services.addressed(model))
 
 
-def card(spec: ModelSpec, state: ModelState) -> dict[str, Any]:
-    """OpenAI's model object, and beside it what a client needs to choose."""
-    limits = spec.limits.model_dump(exclude_none=True)
+def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
+    """OpenAI's model object, and beside it what a client needs to choose.
+
+    Args:
+        spec: under the name of its application, where it has one.
+    """
+    state, limits = services.state(spec.id), spec.limits.model_dump(exclude_none=True)
     if spec.dimensions:
         limits["dimensions"] = spec.dimensions.model_dump()
     return {
@@ -47,5 +49,6 @@ def card(spec: ModelSpec, state: ModelState) -> dict[str, Any]:
         "licence": spec.licence,
         "capabilities": sorted(spec.capabilities),
         "limits": limits,
+        "names": names_of(spec.id, services.catalog, services.dispatcher.states()),
         **state.document(),
     }

@@ -16,7 +16,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from models.engines.images_diffusers import latents as coding
-from models.engines.images_diffusers.adapters import Adapters
+from models.engines.images_diffusers.adapters import Adapters, weights_file
 from models.engines.images_diffusers.controls import Controls
 from models.engines.images_diffusers.denoising import (
     Conditioning,
@@ -28,9 +28,10 @@ from models.engines.images_diffusers.denoising import (
 from models.engines.images_diffusers.families import Family, family_of
 from models.engines.images_diffusers.families.family import steps_for
 from models.engines.images_diffusers.loading import (
-    DTYPES,
     Options,
     device_for,
+    dtype_of,
+    fuse_adapters,
     load_pipeline,
     place,
     wants_channels_last,
@@ -69,22 +70,23 @@ class DiffusersImages:
         """
         Raises:
             ValueError: the variant's precision or an option of its `engine`, or the architecture, is unknown.
-            RuntimeError: the variant needs a GPU and there is none.
-            WeightsMissing: a ControlNet is not on this machine.
+            RuntimeError: the variant needs a GPU, a library or a compiler, and there is none.
+            WeightsMissing: a ControlNet or an adapter that is always on is not on this machine.
         """
-        if variant.precision not in DTYPES:
-            raise ValueError(f"images on diffusers run in {', '.join(DTYPES)}, not {variant.precision}")
-        options, device, dtype = Options.of(variant), device_for(variant), DTYPES[variant.precision]
-        pipe = load_pipeline(weights, options, dtype)
+        options, dtype, device = Options.of(variant), dtype_of(variant), device_for(variant)
+        pipe = load_pipeline(weights, options, variant.precision, dtype)
+        fused = {weights_file(locate_part(spec, "adapter", name)): weight for name, weight in options.fused.items()}
+        fuse_adapters(pipe, fused)
         family = family_of(pipe, spec.limits.context_tokens)
         pixels = spec.images.width * spec.images.height if spec.images else 512 * 512
         place(pipe, family.denoiser, options, device, pixels)
         folders = {kind: locate_part(spec, "control", kind) for kind in spec.controls}
         channels_last = wants_channels_last(options, device, family.denoiser)
+        adapters = set(spec.adapters) - set(options.fused)
         return cls(
             family,
             Controls.load(folders, dtype, device, channels_last),
-            Adapters(pipe, spec.adapters, partial(locate_part, spec, "adapter"), options.most_adapters),
+            Adapters(pipe, adapters, partial(locate_part, spec, "adapter"), options.most_adapters),
             {**pipe.scheduler.config, **options.scheduler_config},
             options,
         )

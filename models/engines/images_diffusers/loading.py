@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -13,6 +15,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from models.engines.images_diffusers import memory
+from models.engines.images_diffusers.quantization import BITS, Quantizer, quantization_of
 from models.specs import Precision, VariantSpec
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
@@ -31,8 +34,12 @@ class Options:
             half of its weights, and then reads shorter prompts.
         scheduler_config: replaces parts of the scheduler's configuration, for all samplers.
         channels_last: the layout of convolutions' tensors; None is yes on a GPU with half precision.
-        compile: torch.compile of the denoiser. Each new combination of batch and size compiles once, for minutes on
-            large models; a changed set of adapters compiles again.
+        compile: torch.compile of the denoiser, or of its repeated `blocks` each, which takes a fraction of the time.
+            Each new combination of batch and size compiles once, for minutes on large models; a changed set of
+            adapters compiles again. It needs a C compiler on the machine.
+        quantizer: `torchao` or `bitsandbytes`, for a precision of int8 or int4: what makes the weights small.
+        quantized: the parts whose weights are; the denoiser and large text encoders are worth it.
+        fused: adapters that are always on, with their weights: added to the model's weights, they cost no time.
         attention: for UNets `sdpa` (fused) or `eager` (plain matrix products), None what is faster on the device;
             for transformers a name of diffusers' attention backends, None its default.
         vae_tiling, vae_slicing: decode in tiles, or one picture after the other, for less memory and more time.
@@ -48,7 +55,10 @@ class Options:
     without: tuple[str, ...] = ()
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     channels_last: bool | None = None
-    compile: bool = False
+    compile: bool | Literal["blocks"] = False
+    quantizer: Quantizer | None = None
+    quantized: tuple[str, ...] = ()
+    fused: dict[str, float] = field(default_factory=dict)
     attention: str | None = None
     vae_tiling: bool = False
     vae_slicing: bool = False
@@ -70,7 +80,29 @@ class Options:
         options = cls(**variant.engine)
         if options.offload not in get_args(Offload):
             raise ValueError(f"offload is one of {get_args(Offload)}, not {options.offload!r}")
+        if options.quantizer not in (None, *get_args(Quantizer)):
+            raise ValueError(f"quantizer is one of {get_args(Quantizer)}, not {options.quantizer!r}")
+        if len({variant.precision in BITS, bool(options.quantizer), bool(options.quantized)}) > 1:
+            raise ValueError(
+                f"images on diffusers run in {', '.join(DTYPES)}, not {variant.precision}; {' and '.join(BITS)} take a "
+                "`quantizer` and what is `quantized`, and others neither"
+            )
+        if options.unet is not None and "unet" in options.quantized:
+            raise ValueError("a UNet from a subfolder of its own cannot be quantized")
         return options
+
+
+def dtype_of(variant: VariantSpec) -> torch.dtype:
+    """What a variant computes with; weights of fewer bits become bf16.
+
+    Raises:
+        ValueError: diffusers cannot run in this precision.
+    """
+    if variant.precision in BITS:
+        return torch.bfloat16
+    if variant.precision not in DTYPES:
+        raise ValueError(f"images on diffusers run in {', '.join([*DTYPES, *BITS])}, not {variant.precision}")
+    return DTYPES[variant.precision]
 
 
 def device_for(variant: VariantSpec) -> str:
@@ -87,13 +119,21 @@ def device_for(variant: VariantSpec) -> str:
     return "cpu"
 
 
-def load_pipeline(folder: Path, options: Options, dtype: torch.dtype) -> Any:
+def load_pipeline(folder: Path, options: Options, precision: Precision, dtype: torch.dtype) -> Any:
     """The pipeline that the folder's model_index.json names, without its safety checker: checking is done elsewhere,
-    for all models alike."""
+    for all models alike.
+
+    Raises:
+        RuntimeError: what it is to be quantized with is not installed.
+        ValueError: it has no such part to quantize.
+    """
     parts: dict[str, Any] = dict.fromkeys(options.without)
     index = json.loads((folder / "model_index.json").read_text())
     if "safety_checker" in index:
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if options.quantizer is not None:
+        kind = quantization_of(options.quantizer, precision, dtype, options.quantized, index)
+        parts["quantization_config"] = kind
     if options.unet is not None:
         parts["unet"] = UNet2DConditionModel.from_pretrained(
             folder, subfolder=options.unet, dtype=dtype, local_files_only=True
@@ -124,12 +164,39 @@ def place(pipe: Any, denoiser: Any, options: Options, device: str, pixels: int) 
     else:
         _place_on_gpu(pipe, options, device, pixels)
     if options.compile:
+        compile_denoiser(denoiser, options)
+
+
+def fuse_adapters(pipe: Any, files: Mapping[Path, float]) -> None:
+    """Add LoRAs, with their weights, to the weights of the model."""
+    for file, weight in files.items():
+        pipe.load_lora_weights(file.parent, weight_name=file.name)
+        pipe.fuse_lora(lora_scale=weight)
+        pipe.unload_lora_weights()
+
+
+def compile_denoiser(denoiser: Any, options: Options) -> None:
+    """Have it compiled when it is first used with a size.
+
+    Raises:
+        RuntimeError: there is no compiler on this machine, which would be found out with the first request.
+    """
+    if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "cc", "clang"))):
+        raise RuntimeError(
+            "This variant is compiled by torch, which needs a C compiler, and there is none. Install gcc, or choose "
+            "another variant."
+        )
+    if options.compile == "blocks":
+        denoiser.compile_repeated_blocks()
+    else:
         denoiser.compile()
 
 
 def wants_channels_last(options: Options, device: str, denoiser: Any) -> bool:
     if options.channels_last is not None:
         return options.channels_last
+    if options.quantizer is not None:
+        return False
     return device == "cuda" and denoiser.dtype is not torch.float32
 
 

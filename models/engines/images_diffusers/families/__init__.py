@@ -21,9 +21,9 @@ def family_of(pipe: Any, context_tokens: int) -> Family:
     """
     denoiser: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     match type(denoiser).__name__:
-        case "UNet2DConditionModel" if denoiser.config.addition_embed_type == "text_time":
+        case "UNet2DConditionModel" | "OnnxUNet" if denoiser.config.addition_embed_type == "text_time":
             return StableDiffusionXL(pipe, context_tokens)
-        case "UNet2DConditionModel":
+        case "UNet2DConditionModel" | "OnnxUNet":
             return StableDiffusion(pipe, context_tokens)
         case "SD3Transformer2DModel":
             return StableDiffusion3(pipe, context_tokens)

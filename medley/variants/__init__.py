@@ -1,0 +1,1 @@
+"""`medley variant`: build, verify and choose between the variants of a model."""

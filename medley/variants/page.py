@@ -1,0 +1,141 @@
+"""A card as one HTML page with plots, for people who would rather look than read. It loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import io
+import math
+from html import escape
+from typing import Any
+
+from medley.variants.tables import fidelity_head, fidelity_rows, named_measures, speed_head, speed_rows
+from models.evaluation.cards import Card
+from models.evaluation.evaluation import evaluation_of
+
+INK, REFERENCE, FLOOR = "#2b5c8a", "#8a8a8a", "#b3372f"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .plots svg { max-width: 100%; height: auto }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; white-space: nowrap }
+td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
+td:first-child, th:first-child { text-align: left } code { background: #f3f3f3; padding: .1rem .3rem }
+"""
+
+
+def page(card: Card) -> str:
+    measures = evaluation_of(card.task).measures
+    plots = "".join(f"<figure>{plot}</figure>" for plot in plots_of(card))
+    said = [measures[name] for name in named_measures(card)]
+    means = "".join(f"<li><b>{escape(measure.title)}</b>: {escape(measure.means)}</li>" for measure in said)
+    skipped = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in card.skipped.items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Variants of {escape(card.model)}</title><style>{STYLE}</style></head><body>
+<h1>Variants of {escape(card.model)}</h1>
+<p>Measured {card.measured} on {escape(str(card.hardware))}, in {card.rounds} interleaved rounds, all variants loaded
+side by side, by <code>{escape(card.command)}</code>.
+Lines on bars, and brackets, are what another run should lie between.</p>
+<div class="plots">{plots}</div>
+<h2>What it takes</h2><div class="wide">{table(speed_head(card), speed_rows(card))}</div>
+<h2>What it answers, beside {escape(card.reference)}</h2>
+<div class="wide">{table(fidelity_head(card), fidelity_rows(card))}</div><ul>{means}</ul>
+{f"<h2>Not measured here</h2><ul>{skipped}</ul>" if skipped else ""}
+<p>{escape(", ".join(f"{name} {version}" for name, version in card.versions.items()))}</p>
+</body></html>
+"""
+
+
+def table(head: Any, rows: Any) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def plots_of(card: Card) -> list[str]:
+    """Throughput, latency, memory and disk, and each measure against its floor; SVG."""
+    names = [one.variant for one in card.variants]
+    measures = evaluation_of(card.task).measures
+    speeds = [one.batches[8].items_per_s for one in card.variants]
+    plots = [
+        bars(f"{card.item}s a second, 8 at once", names, [speed.value for speed in speeds], card,
+             ranges=[(speed.low, speed.high) for speed in speeds]),
+        latency_plot(card, names),
+        bars("memory, MB", names, [one.memory_bytes / 1e6 for one in card.variants], card),
+        bars("disk, MB", names, [one.disk_bytes / 1e6 for one in card.variants], card),
+    ]  # fmt: skip
+    others = [one for one in card.variants if one.variant != card.reference]
+    for name in named_measures(card):
+        values = [one.fidelity.get(name, float("nan")) for one in others]
+        title = measures[name].title + (f", {measures[name].unit.strip()}" if measures[name].unit.strip() else "")
+        if others:
+            plots.append(bars(title, [one.variant for one in others], values, card, floor=card.floors.get(name)))
+    return plots
+
+
+def bars(
+    title: str,
+    names: list[str],
+    values: list[float],
+    card: Card,
+    *,
+    ranges: list[tuple[float, float]] | None = None,
+    floor: float | None = None,
+) -> str:
+    figure, axes = canvas(title, len(names))
+    colours = [REFERENCE if name == card.reference else INK for name in names]
+    errors = None
+    if ranges:
+        errors = [
+            [value - low for value, (low, _) in zip(values, ranges, strict=True)],
+            [high - value for value, (_, high) in zip(values, ranges, strict=True)],
+        ]
+    drawn = axes.barh(names, values, color=colours, xerr=errors, ecolor="#222", capsize=3)
+    axes.bar_label(drawn, labels=[f"{value:.4g}" for value in values], padding=4, fontsize=9)
+    if floor is not None:
+        axes.axvline(floor, color=FLOOR, linestyle="--", label=f"floor {floor:g}")
+        axes.legend(loc="lower right", fontsize=8)
+    show_differences(axes, [*values, *([floor] if floor is not None else [])])
+    return svg(figure)
+
+
+def latency_plot(card: Card, names: list[str]) -> str:
+    figure, axes = canvas("milliseconds of a request: p50 and, thin, p95", len(names))
+    for batch, offset, colour in ((1, 0.2, "#5a9bd4"), (8, -0.2, INK)):
+        p50 = [one.batches[batch].p50_s * 1000 for one in card.variants]
+        p95 = [one.batches[batch].p95_s * 1000 for one in card.variants]
+        places = [place + offset for place in range(len(names))]
+        axes.barh(places, p95, height=0.12, color=colour, alpha=0.5)
+        axes.barh(places, p50, height=0.36, color=colour, label=f"{batch} at once")
+    axes.set_yticks(range(len(names)), names)
+    axes.legend(loc="lower right", fontsize=8)
+    return svg(figure)
+
+
+def canvas(title: str, rows: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # only here: the command line must not wait for it
+
+    figure = Figure(figsize=(5.8, 1.1 + 0.42 * rows), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.18)
+    return figure, axes
+
+
+def show_differences(axes: Any, values: list[float]) -> None:
+    """Begin the axis near the values where they are close together: cosines of 0.99 and 0.999 look alike from 0."""
+    known = [value for value in values if math.isfinite(value)]
+    if known and min(known) > 0 and max(known) / min(known) < 1.3 and max(known) > min(known):
+        reach = max(known) - min(known)
+        axes.set_xlim(min(known) - reach, max(known) + reach * 0.6)
+
+
+def svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Without a date and with names of our own, the same card gives the same page.
+    with rc_context({"svg.hashsalt": "medley", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]

@@ -1,0 +1,123 @@
+"""Language models: how much less likely a text is to a variant, and how often it would say the same next word.
+
+Both are taken with the right words before each word given (teacher forcing), so one other word does not change all that
+follow it. Perplexity is exp of the mean negative log likelihood of a token, see Jelinek et al. 1977.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from models.evaluation.chat_texts import ANSWERED, GREEDY, PROMPTS
+from models.evaluation.evaluation import Answers, Evaluation, Measure, Subject
+from models.specs import Backend, ModelSpec, VariantSpec
+
+# Of the engine, but of the server around it: what vLLM's own engine does not take.
+OF_THE_SERVER = frozenset({"enable_auto_tool_choice", "tool_call_parser", "reasoning_parser_plugin", "chat_template"})
+
+MEASURES = {
+    "perplexity": Measure(
+        "Perplexity",
+        "of the variant, on the evaluation text; comparable between models with the same tokens only.",
+        higher_is_better=False,
+    ),
+    "perplexity_ratio": Measure(
+        "Perplexity ratio",
+        "the variant's perplexity on the evaluation text by the reference's: 1.02 is two percent worse.",
+        higher_is_better=False,
+    ),
+    "agreement": Measure(
+        "Token agreement",
+        "share of the positions of the evaluation text at which the variant's most likely next token is the "
+        "reference's, the right tokens before it given.",
+        higher_is_better=True,
+    ),
+    "greedy_prefix": Measure(
+        "Same greedy answer",
+        f"share of the first {GREEDY} tokens of the reference's greedy answers to {len(PROMPTS)} prompts that the "
+        "variant gives too, before the first that differs; one near tie changes all that follows.",
+        higher_is_better=True,
+    ),
+}
+
+
+def open_subject(spec: ModelSpec, variant: VariantSpec, weights: Path) -> Subject:
+    """Load a variant in this process, or vLLM's in one below it.
+
+    Raises:
+        ValueError: its backend makes no answers to compare.
+        RuntimeError: what the variant needs, such as a GPU, is absent.
+    """
+    match variant.backend:
+        case Backend.VLLM:
+            from models.evaluation.chat_vllm import VLLMSubject
+
+            options = {name: value for name, value in variant.engine.items() if name not in OF_THE_SERVER}
+            return VLLMSubject(weights, options)
+        case Backend.TRANSFORMERS:
+            from models.engines.chat_transformers import TransformersChat
+            from models.evaluation.chat_transformers import TransformersSubject
+
+            return TransformersSubject(TransformersChat.load(spec, variant, weights))
+        case _:
+            raise ValueError(f"Chat on {variant.backend} cannot be compared: it is no language model.")
+
+
+def compare(reference: Answers, variant: Answers) -> dict[str, float]:
+    """
+    Args: each with
+        logprobs: natural logarithms, of each token of the text. (positions,)
+        likeliest: the most likely token at each position. (positions,)
+        greedy: tokens of the answers to the prompts, -1 after an end. (prompts, GREEDY)
+    """
+    perplexity = perplexity_of(variant["logprobs"])
+    return {
+        "perplexity": perplexity,
+        "perplexity_ratio": perplexity / perplexity_of(reference["logprobs"]),
+        "agreement": float(np.mean(reference["likeliest"] == variant["likeliest"])),
+        "greedy_prefix": common_prefix(reference["greedy"], variant["greedy"]),
+    }
+
+
+def perplexity_of(logprobs: np.ndarray) -> float:
+    with np.errstate(over="ignore"):  # inf is the truth about a broken model
+        return float(np.exp(-np.mean(logprobs.astype(np.float64))))
+
+
+def common_prefix(reference: np.ndarray, variant: np.ndarray) -> float:
+    """The mean share of an answer of the reference before the first token that differs. (prompts, tokens) each."""
+    spoken = reference >= 0
+    same = np.cumprod((reference == variant) & spoken, axis=1)
+    return float(np.mean(same.sum(axis=1) / np.maximum(spoken.sum(axis=1), 1)))
+
+
+def rows(answers: list[list[int]]) -> np.ndarray:
+    """Answers of different lengths as one array, -1 after their ends."""
+    table = np.full((len(answers), GREEDY), -1, np.int64)
+    for row, answer in zip(table, answers, strict=True):
+        row[: len(answer)] = answer[:GREEDY]
+    return table
+
+
+def seconds_of_tokens(began: float, first: float, end: float) -> tuple[float, float]:
+    """To the first of ANSWERED tokens, and for each after it, from three moments of an answer."""
+    return first - began, (end - first) / (ANSWERED - 1)
+
+
+def medians(times: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Of `seconds_of_tokens`, over the answers of a batch."""
+    return {
+        "time_to_first_token_s": median(first for first, _ in times),
+        "time_per_output_token_s": median(each for _, each in times),
+    }
+
+
+def tokens_of(batch: int) -> int:
+    return batch * ANSWERED
+
+
+EVALUATION = Evaluation(MEASURES, "token", open_subject, compare, tokens_of)

@@ -1,0 +1,99 @@
+"""How alike two pictures are, and pictures to try variants on."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+LARGEST_DB = 100.0  # what identical pictures count as: a mean of decibels needs a number
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape, at most LARGEST_DB."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return LARGEST_DB if error == 0 else float(min(LARGEST_DB, 10 * np.log10(255**2 / error)))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity of two uint8 pictures (height, width[, channels]), at least 11 pixels a side: 1 if equal.
+
+    Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004: Gaussian windows of
+    11 x 11 with sigma 1.5, those that lie wholly inside; the mean over them, and over channels.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    stable_mean, stable_spread = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = blurred(x), blurred(y)
+    spread_x, spread_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    together = blurred(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + stable_mean) * (2 * together + stable_spread)
+    return float(np.mean(likeness / ((mean_x**2 + mean_y**2 + stable_mean) * (spread_x + spread_y + stable_spread))))
+
+
+def blurred(picture: np.ndarray, size: int = 11, sigma: float = 1.5) -> np.ndarray:
+    """Gaussian mean around each pixel that is far enough from the edge: sides are `size` - 1 shorter."""
+    weights = np.exp(-(((np.arange(size) - size // 2) / sigma) ** 2) / 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        length = picture.shape[axis] - size + 1
+        parts = (np.take(picture, np.arange(at, at + length), axis) * weight for at, weight in enumerate(weights))
+        picture = sum(parts, np.zeros(()))
+    return picture
+
+
+def scenes(side: int, seed: int) -> dict[str, np.ndarray]:
+    """One picture of each kind, uint8, (side, side, 3), drawn four times as large, so that edges are smooth.
+
+    The same for a seed on any machine, up to what Pillow rounds.
+    """
+    drawn = np.random.default_rng(seed)
+    kinds = {"drawing": drawing, "lettering": lettering, "gradient": gradient, "texture": texture}
+    large = {name: kind(side * 4, drawn) for name, kind in kinds.items()}
+    return {name: np.asarray(one.resize((side, side), Image.Resampling.LANCZOS)) for name, one in large.items()}
+
+
+def drawing(side: int, drawn: np.random.Generator) -> Image.Image:
+    """Flat shapes with dark outlines, as in a cartoon."""
+    picture = Image.new("RGB", (side, side), colour(drawn))
+    pen = ImageDraw.Draw(picture)
+    for number in range(14):
+        (left, right), (top, bottom) = np.sort(drawn.integers(0, side, (2, 2)))
+        shape = (pen.ellipse, pen.rectangle, pen.rounded_rectangle)[number % 3]
+        shape((left, top, right + 1, bottom + 1), fill=colour(drawn), outline=(20, 20, 30), width=side // 64)
+    for _ in range(4):
+        points = [(int(x), int(y)) for x, y in drawn.integers(0, side, (4, 2))]
+        pen.line(points, fill=colour(drawn), width=side // 80, joint="curve")
+    return picture
+
+
+def lettering(side: int, drawn: np.random.Generator) -> Image.Image:
+    """Dark and light lines of letters and figures, in sizes that are just legible and larger."""
+    picture = Image.new("RGB", (side, side), colour(drawn))
+    pen = ImageDraw.Draw(picture)
+    top = 0
+    while top < side:
+        size = int(drawn.integers(side // 16, side // 5))
+        word = "".join(drawn.choice(list("ABEGKMRSabdegkmrstuxyz0123456789&?")) for _ in range(24))
+        pen.text((int(drawn.integers(-20, 20)), top), word, fill=colour(drawn), font_size=size)
+        top += int(1.15 * size)
+    return picture
+
+
+def gradient(side: int, drawn: np.random.Generator) -> Image.Image:
+    """Soft light without an edge, where steps of brightness would show."""
+    corners = drawn.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def texture(side: int, drawn: np.random.Generator) -> Image.Image:
+    """Noise in which each size of detail is as strong as in photographs: amplitude falls as one over frequency."""
+    down, across = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    fall = 1 / np.maximum(np.hypot(down, across), 1 / side)
+    noise = drawn.standard_normal((3, side, side))
+    waves = np.fft.irfft2(np.fft.rfft2(0.3 * noise + noise[:1]) * fall, s=(side, side))
+    levels = (waves - waves.mean()) / waves.std() * 45 + drawn.integers(90, 160)
+    return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def colour(drawn: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in drawn.integers(0, 256, 3))
+    return red, green, blue

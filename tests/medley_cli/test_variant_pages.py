@@ -1,0 +1,84 @@
+"""Cards as tables and pages, and that the published ones are what their figures say."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from variant_cards import card, variant_card
+
+from medley.variants.page import page
+from medley.variants.tables import fidelity_table, markdown, speed_table
+from models.catalog import load_catalog
+from models.evaluation import cards
+from models.evaluation.choice import made_as
+from models.evaluation.fidelity import below_floor
+
+PUBLISHED = sorted(cards.PUBLISHED.glob("*.json"))
+
+
+@pytest.fixture
+def example():
+    spoiled = variant_card(
+        "onnx", 0.01, fidelity={"cosine": 0.9}, below_floor="Cosine is 0.9 and must be at least 0.99"
+    )
+    return card(variant_card("torch", 0.02), spoiled, skipped={"torch-gpu": "It needs a GPU, and there is none here."})
+
+
+def as_text(table) -> str:
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_tables_have_every_variant_with_its_figures(example):
+    speed, fidelity = as_text(speed_table(example)), as_text(fidelity_table(example))
+    assert "torch (reference)" in speed
+    assert re.search(r"onnx .*100 \[90, 110\]", speed)
+    assert "(≥ 0.99)" in fidelity
+    assert "0.9 and must be at least 0.99" in fidelity
+
+
+def test_the_page_loads_nothing_and_is_the_same_each_time(example):
+    first, second = page(example), page(example)
+    assert first == second
+    assert not re.search(r'(src|href)="(?!#)', first)
+    assert first.count("<svg") >= 5
+    assert "floor 0.99" in first
+    assert "It needs a GPU" in first
+
+
+def test_markdown_says_what_measured_it(example):
+    text = markdown(example)
+    assert "medley variant verify all-minilm-l6-v2" in text
+    assert "torch-gpu: It needs a GPU" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows[:4]}) == 1
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_a_published_card_is_of_this_catalog_and_its_pages_are_of_it(file: Path):
+    published = cards.read(file)
+    spec = load_catalog()[published.model]
+    assert published.text() == file.read_text()
+    assert file.with_suffix(".md").read_text() == markdown(published)
+    assert page(published).split("<svg")[0] == file.with_suffix(".html").read_text().split("<svg")[0]
+    assert published.floors == spec.fidelity
+    for one in published.variants:
+        assert one.made_as == made_as(spec, one.variant), f"{one.variant} is made otherwise now: verify it again"
+        assert one.variant == spec.reference_variant or below_floor(spec, one.fidelity) == one.below_floor == ""
+
+
+def test_every_task_with_a_card_has_a_variant_that_is_faster_or_smaller():
+    """By a factor whose whole spread is above 1, or by at least a third of the memory or disk."""
+    shown = [cards.read(file) for file in PUBLISHED]
+    for task in {one.task for one in shown}:
+        assert any(better(card, one) for card in shown if card.task == task for one in card.variants)
+
+
+def better(of: cards.Card, one: cards.VariantCard) -> bool:
+    reference = of.of(of.reference)
+    assert reference
+    faster = one.batches[8].against_reference.low > 1.1
+    smaller = one.disk_bytes < reference.disk_bytes / 1.5 or one.memory_bytes < reference.memory_bytes / 1.5
+    return one.variant != of.reference and (faster or smaller)

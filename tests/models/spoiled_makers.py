@@ -1,0 +1,28 @@
+"""Makers of artifacts that are wrong on purpose, named in the rows of test_variant_build.py."""
+
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+from models.variants.export_onnx import export_embeddings
+
+
+def perturbed(source: Path, target: Path, noise: float) -> None:
+    """The right network with noise on its weights."""
+    import numpy as np
+
+    export_embeddings(source, target)
+    model = onnx.load(target / "model.onnx")
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 2:
+            spoiled = values + noise * values.std() * random.standard_normal(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(spoiled.astype(np.float32), tensor.name))
+    onnx.save(model, target / "model.onnx")
+
+
+def failing(source: Path, target: Path) -> None:
+    (target / "half.onnx").write_bytes(b"half of it")
+    raise RuntimeError("the exporter gave up")
