@@ -10,6 +10,7 @@
     │   ├── PayloadTooLarge         413  payload_too_large
     │   └── UnsupportedMediaType    415  unsupported_media_type
     ├── RateLimited                 429  queue_full               retryable, Retry-After
+    │   └── TooBusy                 429  too_busy                 retryable, Retry-After
     ├── Unavailable                 503
     │   ├── ModelStarting           503  model_starting           retryable, Retry-After
     │   ├── ModelNotDeployed        503  model_not_deployed
@@ -89,6 +90,12 @@ class RateLimited(ServingError):
     type = "rate_limit_error"
     code = "queue_full"
     retryable = True
+
+
+class TooBusy(RateLimited):
+    """It would surely be answered too late."""
+
+    code = "too_busy"
 
 
 class Unavailable(ServingError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -14,6 +14,8 @@ from models.specs import ModelId, Spec, Task
 Seconds = Annotated[float, Field(gt=0)]
 # The alert for a budget that burns 14.4 times too fast must be reachable: below 1 - 1/14.4 = 0.931 it never is.
 Share = Annotated[float, Field(ge=0.95, lt=1)]
+# What load tests count (loadtest/verdict.py) and what fails them at once, because no slow machine explains it.
+Counter = Literal["lost", "incomplete_streams", "server_errors", "wrong_answers", "refusals_without_retry_after"]
 
 
 class Targets(Spec):
@@ -22,6 +24,8 @@ class Targets(Spec):
     time_to_first_token_s: Seconds | None = None
     time_per_output_token_s: Seconds | None = None
     duration_s: Seconds | None = None
+    time_to_first_audio_s: Seconds | None = None
+    real_time_factor: float | None = Field(default=None, gt=0, description="seconds of work for a second of audio")
     good: Share = Field(description="share of requests that keep each limit")
     availability: Share = Field(description="share of requests that end without a server error")
 
@@ -50,6 +54,7 @@ class Profile(Spec):
 
 class Slo(Spec):
     profiles: dict[str, Profile] = Field(min_length=1)
+    never: tuple[Counter, ...] = Field(default=get_args(Counter), description="what must not happen once")
 
     def profile(self, name: str) -> Profile:
         """Raises KeyError, naming the profiles there are."""

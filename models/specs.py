@@ -114,6 +114,11 @@ class Needs(Spec):
     memory_gib: float = Field(gt=0, description="resident memory of all processes of the replica")
 
     @property
+    def device(self) -> tuple[str, float]:
+        """What the work is done on, "gpu" or "cpu", and how many of it."""
+        return ("gpu", self.gpus) if self.gpus else ("cpu", self.cpus)
+
+    @property
     def workers(self) -> int:
         """Processes of an engine that runs one on each GPU; one where it shares a GPU or has none."""
         return max(1, int(self.gpus))

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -173,7 +174,11 @@ def verify(spec: ModelSpec, variant: VariantSpec) -> None:
     """Hash every file and compare it with the manifest. Raises WeightsDamaged naming the first that differs."""
     folder = locate(spec, variant)
     for name, facts in manifest_of(folder).items():
-        if sha256_of(folder / name) != facts["sha256"]:
+        try:
+            whole = sha256_of(folder / name) == facts["sha256"]
+        except OSError as error:
+            raise WeightsDamaged(f"{folder / name} cannot be read: {error.strerror}.") from None
+        if not whole:
             raise WeightsDamaged(f"{folder / name} has changed. Remove {folder} and run `make models`.")
 
 
@@ -267,9 +272,19 @@ def _once(folder: Path, fill: Callable[[Path], None]) -> None:
             target.mkdir()
             fill(target)
             (target / MANIFEST).write_text(json.dumps(_manifest(target), indent=1))
+            _make_readable(target)
             # What is there has no manifest: a copy that was broken off. A folder cannot be moved onto it.
             shutil.rmtree(folder, ignore_errors=True)
             target.rename(folder)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give every file the mode of the manifest, which the umask gave it. Libraries write some for their owner only, and
+    where a volume is shared, who fetches need not be the user who serves."""
+    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, str | int]]:

@@ -11,7 +11,6 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from medley.screen import print_json, screen
-from medley.variants.page import page
 from medley.variants.tables import choice_table, fidelity_table, markdown, speed_table
 from models import weights
 from models.catalog import load_catalog
@@ -69,18 +68,20 @@ def verify(  # noqa: PLR0917
 ) -> None:
     """Measure a model's variants side by side: size, memory, speed and fidelity. Keeps the card, and shows it.
 
+    Where there is a card of hardware like this, it says which of its figures this run does not reproduce.
     Variants that need a GPU are left out where there is none. Exit code 1: a variant breaks the model's floor.
     """
     with in_words():
         spec = load_catalog().resolve(model)
         for name in variant or ():
             spec.variant(name)
+        before = cards.card_for(spec.row)
         command = command_line(model, variant, rounds, seconds)
         with steps() as report:
             card = measure(spec, variant or list(spec.variants), rounds, seconds, report, command=command)
     kept = cards.keep(card)
     shown = kept.with_suffix(".html")
-    shown.write_text(page(card))
+    shown.write_text(drawn(card))
     if out:
         publish(card, out)
     if as_json:
@@ -90,6 +91,8 @@ def verify(  # noqa: PLR0917
         to.print(speed_table(card), fidelity_table(card))
         for name, why in card.skipped.items():
             to.print(f"left out: {name}: {why}", markup=False)
+        if before:
+            to.print(reproduced(before, card), markup=False)
         to.print(f"Card: {kept}\nPage: {shown}")
     if any(one.below_floor for one in card.variants):
         raise typer.Exit(FAILED)
@@ -125,9 +128,22 @@ def show(model: Model, out: Annotated[Path | None, typer.Option(help="write MODE
     screen().print(speed_table(card), fidelity_table(card))
 
 
+def reproduced(before: cards.Card, card: cards.Card) -> str:
+    found, compared = cards.outside(before, card)
+    words = f"{compared - len(found)} of {compared} figures lie within the spread of the card of {before.measured}"
+    return "\n  ".join([words + (", not:" if found else "."), *found])
+
+
+def drawn(card: cards.Card) -> str:
+    from medley.variants.page import page  # only here: most commands draw nothing
+
+    return page(card)
+
+
 def publish(card: cards.Card, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for ending, text in ((".json", card.text()), (".md", markdown(card)), (".html", page(card))):
+    card = cards.Card.model_validate_json(card.text())  # rounded: whoever reads the file makes the same pages of it
+    for ending, text in ((".json", card.text()), (".md", markdown(card)), (".html", drawn(card))):
         (folder / f"{card.model}{ending}").write_text(text)
 
 

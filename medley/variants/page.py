@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 from html import escape
 from typing import Any
 
+from loadtest.report.drawing import INK, svg
+from loadtest.report.page import STYLE as PLAIN
+from loadtest.report.page import table
 from medley.variants.tables import fidelity_head, fidelity_rows, named_measures, speed_head, speed_rows
 from models.evaluation.cards import Card
 from models.evaluation.evaluation import evaluation_of
 
-INK, REFERENCE, FLOOR = "#2b5c8a", "#8a8a8a", "#b3372f"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .plots svg { max-width: 100%; height: auto }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; white-space: nowrap }
-td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left } code { background: #f3f3f3; padding: .1rem .3rem }
+REFERENCE, FLOOR = "#8a8a8a", "#b3372f"
+STYLE = f"""{PLAIN}
+table {{ white-space: nowrap }} td, th {{ text-align: right }} td:first-child, th:first-child {{ text-align: left }}
 """
 
 
@@ -43,12 +40,6 @@ Lines on bars, and brackets, are what another run should lie between.</p>
 <p>{escape(", ".join(f"{name} {version}" for name, version in card.versions.items()))}</p>
 </body></html>
 """
-
-
-def table(head: Any, rows: Any) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
 
 
 def plots_of(card: Card) -> list[str]:
@@ -129,13 +120,3 @@ def show_differences(axes: Any, values: list[float]) -> None:
     if known and min(known) > 0 and max(known) / min(known) < 1.3 and max(known) > min(known):
         reach = max(known) - min(known)
         axes.set_xlim(min(known) - reach, max(known) + reach * 0.6)
-
-
-def svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    # Without a date and with names of our own, the same card gives the same page.
-    with rc_context({"svg.hashsalt": "medley", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]

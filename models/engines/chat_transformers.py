@@ -54,7 +54,7 @@ class TransformersChat:
         self.device = device
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         # Onto the device as they are read: what bitsandbytes has quantized cannot be moved.
-        self.model = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map=device, quantization_config=quantization
         ).eval()
         self.vocabulary_size = min(len(self.tokenizer), self.model.get_input_embeddings().num_embeddings)

@@ -95,7 +95,7 @@ class TextDecoder:
         return self._decode(self.ids[self._context :])[len(known) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class StopStrings:
@@ -147,7 +147,7 @@ class LogprobRecorder(LogitsProcessor):
         return {**self._describe(token), "top_logprobs": [self._describe(other) for other in most]}
 
     def _describe(self, token: int) -> dict[str, Any]:
-        text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
         logprob = max(-9999.0, float(self._logprobs[token]))  # JSON has no infinity
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
@@ -187,7 +187,7 @@ class Follower(StoppingCriteria):
         self._sent = 0
         self._entries: list[tuple[int | None, dict[str, Any]]] = []
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         if self.finish_reason is None and not self.cancelled.is_set():
             self._take(int(input_ids[0, -1]))
         done = self.finish_reason is not None or self.cancelled.is_set()

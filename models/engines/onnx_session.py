@@ -7,6 +7,7 @@ not shared is an IOBinding, so each `run_on_device` makes its own.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ def provider_options(name: str, file: Path) -> dict[str, Any]:
         return {}
     # Building a TensorRT engine takes minutes; the cache is for this GPU and this version, and TensorRT checks both.
     cache = file.parent / "tensorrt"
-    cache.mkdir(exist_ok=True)
+    if not os.access(file.parent, os.W_OK):  # as in a pod, where the cache lives as long as the pod
+        cache = Path(tempfile.gettempdir()) / "medley" / "tensorrt" / "-".join(file.parent.parts[-3:])
+    cache.mkdir(parents=True, exist_ok=True)
     return {
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(cache),

@@ -61,11 +61,11 @@ class OnnxStyles:
         weights = np.zeros(len(self.styles), np.float32)
         weights[style] = 1
         inputs = {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]), "style_weights": weights}
-        return self.named.run(None, inputs)[0][0].transpose(1, 2, 0)
+        return np.asarray(self.named.run(None, inputs)[0])[0].transpose(1, 2, 0)
 
     def _paint_as(self, pixels: np.ndarray, vector: np.ndarray) -> np.ndarray:
         image, style = (item.name for item in self.painter.get_inputs())
-        return self.painter.run(None, {image: pixels[None], style: vector})[0][0]
+        return np.asarray(self.painter.run(None, {image: pixels[None], style: vector})[0])[0]
 
     def _read(self, style: np.ndarray) -> np.ndarray:
         """What is particular to the middle of a style picture: float32, shape (1, 1, 1, 100)."""
@@ -73,7 +73,7 @@ class OnnxStyles:
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
         middle = Image.fromarray(style[top : top + side, left : left + side]).resize((READ_SIDE, READ_SIDE), LANCZOS)
-        return self.reader.run(None, {self.reader.get_inputs()[0].name: unit(np.asarray(middle))[None]})[0]
+        return np.asarray(self.reader.run(None, {self.reader.get_inputs()[0].name: unit(np.asarray(middle))[None]})[0])
 
 
 def painted(image: np.ndarray, paint: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

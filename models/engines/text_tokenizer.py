@@ -39,4 +39,4 @@ class TextTokenizer:
         return [token for token in tokens if token not in self.special]
 
     def token_strings(self, tokens: Sequence[int]) -> list[str]:
-        return [self.tokenizer.id_to_token(token) for token in tokens]
+        return [self.tokenizer.id_to_token(token) or "" for token in tokens]

@@ -56,7 +56,8 @@ def int4_weights() -> Any:
     from transformers import TorchAoConfig
 
     # This packing has its kernels in torch itself; the others take one library more.
-    return TorchAoConfig(Int4WeightOnlyConfig(group_size=128, int4_packing_format="tile_packed_to_4d"))
+    packing: Any = "tile_packed_to_4d"
+    return TorchAoConfig(Int4WeightOnlyConfig(group_size=128, int4_packing_format=packing))
 
 
 def bitsandbytes_8bit() -> Any:

@@ -65,7 +65,7 @@ class OnnxUpscaling(TiledUpscaling):
             # After the last layer this does nothing.
             options.terminate = True
             wait([running])
-        return running.result()[0]
+        return np.asarray(running.result()[0])
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, MemoryError) or "Failed to allocate memory" in str(error)

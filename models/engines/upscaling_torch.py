@@ -33,7 +33,7 @@ class TorchUpscaling(TiledUpscaling):
         self.dtype = dtype
         network = build(json.loads((folder / "config.json").read_text())).eval()
         network.load_state_dict(load_file(folder / "model.safetensors"))
-        self.network = network.to(device, dtype, memory_format=torch.channels_last)
+        self.network = network.to(device, dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.compiled = {part: torch.compile(getattr(network, part), dynamic=True) for part in PARTS} if compile else {}
         if not compile:
             for layer in self.network.body:

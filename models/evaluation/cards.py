@@ -112,6 +112,26 @@ class Card(Spec):
         return json.dumps(rounded(self.model_dump(mode="json")), indent=1) + "\n"
 
 
+def outside(before: Card, after: Card) -> tuple[list[str], int]:
+    """What a second run does not reproduce: each throughput and factor that lies outside the spread that the card
+    before states, in words, and how many figures were compared."""
+    found, compared = [], 0
+    for one in after.variants:
+        was = before.of(one.variant)
+        if was is None:
+            continue
+        for size in sorted(one.batches.keys() & was.batches.keys()):
+            for name in ("items_per_s", "against_reference"):
+                old, new = getattr(was.batches[size], name), getattr(one.batches[size], name).value
+                compared += 1
+                if not old.holds(new):
+                    found.append(
+                        f"{one.variant}, batch of {size}, {name}: {new:.4g}, and was "
+                        f"{old.value:.4g} [{old.low:.4g}, {old.high:.4g}]"
+                    )
+    return found, compared
+
+
 def rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.4g}")

@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from models.evaluation.chat_texts import ANSWERED, GREEDY, PROMPTS
+from models.evaluation.chat_texts import ANSWERED, FACTS, GREEDY, PROMPTS
 from models.evaluation.evaluation import Answers, Evaluation, Measure, Subject
 from models.specs import Backend, ModelSpec, VariantSpec
 
@@ -40,6 +40,12 @@ MEASURES = {
         "Same greedy answer",
         f"share of the first {GREEDY} tokens of the reference's greedy answers to {len(PROMPTS)} prompts that the "
         "variant gives too, before the first that differs; one near tie changes all that follows.",
+        higher_is_better=True,
+    ),
+    "facts_kept": Measure(
+        "Facts kept",
+        f"share of the {len(FACTS)} easy questions, such as the capital of France, that the reference answers right "
+        "and the variant too.",
         higher_is_better=True,
     ),
 }
@@ -73,6 +79,7 @@ def compare(reference: Answers, variant: Answers) -> dict[str, float]:
         logprobs: natural logarithms, of each token of the text. (positions,)
         likeliest: the most likely token at each position. (positions,)
         greedy: tokens of the answers to the prompts, -1 after an end. (prompts, GREEDY)
+        right: whether each of FACTS was answered right. (facts,)
     """
     perplexity = perplexity_of(variant["logprobs"])
     return {
@@ -80,7 +87,13 @@ def compare(reference: Answers, variant: Answers) -> dict[str, float]:
         "perplexity_ratio": perplexity / perplexity_of(reference["logprobs"]),
         "agreement": float(np.mean(reference["likeliest"] == variant["likeliest"])),
         "greedy_prefix": common_prefix(reference["greedy"], variant["greedy"]),
+        **facts_kept(reference["right"], variant["right"]),
     }
+
+
+def facts_kept(reference: np.ndarray, variant: np.ndarray) -> dict[str, float]:
+    """No figure where the reference knows nothing. (facts,) each."""
+    return {"facts_kept": float(np.mean(variant[reference]))} if reference.any() else {}
 
 
 def perplexity_of(logprobs: np.ndarray) -> float:

@@ -48,6 +48,7 @@ class TransformersSubject:
             "logprobs": np.concatenate(logprobs),
             "likeliest": np.concatenate(likeliest),
             "greedy": chat.rows(greedy),
+            "right": np.array(chat_texts.right(self._engine.tokenizer, greedy)),
         }
 
     def work(self, batch: int, turn: int) -> Mapping[str, float]:

@@ -61,6 +61,7 @@ class VLLMSubject:
             "logprobs": np.array(logprobs, np.float32),
             "likeliest": np.array(likeliest, np.int64),
             "greedy": chat.rows(greedy),
+            "right": np.array(chat_texts.right(self._tokenizer, greedy)),
         }
 
     async def _generate(self, tokens: list[int], **sampling: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -49,6 +52,39 @@ def scenes(side: int, seed: int) -> dict[str, np.ndarray]:
     kinds = {"drawing": drawing, "lettering": lettering, "gradient": gradient, "texture": texture}
     large = {name: kind(side * 4, drawn) for name, kind in kinds.items()}
     return {name: np.asarray(one.resize((side, side), Image.Resampling.LANCZOS)) for name, one in large.items()}
+
+
+def other_kinds(side: int) -> dict[str, np.ndarray]:
+    """Pictures of kinds that are not among `scenes`, uint8, (side, side, 3). No variant is ever calibrated or tuned on
+    them: what was made to fit the scenes shows here.
+    """
+    return {
+        "ramps": ramps(side),
+        "flat": np.full((side, side, 3), (30, 80, 160), np.uint8),
+        "stripes": stripes(side),
+        "night": (photograph(side) * 0.15).astype(np.uint8),
+        "photograph": photograph(side),
+    }
+
+
+def ramps(side: int) -> np.ndarray:
+    """Red to the right, green downwards, and blue on one side of a hard edge."""
+    across, down = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
+    return (np.stack([across, down, across + down > 1], axis=-1) * 255).astype(np.uint8)
+
+
+def stripes(side: int) -> np.ndarray:
+    """Black and white ones, which get narrower from top to bottom: 16 pixels to 2."""
+    widths = np.repeat([16, 8, 4, 2], -(-side // 4))[:side]
+    across = np.arange(side)[None] // widths[:, None] % 2
+    return np.repeat((across * 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def photograph(side: int) -> np.ndarray:
+    """A face and a uniform: the portrait of Grace Hopper that comes with matplotlib, in the public domain."""
+    with Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")) as portrait:
+        part = portrait.convert("RGB").crop((56, 30, 456, 430))
+    return np.asarray(part.resize((side, side), Image.Resampling.LANCZOS))
 
 
 def drawing(side: int, drawn: np.random.Generator) -> Image.Image:

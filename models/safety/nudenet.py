@@ -41,7 +41,7 @@ class NudeNet:
         """
         rgb = bilinear(squared(pixels), SIDE).astype(np.float32) / 255
         batch = np.stack((rgb, rgb[:, :, ::-1])).transpose(0, 3, 1, 2)
-        found = self.session.run(None, {"images": np.ascontiguousarray(batch)})[0]
+        found = np.asarray(self.session.run(None, {"images": np.ascontiguousarray(batch)})[0])
         scores = found[:, FIRST_CLASS:].max((0, 2))
         if not np.all((scores >= 0) & (scores <= 1)):
             raise ValueError("the network gave no probabilities")

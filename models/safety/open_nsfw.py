@@ -24,7 +24,7 @@ class OpenNsfw:
         self.session = open_session(folder / "open-nsfw.onnx")
 
     def judge(self, pixels: np.ndarray) -> Verdict:
-        ((_, score),) = self.session.run(None, {"input:0": as_trained(pixels)[None]})[0]
+        ((_, score),) = np.asarray(self.session.run(None, {"input:0": as_trained(pixels)[None]})[0])
         if not 0 <= score <= 1:
             raise ValueError("the network gave no probability")
         return Verdict(bool(score >= self.threshold), self.name, {"nsfw": float(score)})

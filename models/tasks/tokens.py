@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+# Methods that look something up and make nothing: they take no place among requests, and no time worth counting.
+LOOKED_UP = frozenset({"tokenize", "detokenize"})
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -19,12 +20,13 @@ def unpack(source: Path, target: Path) -> None:
     """Write config, tokenizer and weights of the one GGUF file in `source` to `target`."""
     (gguf,) = source.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         source,
         gguf_file=gguf.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
-    ).to(torch.bfloat16)
+    )
+    model = model.to(torch.bfloat16)
     # transformers still takes the model for a quantized one, which it would refuse to save.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

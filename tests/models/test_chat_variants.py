@@ -17,8 +17,13 @@ from models.specs import Backend, Task
 from models.variants import quantize_chat
 
 
-def answers(logprobs, likeliest, greedy):
-    return {"logprobs": np.array(logprobs), "likeliest": np.array(likeliest), "greedy": np.array(greedy)}
+def answers(logprobs, likeliest, greedy, right=(True, True, False)):
+    return {
+        "logprobs": np.array(logprobs),
+        "likeliest": np.array(likeliest),
+        "greedy": np.array(greedy),
+        "right": np.array(right),
+    }
 
 
 def test_a_variant_that_answers_the_same_is_perfect():
@@ -28,17 +33,24 @@ def test_a_variant_that_answers_the_same_is_perfect():
         "perplexity_ratio": 1,
         "agreement": 1,
         "greedy_prefix": 1,
+        "facts_kept": 1,
     }
 
 
 def test_every_measure_says_how_far_a_variant_is():
     reference = answers([-1.0, -2.0, -1.0, -2.0], [5, 6, 7, 8], [[1, 2, 3, -1], [4, 5, 6, 7]])
-    worse = answers([-1.0, -2.0, -1.0, -2.4], [5, 6, 9, 8], [[1, 2, 9, -1], [9, 5, 6, 7]])
+    worse = answers([-1.0, -2.0, -1.0, -2.4], [5, 6, 9, 8], [[1, 2, 9, -1], [9, 5, 6, 7]], (True, False, True))
     found = compare(reference, worse)
     assert found["perplexity_ratio"] == pytest.approx(np.exp(0.1))
     assert found["agreement"] == 0.75
     assert found["greedy_prefix"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["facts_kept"] == 0.5  # what the reference did not know makes up for nothing
     assert set(found) == set(MEASURES)
+
+
+def test_a_reference_that_knows_nothing_says_nothing_of_facts():
+    ignorant = answers([-1.0], [1], [[1]], (False, False))
+    assert "facts_kept" not in compare(ignorant, answers([-1.0], [1], [[1]], (True, False)))
 
 
 @pytest.mark.parametrize("wrong", [-np.inf, np.nan, -1000.0])
@@ -73,6 +85,27 @@ def test_the_text_is_read_once_and_whole():
     assert len(chat_texts.text()) - len(read) < chat_texts.WINDOW
 
 
+class Words(Letters):
+    def batch_decode(self, answers, **options):
+        return ["".join(map(chr, tokens)) for tokens in answers]
+
+
+def test_an_answer_is_right_if_it_has_the_word_by_itself():
+    said = dict.fromkeys(chat_texts.FACTS, "I do not know.")
+    said["What is the capital of France?"] = "It is PARIS, of course."
+    said["What is the capital of Italy?"] = "Romes"
+    said["What is the chemical formula of water?"] = "H2O."
+    said["What is 2 plus 2?"] = "2 plus 2 is 14"
+    said["What is 12 plus 30?"] = "42"
+    answered = [[ord(letter) for letter in text] for text in (*said.values(), "Paris")]
+    right = chat_texts.right(Words(), answered)
+    assert [question for question, known in zip(chat_texts.FACTS, right, strict=True) if known] == [
+        "What is the capital of France?",
+        "What is the chemical formula of water?",
+        "What is 12 plus 30?",
+    ]
+
+
 def test_requests_differ_from_turn_to_turn_and_begin_differently():
     asked = [tuple(tokens) for turn in range(20) for tokens in chat_texts.requests(Letters(), 8, turn)]
     assert {len(tokens) for tokens in asked} == {chat_texts.ASKED}
@@ -103,8 +136,6 @@ def scores(model):
 def test_what_is_done_before_rounding_changes_nothing_that_is_said(tiny):
     before, embeddings = scores(tiny), tiny.get_input_embeddings().weight.detach().clone()
     quantize_chat.untie_output(tiny)
-    largest = quantize_chat.largest_products(tiny, quantize_chat.own_texts(tiny))
-    quantize_chat.smooth_products(tiny, largest)
     quantize_chat.fold_norms(tiny)
     quantize_chat.rotate(tiny)
     assert not torch.allclose(tiny.get_input_embeddings().weight, embeddings, atol=0.1)
@@ -121,15 +152,6 @@ def test_rotating_spreads_a_channel_that_is_far_larger_than_the_others(tiny):
     assert (embeddings.abs().amax(1) / embeddings.abs().mean(1)).mean() < before / 4
 
 
-def test_large_products_are_made_smaller(tiny):
-    tiny.model.layers[0].mlp.up_proj.weight.data[5] *= 1000
-    tokens = quantize_chat.own_texts(tiny)
-    before = quantize_chat.largest_products(tiny, tokens)
-    quantize_chat.smooth_products(tiny, before)
-    after = quantize_chat.largest_products(tiny, tokens)
-    assert after[0].max() / after[0].median() < before[0].max() / before[0].median() / 10
-
-
 def test_a_quantized_model_is_written_in_int8_near_the_weights_it_had(tiny, tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     tiny.save_pretrained(source)
@@ -142,8 +164,10 @@ def test_a_quantized_model_is_written_in_int8_near_the_weights_it_had(tiny, tmp_
     assert config["quantization_config"]["format"] == "int-quantized"
     assert config["tie_word_embeddings"] is False
     assert weights["model.embed_tokens.weight"].dtype == torch.bfloat16
-    read = {name for name in weights if name.endswith("proj.weight")} | {"lm_head.weight"}
-    assert len(read) == 2 * 7 + 1
+    kept = {name for name in weights if name.endswith("down_proj.weight")}
+    assert {weights[name].dtype for name in kept} == {torch.bfloat16}
+    read = {name for name in weights if name.endswith("proj.weight")} - kept | {"lm_head.weight"}
+    assert len(read) == 2 * 6 + 1
     for name in read:
         assert weights[name].dtype == torch.int8
         assert weights[name].int().abs().amax(1).min() >= 126  # each channel uses all of its steps

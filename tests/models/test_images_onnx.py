@@ -14,8 +14,6 @@ from models.errors import ContextLengthExceeded, InvalidRequest, OutOfMemory
 from models.tasks.images import Adapter, ControlPicture
 from models.variants.export_images import export
 
-pytestmark = pytest.mark.skip(reason="issue 5 is under way: not run as a whole yet")
-
 # name -> how its folder is made: a variational autoencoder and noise; two text encoders; a UNet that knows masks and
 # takes its guidance as an input, with a small autoencoder
 KINDS = {

@@ -21,8 +21,6 @@ from models.starter.doodle.drawings import draw, every_combination
 from models.tasks.images import FakeImages
 from models.variants import export_images, quantize_images
 
-pytestmark = pytest.mark.skip(reason="issue 5 is under way: not run as a whole yet")
-
 CATALOG = load_catalog()
 TURBO = CATALOG["doodle-turbo"]
 WEIGHTS = Path(export_images.__file__).parents[1] / "starter" / "doodle" / "weights"

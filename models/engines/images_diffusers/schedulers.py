@@ -106,10 +106,11 @@ def _finished_estimate(
     for name in ("pred_original_sample", "denoised"):
         if getattr(output, name, None) is not None:
             return getattr(output, name)
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    kind = type(scheduler)
+    if issubclass(kind, FlowMatchEulerDiscreteScheduler):
         sigma = scheduler.sigmas[scheduler.step_index - 1]
         return latents - sigma * prediction
-    if isinstance(scheduler, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
+    if issubclass(kind, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
         return scheduler.model_outputs[-1]  # both convert every prediction to the finished latents
     alpha = scheduler.alphas_cumprod[timestep].sqrt()
     sigma = (1 - scheduler.alphas_cumprod[timestep]).sqrt()

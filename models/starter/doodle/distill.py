@@ -6,6 +6,9 @@ distillation (https://arxiv.org/abs/2202.00512) in one go, with the guidance dis
 (https://arxiv.org/abs/2210.03142).
 """
 
+# What diffusers loads is to its annotations a model or a tuple of one and more.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+
 from __future__ import annotations
 
 import argparse

@@ -103,7 +103,7 @@ def draw(drawing: Drawing, chance: random.Random | None = None) -> Image.Image:
     room = (SIDE / 2 - 2 - radius) * 0.9
     x = SIDE / 2 + right * room + (chance.uniform(-1, 1) if chance else 0)
     y = SIDE / 2 + down * room + (chance.uniform(-1, 1) if chance else 0)
-    image = Image.new("RGB", (SIDE * _OVERSAMPLING,) * 2, COLOURS[drawing.background])
+    image = Image.new("RGB", (SIDE * _OVERSAMPLING, SIDE * _OVERSAMPLING), COLOURS[drawing.background])
     paint_shape(ImageDraw.Draw(image), drawing, x * _OVERSAMPLING, y * _OVERSAMPLING, radius * _OVERSAMPLING)
     return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 

@@ -4,6 +4,9 @@ An autoencoder of 64 x 64 pixels to 16 x 16 x 4 latents first, then a text encod
 latents. Seeded; on one device the same options give the same weights, up to the order of sums in parallel kernels.
 """
 
+# What diffusers loads is to its annotations a model or a tuple of one and more.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+
 from __future__ import annotations
 
 import argparse
