@@ -1,0 +1,142 @@
+"""The preStop hook of a Ray pod: `python -m medley.node.drain --deadline 240`.
+
+Tells Ray that this node goes, waits until Serve has nothing left on it, and exits; Kubernetes sends SIGTERM then.
+Ray places nothing new here, Serve starts each replica elsewhere before it stops the one here, and the node's proxy
+answers 503 to the readiness probe and finishes what it has.
+
+The deadline must be less than `terminationGracePeriodSeconds`, and more than `graceful_shutdown_timeout_s` of every
+deployment plus the time that a replica takes to start: a replica whose grace does not fit in the time that is left is
+stopped at once, before there is another.
+
+Exit code 0: nothing is left, or the deadline is over; 1: Ray did not take the drain. A sentence on stderr says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+RAY = str(Path(sys.executable).parent / "ray")
+# As Ray and HAProxy name their processes.
+SERVE = ("ray::ServeReplica", "ray::HAProxyManager", "ray::ProxyActor", "haproxy")
+LOOK_S = 0.5
+# How long the head may take to accept.
+ASK_S = 30.0
+
+
+class NotDrained(Exception):
+    """The message says why, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayNode:
+    """The Ray node of this pod, as its raylet was started. `head_address` is host and port of Ray's head."""
+
+    id: str
+    head_address: str
+    is_head: bool
+
+
+def command_lines(proc: Path = PROC) -> list[list[str]]:
+    """Of every process of this pod."""
+    found = []
+    for file in proc.glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().rstrip(b"\0").decode(errors="replace").split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if words != [""]:
+            found.append(words)
+    return found
+
+
+def ray_node(lines: Sequence[Sequence[str]]) -> RayNode | None:
+    """The Ray node among the processes; None if there is none.
+
+    Raises:
+        NotDrained: there are several, so this is no pod.
+    """
+    nodes = []
+    for words in lines:
+        if Path(words[0]).name == "raylet":
+            flags = {flag: value for flag, _, value in (word.partition("=") for word in words)}
+            nodes.append(RayNode(flags["--node_id"], flags["--gcs-address"], "--head" in flags))
+    if len(nodes) > 1:
+        raise NotDrained(f"{len(nodes)} Ray nodes run here; a pod has one, so none was drained.")
+    return nodes[0] if nodes else None
+
+
+def ask_to_drain(node: RayNode, deadline_s: float, ray: str = RAY) -> None:
+    """Tell Ray's head that the node goes.
+
+    Raises:
+        NotDrained: it refuses, or does not answer.
+    """
+    command = [
+        ray, "drain-node", "--address", node.head_address, "--node-id", node.id,
+        "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "The pod is being stopped.",
+        "--deadline-remaining-seconds", str(int(deadline_s)),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=min(ASK_S, deadline_s))
+    except subprocess.TimeoutExpired:
+        raise NotDrained(f"Ray's head at {node.head_address} did not answer in time; nothing was drained.") from None
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it does not say why"]
+        raise NotDrained(f"Ray's head at {node.head_address} did not take the drain: {last[0]}")
+
+
+def left_of_serve(lines: Sequence[Sequence[str]]) -> int:
+    """How many processes of Serve there are: replicas, and the proxy that may still hold streams of others."""
+    return sum(Path(words[0]).name.startswith(SERVE) for words in lines)
+
+
+def wait_until_empty(end: float, proc: Path = PROC) -> int:
+    """Wait until Serve has nothing here, or until `end` (time.monotonic). Returns how many processes are left."""
+    while (left := left_of_serve(command_lines(proc))) and time.monotonic() < end:
+        time.sleep(LOOK_S)
+    return left
+
+
+def drain(deadline_s: float, proc: Path = PROC, ray: str = RAY) -> str:
+    """Drain the Ray node of this pod. Returns what came of it, in a sentence.
+
+    Raises:
+        NotDrained
+    """
+    began = time.monotonic()
+    node = ray_node(command_lines(proc))
+    if node is None:
+        return "No Ray node runs here, so there is nothing to drain."
+    if node.is_head:
+        return "This is Ray's head, which holds no replica: it is not drained."
+    ask_to_drain(node, deadline_s, ray)
+    left = wait_until_empty(began + deadline_s, proc)
+    took = time.monotonic() - began
+    if left:
+        return f"The deadline of {deadline_s:g} s is over and {left} processes of Serve are left on this node."
+    return f"The node is empty after {took:.0f} s."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m medley.node.drain", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--deadline", type=float, required=True, help="seconds; less than the pod's terminationGracePeriodSeconds"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        print(drain(given.deadline), file=sys.stderr)  # noqa: T201
+    except NotDrained as reason:
+        print(reason, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

