@@ -12,12 +12,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := --no-deps --require-hashes
 
-.PHONY: help setup setup-dev models serve stop test test-fast test-serve lint format bench clean
+.PHONY: help setup setup-dev models serve stop test test-fast test-serve test-nodes loadtest lint check-k8s format bench clean
 
 help:
 	@sed -n '1,3p' Makefile
 
-$(VENV)/.python: Makefile
+$(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and $(PYTHON) was not found. Install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version); the locked packages are for Python 3.11. Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@test "$$(uname -sm)" = "Linux x86_64" || { echo "The locks are for Linux x86-64; this is $$(uname -sm). See docs/adding.md for other platforms."; exit 1; }
@@ -26,7 +26,7 @@ $(VENV)/.python: Makefile
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.python
+$(VENV)/.torch: $(VENV)/.python Makefile
 	@echo "Installing torch (CPU)"
 	@$(PIP) install --quiet $(TORCH_OPTIONS) torch==2.13.0
 	@touch $@
@@ -55,20 +55,35 @@ serve: setup
 stop:
 	@if [ -x $(BIN)/medley ]; then $(BIN)/medley down; else echo "Nothing is set up here."; fi
 
-test: lint test-fast test-serve
+test: lint check-k8s test-fast test-serve loadtest
 
 test-fast: setup-dev
-	$(BIN)/python -m pytest -m "not serve and not models"
+	$(BIN)/python -m pytest -m "not serve and not models and not nodes and not image"
 
 test-serve: setup-dev models
 	$(BIN)/python -m pytest -m "models" tests
 	$(BIN)/python -m pytest -m "serve" tests
 
+# Several Ray nodes on this machine, and what happens when they die. As root, eight minutes; not part of `make test`.
+test-nodes: setup-dev models
+	$(BIN)/python -m pytest -m "nodes" tests
+
+# Starts a cluster of its own. Exit code 3, "too little was proven", is a warning here.
+loadtest: setup-dev models
+	@$(BIN)/medley up $(CONFIG)
+	@$(BIN)/medley loadtest run smoke --promises cpu-ci; code=$$?; $(BIN)/medley down; [ $$code -eq 0 ] || [ $$code -eq 3 ]
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# KUBERAY_CRDS names a folder of KubeRay's CRDs, such as ray-operator/config/crd/bases of its repository.
+check-k8s: setup-dev
+	$(BIN)/medley k8s check
+	$(BIN)/hadolint docker/Dockerfile
+	@if command -v promtool >/dev/null; then promtool test rules monitoring/alerts_test.yml; else echo "promtool is not here: alerts are not tested."; fi
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
@@ -78,4 +93,4 @@ bench: setup-dev models
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build loadtest-report *.egg-info

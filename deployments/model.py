@@ -40,24 +40,32 @@ def build(args: ModelArgs) -> Application:
         health_check_period_s=3,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
-        **(resources_of_llm if variant.backend is Backend.VLLM else resources)(variant.needs, variant.env),
+        **(resources_of_llm if variant.backend is Backend.VLLM else resources)(
+            variant.needs, variant.env, args.label_selector
+        ),
     )
-    return deployment.bind(args)
+    return deployment.bind(args)  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def resources(needs: Needs, env: dict[str, str]) -> dict:
-    """Deployment options that reserve what one replica needs."""
+def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
+    """Deployment options that reserve what one replica needs.
+
+    Args:
+        label_selector: labels that its node must have.
+    """
+    labels = {"label_selector": label_selector} if label_selector else {}
     return {
         "ray_actor_options": {
             "num_cpus": needs.cpus,
             "num_gpus": needs.gpus,
             "memory": int(needs.memory_gib * GIB),
             "runtime_env": {"env_vars": {**SINGLE_LOOP, **env}},
+            **labels,
         }
     }
 
 
-def resources_of_llm(needs: Needs, env: dict[str, str]) -> dict:
+def resources_of_llm(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
     """As `resources`, but as the placement group that ray.serve.llm asks for: the replica is in its first bundle, and
     each bundle holds one vLLM worker."""
     share = needs.gpus_per_worker
@@ -67,4 +75,5 @@ def resources_of_llm(needs: Needs, env: dict[str, str]) -> dict:
     gpu = {"GPU": share} if share else {}
     first = {"CPU": needs.cpus, "memory": actor["ray_actor_options"]["memory"], **gpu}
     others = [{"CPU": 1, **gpu} for _ in range(needs.workers - 1)]
-    return {**actor, "placement_group_bundles": [first, *others], "placement_group_strategy": "PACK"}
+    labels = {"placement_group_bundle_label_selector": [label_selector]} if label_selector else {}
+    return {**actor, "placement_group_bundles": [first, *others], "placement_group_strategy": "PACK", **labels}

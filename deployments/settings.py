@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.catalog import load_catalog
 from models.safety.policy import OutputPolicy
+from models.slo import Profile, load_slo
 from models.specs import ModelSpec, VariantSpec
 
 # In the place of a variant's name: the cheapest one that keeps its promises on this hardware.
 AUTO = "auto"
+# Beside the packages in a checkout and in the images.
+SLO = Path(__file__).parents[1] / "slo.yaml"
 
 
 class ModelArgs(BaseModel):
@@ -19,6 +22,8 @@ class ModelArgs(BaseModel):
     Attributes:
         model: an id of the catalog, or `model@variant` for one more variant beside that. It is the application's name.
         variant: None is the one that `model` names, else the model's default one; "auto" has it chosen by measurements.
+        label_selector: labels that a replica's node must have, such as ray.io/accelerator-type: L4. Unlike Serve's
+            `accelerator_type` it also makes an autoscaler start such a node.
         release: means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
         metrics: report to Prometheus.
         access_log: write a line for each call: id, method, outcome, milliseconds; nothing of its content.
@@ -29,6 +34,7 @@ class ModelArgs(BaseModel):
 
     model: str
     variant: str | None = None
+    label_selector: dict[str, str] = {}
     release: str = "1"
     metrics: bool = True
     access_log: bool = True
@@ -81,6 +87,10 @@ class RouterArgs(BaseModel):
         media_links: answer `response_format: url` with links; otherwise it is refused.
         media_ttl_s: how long a link works.
         media_limit_mib: of the folder; the oldest pictures go first.
+        label_selector: labels that a router's node must have: one without GPUs, or it keeps them from being given back.
+        promises: the profile of slo.yaml that requests are held against when they come: one that would surely break its
+            promise is refused. None lets everybody in.
+        slo: the file; the one beside the package if left out.
         most_waiting: requests that may wait for models which are not up yet; more get 503 at once.
         metrics: report to Prometheus.
         access_log: write a line for each request: id, path, status, milliseconds; nothing of its content.
@@ -96,7 +106,23 @@ class RouterArgs(BaseModel):
     media_links: bool = True
     media_ttl_s: float = Field(default=3600, ge=1)
     media_limit_mib: float = Field(default=1024, gt=0)
+    label_selector: dict[str, str] = {}
+    promises: str | None = None
+    slo: Path | None = None
     most_waiting: int = Field(default=200, ge=0)
     metrics: bool = True
     access_log: bool = True
     release: str = "1"
+
+    @model_validator(mode="after")
+    def _promises_are_made(self) -> Self:
+        if self.promises is not None:
+            try:
+                self.profile()
+            except KeyError as error:
+                raise ValueError(f"promises: {error.args[0]}") from None
+        return self
+
+    def profile(self) -> Profile:
+        """What is promised. Raises ValueError, KeyError: the file or the profile is not there."""
+        return load_slo(self.slo or SLO).profile(self.promises or "")

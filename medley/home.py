@@ -34,8 +34,13 @@ def client_environment(dashboard_port: int) -> dict[str, str]:
 
 
 def cluster_environment() -> dict[str, str]:
-    """The environment of every process of the cluster."""
+    """The environment of every process of the cluster.
+
+    Models share this machine's cores. OpenMP's threads (torch's, vLLM's) that wait shall sleep: by default they spin,
+    and take the core from another model (benchmarks/sharing.py). Who sets the variable keeps his own.
+    """
     return {
+        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         CLUSTER_VARIABLE: str(home()),
         "MEDLEY_HOME": str(home()),
@@ -44,5 +49,6 @@ def cluster_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
     }

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from loadtest.commands import app as loadtest
 from medley import cluster, doctor, logs, status, top
 from medley.check import check
 from medley.cluster import ClusterError
@@ -25,9 +26,11 @@ from medley.deploying import (
     start,
 )
 from medley.home import client_environment
+from medley.k8s.command import app as k8s
 from medley.monitoring.command import monitoring
 from medley.one_writer import only_writer
 from medley.preflight import DASHBOARD_PORT, problems
+from medley.simulation.command import command as simulate
 from medley.variants import command as variant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
@@ -86,6 +89,9 @@ def env() -> None:
 
 
 app.add_typer(variant.app, name="variant")
+app.add_typer(loadtest, name="loadtest")
+app.add_typer(k8s, name="k8s")
+app.command("simulate")(simulate)
 for command in (
     check,
     plan,

@@ -1,8 +1,11 @@
-"""Calling a model for a request: wait for it if it is not up and the client wants to wait, then call.
+"""Calling a model for a request: wait for it if it is not up and the client wants to wait, be let in, then call.
 
 How long a client waits, it says with `Prefer: wait=SECONDS` (RFC 7240). Without it, a model that an operator lets scale
 to zero is waited for up to the deadline, because to be asked is what brings it back; any other model that is not up is
 refused at once, with a Retry-After.
+
+Within how many seconds the whole answer is wanted, it says with `X-Deadline: SECONDS`. A request that would surely miss
+that is refused at once (admission.py), and one that does miss it is stopped.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from typing import Any
 
 from fastapi import Request
 
+from deployments.router.admission import Asker, is_batch, key_of
 from deployments.router.dispatch import State, past
 from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
 from models.errors import InvalidRequest
 from models.specs import ModelSpec
+from models.tasks.tokens import LOOKED_UP
 
 # How often a waiting request looks whether its model is up.
 LOOK_S = 0.2
 
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
 
 
@@ -32,8 +38,12 @@ async def call(request: Request, spec: ModelSpec, method: str, *args: Any, large
     """What a method of the model's server gives."""
     services: Services = request.app.state.services
     record = record_of(request.scope)
-    left = await until_up(services, spec, record, wanted_wait(request))
-    return await services.dispatcher.call(spec.id, method, *args, deadline=left, large=large, record=record)
+    wanted = wanted_deadline(request)
+    left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
+    if method in LOOKED_UP:
+        return await services.dispatcher.call(spec.id, method, *args, deadline=left, large=large, record=record)
+    with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
+        return await services.dispatcher.call(spec.id, method, *args, deadline=left, large=large, record=record)
 
 
 async def stream(
@@ -42,11 +52,34 @@ async def stream(
     """What a streaming method of the model's server gives. Nothing happens before the first item is asked for."""
     services: Services = request.app.state.services
     record = record_of(request.scope)
-    left = await until_up(services, spec, record, wanted_wait(request))
-    items = services.dispatcher.stream(spec.id, method, *args, deadline=left, large=large, record=record)
-    async with aclosing(items):
-        async for item in items:
-            yield item
+    wanted = wanted_deadline(request)
+    left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
+    with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
+        items = services.dispatcher.stream(spec.id, method, *args, deadline=left, large=large, record=record)
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+
+def asker(request: Request, record: RequestRecord, deadline_s: float | None) -> Asker:
+    key, batch = key_of(request.headers.get("authorization")), is_batch(request.headers.get("priority"))
+    return Asker(key, batch, deadline_s, record.most_tokens)
+
+
+def wanted_deadline(request: Request) -> float | None:
+    """Seconds within which the client wants the whole answer; None if it does not say.
+
+    Raises:
+        InvalidRequest: `X-Deadline` is not a number of seconds above 0.
+    """
+    text = request.headers.get("x-deadline")
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or not float(text):
+        raise InvalidRequest(
+            "The header X-Deadline takes a number of seconds above 0, such as X-Deadline: 30.", "X-Deadline"
+        )
+    return float(text)
 
 
 def wanted_wait(request: Request) -> float | None:
@@ -58,7 +91,7 @@ def wanted_wait(request: Request) -> float | None:
     found = _WAIT.search(", ".join(request.headers.getlist("prefer")))
     if not found:
         return None
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", found[1]):
+    if not _SECONDS.fullmatch(found[1]):
         raise InvalidRequest("The header Prefer: wait= takes a number of seconds, such as wait=60.", "Prefer")
     return float(found[1])
 

@@ -142,6 +142,7 @@ class LocalDispatcher:
         self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
     ) -> AsyncGenerator[Any, None]:
         record.call()
+        began = time.perf_counter()
         end = time.monotonic() + deadline
         async with aclosing(getattr(self._server(model), method)(*args)) as items:
             while True:
@@ -150,6 +151,7 @@ class LocalDispatcher:
                         item = await anext(items)
                 except StopAsyncIteration:
                     record.answered()
+                    record.engine_s = time.perf_counter() - began
                     return
                 except TimeoutError:
                     raise past(deadline) from None
@@ -164,6 +166,7 @@ class LocalDispatcher:
         self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
     ) -> Any:
         record.call()
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(deadline):
                 result = await getattr(self._server(model), method)(*args)
@@ -172,6 +175,7 @@ class LocalDispatcher:
         finally:
             record.answered()
         record.queue_s, record.usage = 0.0, getattr(result, "usage", NOTHING)
+        record.engine_s = time.perf_counter() - began
         return result
 
     def _server(self, model: str) -> Any:

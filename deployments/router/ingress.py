@@ -25,6 +25,7 @@ from deployments.failures import in_the_log
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
+from deployments.router.admission import Admission
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, scheduling_s, stale
 from deployments.router.dispatch import ModelState, State, not_deployed, past
@@ -56,15 +57,21 @@ LONGEST_WAKE_S = 600.0
 def build(args: RouterArgs) -> Application:
     """The application of the router."""
     args = RouterArgs.model_validate(args)
+    labels = {"label_selector": args.label_selector} if args.label_selector else {}
     deployment = serve.deployment(
         Router,
         name="router",
         max_ongoing_requests=1000,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
-        ray_actor_options={"num_cpus": 0.2, "memory": 400 << 20, "runtime_env": {"env_vars": ROUTER_ENV}},
+        ray_actor_options={
+            "num_cpus": 0.2,
+            "memory": 400 << 20,
+            "runtime_env": {"env_vars": ROUTER_ENV},
+            **labels,
+        },
     )
-    return deployment.bind(args)
+    return deployment.bind(args)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @serve.ingress()
@@ -79,6 +86,7 @@ class Router:
             load_catalog(),
             self.dispatcher,
             meter,
+            admission_of(args),
             WaitingRoom(args.most_waiting),
             deadline_s=args.deadline_s,
             body_limit=int(args.body_limit_mib * (1 << 20)),
@@ -88,6 +96,15 @@ class Router:
 
     async def __serve_build_asgi_app__(self):
         return create_application(self.services)
+
+
+def admission_of(args: RouterArgs) -> Admission:
+    """By the promises for every model of the catalog, also of those that are deployed later."""
+    if args.promises is None:
+        return Admission()
+    promises = args.profile()
+    promised = [spec.id for spec in load_catalog().values() if spec.task in promises.tasks]
+    return Admission({model: promises.of_model(model) for model in promised})
 
 
 class ServeDispatcher:
@@ -103,7 +120,7 @@ class ServeDispatcher:
         self._wakes: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        self._controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         await self._discover()
         self._poll = asyncio.create_task(self._keep_discovering())
 
@@ -139,7 +156,7 @@ class ServeDispatcher:
                     while True:
                         try:
                             async with asyncio.timeout(end - time.monotonic()):
-                                item = await anext(items)
+                                item = await anext(items)  # pyright: ignore[reportArgumentType]
                         except StopAsyncIteration:
                             finished = True
                             return

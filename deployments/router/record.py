@@ -31,6 +31,7 @@ class RequestRecord:
     Attributes:
         arrived: the clock of time.perf_counter at arrival; `called`, `first` and `last` (the call to the replica, the
             first and the last item of its answer) are on the same clock, None until they happen.
+        most_tokens: that the answer may have, if the request says so.
         waited_s: for the model to be up.
         queue_s, engine_s: what the replica says of the call.
         code: of the error it ended in.
@@ -42,6 +43,7 @@ class RequestRecord:
     model: str = NO_MODEL
     task: str = NO_MODEL
     stream: bool = False
+    most_tokens: int | None = None
     waited_s: float = 0.0
     called: float | None = None
     first: float | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from deployments.metering import Meter, NoMeter
 from deployments.router.addressing import application_of, applications_of
+from deployments.router.admission import Admission
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from deployments.router.media_store import MediaStore
 from models.catalog import Catalog
@@ -40,6 +41,7 @@ class WaitingRoom:
 class Services:
     """
     Attributes:
+        admission: who is let in; as it stands here, everybody.
         deadline_s: for a whole request.
         body_limit: bytes.
         keep_alive_s: seconds of silence after which a stream sends a comment.
@@ -49,6 +51,7 @@ class Services:
     catalog: Catalog
     dispatcher: Dispatcher
     meter: Meter = field(default_factory=NoMeter)
+    admission: Admission = field(default_factory=Admission)
     waiting: WaitingRoom = field(default_factory=lambda: WaitingRoom(200))
     deadline_s: float = 600
     body_limit: int = 8 << 20

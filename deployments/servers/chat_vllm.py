@@ -62,7 +62,8 @@ async def start_llm_server(config: dict[str, Any], several_nodes: bool) -> Any:
 
     llm_config = LLMConfig.model_validate(config)
     # The weights are on this node. Without this a task would import vLLM once more on each node, to find just that.
-    llm_config.get_or_create_callback().ctx.run_init_node = several_nodes
+    callback: Any = llm_config.get_or_create_callback()
+    callback.ctx.run_init_node = several_nodes
     server = LLMServer.sync_init(llm_config)
     await server.start()
     return server

@@ -101,6 +101,10 @@ class EngineServer:
         except ServingError as error:
             yield Refused(error)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve hands to the autoscaling policy; see PromisePolicy."""
+        return {"service_s": self.calls.service_s}
+
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises three times in a row."""
         check = getattr(self.engine, "check_health", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from deployments.settings import AUTO, RouterArgs
 from medley.checks.words import nearest
 from medley.yaml_lines import MISSING, Document, KeyPath
 from models.catalog import load_catalog
+from models.slo import Profile
 from models.specs import ModelSpec
 
 MODEL_BUILDER = "deployments.model:build"
@@ -90,3 +92,12 @@ def deadline_of(applications: list[Application]) -> float:
     """Seconds a request may take, by the router's arguments."""
     given = [one.number("args", "deadline_s") for one in applications if one.role == "router"]
     return next((one for one in given if one and one > 0), RouterArgs().deadline_s)
+
+
+def promises_of(applications: list[Application]) -> Profile | None:
+    """What the router admits by; None if it does not, or its arguments are wrong, which is told elsewhere."""
+    for router in (one for one in applications if one.role == "router"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            args = RouterArgs.model_validate(router.get("args"))
+            return args.profile() if args.promises else None
+    return None

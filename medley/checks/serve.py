@@ -9,11 +9,12 @@ from pathlib import Path
 
 from medley.checks.applications import application_problems
 from medley.checks.catalog import shipped_catalog_problems
-from medley.checks.entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of
+from medley.checks.entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of, promises_of
 from medley.checks.machine import Machine
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, shown
 from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from models.slo import Targets
 
 # What Ray says of these, a rule here says with the line and the remedy.
 LEFT_TO_RULES = (
@@ -59,6 +60,7 @@ def _rules(document: Document, applications: list[Application]) -> Found:
     yield from _routers(applications)
     yield from _ports(document)
     yield from _timeout(document, applications)
+    yield from _waits(applications)
     yield from _environment(document, ("controller_options", "runtime_env"))
     for application in applications:
         yield from _environment(document, (*application.path, "runtime_env"))
@@ -121,6 +123,27 @@ def _timeout(document: Document, applications: list[Application]) -> Found:
     if isinstance(timeout, int | float) and timeout <= deadline_s:
         message = f"{timeout:g} is not above the router's deadline_s ({deadline_s:g}): a late request would get Serve's"
         yield path, f"{message} error, which is not in OpenAI's form. Write more than {deadline_s:g}."
+
+
+def _waits(applications: list[Application]) -> Found:
+    """A policy that lets requests wait for longer than they may take follows too late to keep the promise."""
+    promises = promises_of(applications)
+    path = ("autoscaling_config", "policy", "policy_kwargs", "wait_s")
+    for application in applications:
+        spec = application.spec
+        if promises is None or spec is None or spec.task not in promises.tasks:
+            continue
+        limit = _limit_s(promises.of_model(spec.row))
+        for index in application.deployments:
+            wait = application.number("deployments", index, *path)
+            if wait is not None and limit is not None and wait >= limit:
+                message = f"{wait:g} s is not below the {limit:g} s that slo.yaml promises: replicas come too late."
+                yield (*application.path, "deployments", index, *path), f"{message} Write at most {limit / 2:g}."
+
+
+def _limit_s(targets: Targets) -> float | None:
+    """In which the first of an answer is promised: a token, or the whole where there are none."""
+    return targets.time_to_first_token_s or targets.time_to_first_audio_s or targets.duration_s
 
 
 def _environment(document: Document, path: KeyPath) -> Found:

@@ -108,6 +108,9 @@ def _with_variants(model: str) -> str:
 def _objectives_of(
     targets: Targets, task: Task, model: str | None, matchers: tuple[Matcher, ...]
 ) -> Iterator[Objective]:
+    for field in ("time_to_first_audio_s", "real_time_factor"):
+        if getattr(targets, field) is not None:
+            raise ValueError(f"slo.yaml: {field} cannot be promised for {task}: its answers are not sound.")
     for indicator, (metric, field) in LATENCIES.items():
         limit: float | None = getattr(targets, field)
         if limit is not None:

@@ -20,6 +20,7 @@ from deployments.servers.engine import EngineServer
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.catalog import load_catalog
 from models.errors import EngineFailed, InvalidRequest
+from models.specs import Needs
 from models.tasks.chat import GenerationRequest, event
 from models.tasks.usage import NOTHING, Usage
 
@@ -38,7 +39,7 @@ class Stub(EngineServer):
     def __init__(self, gpus: int = 0, cpus: float = 1, lines: bool = True):
         self.spec = load_catalog()[CHAT]
         self.meter = MemoryMeter()
-        variant = SimpleNamespace(needs=SimpleNamespace(gpus=gpus, cpus=cpus))
+        variant = SimpleNamespace(needs=Needs(gpus=gpus, cpus=cpus, memory_gib=1))
         self.calls = CallLog(self.spec, variant, self.meter, lines)  # type: ignore[arg-type]
         self.closed = False
 

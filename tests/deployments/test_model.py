@@ -80,3 +80,13 @@ def test_replicas_are_handed_the_variant_that_the_builder_chose(monkeypatch):
     assert args.variant == "torch"
     (beside,) = build(ModelArgs(model="all-minilm-l6-v2@torch"))._bound_deployment.init_args
     assert (beside.spec.id, beside.variant) == ("all-minilm-l6-v2@torch", "torch")
+
+
+def test_labels_of_the_node_are_asked_for_where_ray_looks():
+    labels = {"ray.io/accelerator-type": "L4"}
+    assert resources(Needs(cpus=1, memory_gib=4), {}, labels)["ray_actor_options"]["label_selector"] == labels
+    options = resources_of_llm(Needs(cpus=1, gpus=2, memory_gib=4), {}, labels)
+    assert options["placement_group_bundle_label_selector"] == [labels]
+    assert "label_selector" not in options["ray_actor_options"]
+    assert "label_selector" not in resources(Needs(cpus=1, memory_gib=4), {})["ray_actor_options"]
+    assert "placement_group_bundle_label_selector" not in resources_of_llm(Needs(cpus=1, memory_gib=4), {})

@@ -139,10 +139,10 @@ async def test_who_leaves_while_waiting_is_not_worked_for():
     second = asyncio.create_task(server.upscale(UpscaleRequest(file_of(noise(24, 42)))))
     await asyncio.sleep(0.2)
     second.cancel()
-    engine.go.set()
-    assert (await first).width == 164
     with pytest.raises(asyncio.CancelledError):
         await second
+    engine.go.set()
+    assert (await first).width == 164
     assert (await server.upscale(UpscaleRequest(file_of(noise(24, 43))))).width == 172
     assert engine.given == [32, 41, 43]
 

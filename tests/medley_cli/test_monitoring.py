@@ -80,7 +80,7 @@ def test_the_command_writes_what_files_says(written, profile):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "tpu"], "there is no profile 'tpu'; there are cpu, gpu"),
+        (["--profile", "tpu"], "there is no profile 'tpu'; there are cpu, cpu-ci, gpu"),
         (["--slo", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     ],
 )

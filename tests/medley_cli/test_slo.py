@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.counters import COUNTERS
 from medley.monitoring.objectives import objectives
 from models.catalog import load_catalog
 from models.slo import load_slo
@@ -31,7 +32,7 @@ def slo_of(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+@pytest.mark.parametrize("profile", ["cpu", "cpu-ci", "gpu"])
 def test_every_model_of_the_catalog_has_a_promise_that_can_be_measured(profile):
     slo = load_slo(SLO)
     for model, spec in load_catalog().items():
@@ -113,3 +114,17 @@ def test_what_is_not_measured_for_a_task_cannot_be_promised(slo_of):
     slo = slo_of(SMALL.replace("embeddings: {duration_s: 1,", "embeddings: {time_to_first_token_s: 1,"))
     with pytest.raises(ValueError, match="time_to_first_token_s cannot be promised for embeddings"):
         objectives(slo, "cpu")
+
+
+@pytest.mark.parametrize("field", ["time_to_first_audio_s", "real_time_factor"])
+def test_tasks_without_sound_have_no_promise_about_it(slo_of, field):
+    slo = slo_of(SMALL.replace("embeddings: {duration_s: 1,", f"embeddings: {{{field}: 1,"))
+    with pytest.raises(ValueError, match=f"{field} cannot be promised for embeddings"):
+        objectives(slo, "cpu")
+
+
+def test_what_must_never_happen_is_what_load_tests_count(slo_of):
+    assert load_slo(SLO).never == slo_of(SMALL).never == tuple(COUNTERS)
+    assert slo_of("never: [lost]\n" + SMALL).never == ("lost",)
+    with pytest.raises(ValueError, match=r"never\.0: Input should be 'lost'"):
+        slo_of("never: [lst]\n" + SMALL)

@@ -1,8 +1,10 @@
 """The starter cluster as the tests of this group see it."""
 
+import contextlib
 import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,15 @@ class Cluster:
         """Bring the cluster to another document and wait until it is ready."""
         run([*MEDLEY, "deploy", str(self.written(document))])
 
+    @contextlib.contextmanager
+    def deployed(self, document: dict[str, Any]) -> Iterator[None]:
+        """The cluster with another document, and afterwards with its own again."""
+        self.deploy(document)
+        try:
+            yield
+        finally:
+            self.deploy(self.document)
+
     def written(self, document: dict[str, Any]) -> Path:
         """The document as a file."""
         config = self.folder / "changed.yaml"
@@ -42,7 +53,7 @@ class Cluster:
         document["applications"] = [entry for entry in document["applications"] if entry["name"] != app]
         return document
 
-    def with_args(self, app: str, **args: str) -> dict[str, Any]:
+    def with_args(self, app: str, **args: str | None) -> dict[str, Any]:
         document = copy.deepcopy(self.document)
         for entry in document["applications"]:
             if entry["name"] == app:

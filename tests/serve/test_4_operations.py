@@ -182,11 +182,13 @@ def spoil_torch_weights() -> tuple[Path, bytes]:
 
 
 def with_a_long_queue(document: dict[str, Any]) -> dict[str, Any]:
-    """A start takes a core for seconds; on two cores what arrives meanwhile must be able to wait. One replica, or the
-    autoscaler answers that queue with a second one and the processes say nothing about the upgrade."""
+    """A start takes a core for seconds; on two cores what arrives meanwhile must be able to wait, longer than is
+    promised. One replica, or the autoscaler answers that queue with a second one and the processes say nothing about
+    the upgrade."""
     (entry,) = [one for one in document["applications"] if one["name"] == EMBEDDINGS]
     entry["deployments"][0]["max_queued_requests"] = 2000
     entry["deployments"][0]["autoscaling_config"]["max_replicas"] = 1
+    document["applications"][-1]["args"]["promises"] = None
     return document
 
 

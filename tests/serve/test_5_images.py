@@ -217,30 +217,27 @@ def test_a_client_that_leaves_frees_the_replica_within_a_step(cluster):
     assert sum(process.cpu_times()[:2]) - before < 0.5
 
 
-def test_fifty_at_once_of_mixed_sizes_get_pictures_or_429(cluster):
+def test_fifty_at_once_of_mixed_sizes_all_get_pictures(cluster):
+    """32 in the replica and 32 in its queue: there is room for all. Without promises, which refuse on a slow machine
+    what would come too late."""
     process = cluster.pids()[DOODLE]
     sizes = ["64x64", "32x32", "96x64", "64x96", "128x128"]
 
-    async def flood() -> Counter:
+    async def flood() -> None:
         limits = httpx.Limits(max_connections=64)
         async with httpx.AsyncClient(base_url=cluster.address, timeout=300, trust_env=False, limits=limits) as http:
 
-            async def one(number: int) -> int:
+            async def one(number: int) -> None:
                 body = {"model": DOODLE, "prompt": PROMPT, "size": sizes[number % 5], "n": 1 + number % 2, "steps": 8}
                 response = await http.post("/v1/images/generations", json=body)
-                if response.status_code == 200:
-                    assert len(response.json()["data"]) == body["n"]
-                else:
-                    assert "retry-after" in response.headers
-                return response.status_code
+                assert response.status_code == 200, response.text
+                assert len(response.json()["data"]) == body["n"]
 
-            return Counter(await asyncio.gather(*(one(number) for number in range(50))))
+            await asyncio.gather(*(one(number) for number in range(50)))
 
-    statuses = asyncio.run(flood())
-    print(f"\n50 at once: {dict(statuses)}")
-    assert set(statuses) <= {200, 429}
-    assert statuses[200] >= 32
-    assert cluster.pids()[DOODLE] == process
+    with cluster.deployed(cluster.with_args("router", promises=None)):
+        asyncio.run(flood())
+        assert cluster.pids()[DOODLE] == process
 
 
 def test_bad_pictures_are_refused(http):

@@ -17,8 +17,8 @@ from starter_cluster import CHAT, EMBEDDINGS, MEDLEY, Cluster, run
 from models.evaluation.pictures import psnr
 from models.starter.doodle.judge import see
 
-TURBO, UPSCALER = "doodle-turbo", "realesr-animevideov3"
-VARIANTS = {TURBO: "onnx-int8", UPSCALER: "onnx-int8"}
+TURBO, UPSCALER, STYLES = "doodle-turbo", "realesr-animevideov3", "magenta-styles"
+VARIANTS = {TURBO: "onnx-int8", UPSCALER: "onnx-int8", STYLES: "onnx-fused"}
 BESIDE = f"{EMBEDDINGS}@onnx-int8"
 PROMPT = "a red circle on a blue background"
 SENTENCES = ["How do I reset my password?", "A recipe for apple pie", "Steps to recover a forgotten login"]
@@ -47,17 +47,26 @@ def upscaled(http: httpx.Client) -> np.ndarray:
     return pixels_of(http.post("/v1/images/upscales", data={"model": UPSCALER}, files={"image": scene()}))
 
 
+def stylized(http: httpx.Client) -> np.ndarray:
+    body = {"model": STYLES, "style": "starry-swirls"}
+    return pixels_of(http.post("/v1/images/styles", data=body, files={"image": scene()}))
+
+
 def vectors(http: httpx.Client, model: str) -> np.ndarray:
     answer = http.post("/v1/embeddings", json={"model": model, "input": SENTENCES}).json()
     assert answer["model"] in (EMBEDDINGS, BESIDE), answer
     return np.array([item["embedding"] for item in answer["data"]])
 
 
+# How a picture is asked for, and how like its reference's it must be, in dB.
+ASK = {TURBO: (painted, 20), UPSCALER: (upscaled, 30), STYLES: (stylized, 40)}
+
+
 @pytest.fixture(scope="module")
 def before(cluster):
     """What the references answer."""
     with httpx.Client(base_url=cluster.address, timeout=120, trust_env=False) as http:
-        return {TURBO: painted(http), UPSCALER: upscaled(http)}
+        return {model: ask(http) for model, (ask, _) in ASK.items()}
 
 
 def built(model: str, variant: str) -> None:
@@ -82,9 +91,6 @@ def variants(cluster, before):
     cluster.deploy(document)
     yield document
     cluster.deploy(cluster.document)
-
-
-ASK = {TURBO: (painted, 20), UPSCALER: (upscaled, 25)}
 
 
 @pytest.mark.parametrize("model", VARIANTS)
@@ -123,6 +129,16 @@ def alone(cluster: Cluster, model: str, variant: str) -> dict[str, Any]:
     needed = (CHAT, EMBEDDINGS, "router")
     document["applications"] = [entry for entry in document["applications"] if entry["name"] in needed]
     return document
+
+
+def test_a_quantized_chat_model_knows_the_capital_of_france(cluster, variants, http):
+    built(CHAT, "vllm-cpu-int8")
+    cluster.deploy(alone(cluster, CHAT, "vllm-cpu-int8"))
+    assert http.get(f"/v1/models/{CHAT}").json()["variant"] == "vllm-cpu-int8"
+    question = {"role": "user", "content": "What is the capital of France?"}
+    body = {"model": CHAT, "messages": [question], "temperature": 0, "max_tokens": 24}
+    answer = http.post("/v1/chat/completions", json=body).json()
+    assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
 def test_a_switch_from_the_reference_to_a_variant_under_load_fails_no_request(cluster, variants):

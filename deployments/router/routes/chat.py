@@ -216,6 +216,7 @@ async def generate(request: Request, spec: ModelSpec, method: str, body: Samplin
     services: Services = request.app.state.services
     call = GenerationRequest(to_engine(body), request.scope["request_id"])
     large = len(await request.body()) > LARGE_BODY
+    record_of(request.scope).most_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
     events = calling.stream(request, spec, method, call, large=large)
     if body.stream:
         record_of(request.scope).stream = True

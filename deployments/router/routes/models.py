@@ -30,6 +30,18 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     return card(services, services.addressed(model))
 
 
+def of_task(spec: ModelSpec) -> dict[str, Any]:
+    """What only models of some tasks have."""
+    found: dict[str, Any] = {}
+    if spec.images:
+        found["size"] = f"{spec.images.width}x{spec.images.height}"
+    if spec.scale:
+        found["scale"] = spec.scale
+    if spec.styles:
+        found["styles"] = spec.styles
+    return found
+
+
 def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
     """OpenAI's model object, and beside it what a client needs to choose.
 
@@ -49,6 +61,7 @@ def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "licence": spec.licence,
         "capabilities": sorted(spec.capabilities),
         "limits": limits,
+        **of_task(spec),
         "names": names_of(spec.id, services.catalog, services.dispatcher.states()),
         **state.document(),
     }

@@ -1,0 +1,213 @@
+"""Who is let in: a request that would surely break its promise is refused at once, with the time to come back.
+
+A server that takes everything serves everybody too late when it is overloaded: all work is done, and none of it is any
+good. So what is let in is kept at what can be served in time. The limit is not configured. It follows from `slo.yaml`
+and from what requests took lately (prediction.py), so it moves with the model, the machine and the mix of requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from deployments.router.prediction import Predictor
+from deployments.router.record import RequestRecord
+from models.errors import TooBusy
+from models.slo import Targets
+from models.specs import ModelSpec
+
+# What a batch job may fill of what can be served in time; the rest is for those who wait at a screen.
+BATCH_SHARE = 0.6
+# Above this much of it, a key gets no more than its fair share.
+FREE_FOR_ALL = 0.75
+# A key that has asked within so many seconds counts as one that shares.
+ACTIVE_S = 10.0
+SHORTEST_S, LONGEST_S = 1.0, 60.0
+# RFC 9218, section 4.1: urgency from 0 to 7, 3 by default; 5 and above is for what nobody waits for.
+BATCH_URGENCY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """
+    Attributes:
+        key: whose request it is, a digest. batch: nobody waits for it.
+        deadline_s: within which the whole answer is wanted, as the client says; None if it does not.
+        tokens: that the answer may have, if the request says so.
+    """
+
+    key: str = "anonymous"
+    batch: bool = False
+    deadline_s: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Desk:
+    """One model's: who is inside, and what was learnt.
+
+    Attributes:
+        of_key: requests inside, by key. seen: when a key last asked, the longest ago first; for ACTIVE_S.
+        ended: a rate, of requests that ended lately, per second.
+        area: requests inside, summed over time, up to the moment `changed`: what is between two values of it, by the
+            seconds between, is the mean of those inside meanwhile.
+    """
+
+    predictor: Predictor = field(default_factory=Predictor)
+    inside: int = 0
+    of_key: Counter[str] = field(default_factory=Counter)
+    seen: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0
+    last_end: float = 0.0
+    area: float = 0.0
+    changed: float = 0.0
+
+    def change(self, now: float, by: int) -> float:
+        """One comes or goes. Returns the area until now."""
+        self.area += self.inside * (now - self.changed)
+        self.changed = now
+        self.inside += by
+        return self.area
+
+    def note_end(self, now: float) -> None:
+        if self.last_end:
+            since = max(1e-4, now - self.last_end)
+            keep = math.exp(-since / 5)
+            self.ended = keep * self.ended + (1 - keep) / since
+        self.last_end = now
+
+    def note_asker(self, key: str, now: float) -> None:
+        """Whoever asked longer ago than counts is forgotten: no number of keys makes this grow or slow."""
+        self.seen.pop(key, None)
+        self.seen[key] = now
+        while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
+            del self.seen[oldest]
+
+    def note_left(self, key: str) -> None:
+        self.of_key[key] -= 1
+        if not self.of_key[key]:
+            del self.of_key[key]
+
+    def active(self) -> int:
+        """Keys that share the model now."""
+        return len(self.seen.keys() | self.of_key.keys())
+
+
+class Admission:
+    """
+    Args:
+        promises: by model. A model without one takes everything.
+    """
+
+    def __init__(self, promises: Mapping[str, Targets] | None = None):
+        self.promises = promises or {}
+        self._desks: dict[str, Desk] = {}
+
+    def desk(self, model: str) -> Desk:
+        return self._desks.setdefault(model, Desk())
+
+    def promised(self, model: str) -> Targets | None:
+        """Of a `model@variant`, what is promised for the model."""
+        return self.promises.get(model) or self.promises.get(model.partition("@")[0])
+
+    def limit(self, model: str, replicas: int) -> float:
+        """Requests that `replicas` can work on at once within the promise; infinite where that is not known. One for
+        each replica is always let in: it is how a model that got faster is noticed."""
+        promise, desk = self.promised(model), self.desk(model)
+        if promise is None:
+            return math.inf
+        learnt = desk.predictor
+        lines = (
+            (learnt.first_s, learnt.first_s.safe_load_for, promise.time_to_first_token_s),
+            (learnt.token_s, learnt.token_s.load_for, promise.time_per_output_token_s),
+            (learnt.duration_s, learnt.duration_s.safe_load_for, promise.duration_s),
+        )
+        loads = [load_for(limit) for line, load_for, limit in lines if limit is not None and line.known]
+        return replicas * max(1.0, min(loads, default=math.inf))
+
+    @contextlib.contextmanager
+    def one(self, spec: ModelSpec, replicas: int, asker: Asker, record: RequestRecord) -> Iterator[None]:
+        """Let a request in and learn from it.
+
+        Raises:
+            TooBusy: its promise, or its own deadline, would not be kept.
+        """
+        desk, now, replicas = self.desk(spec.id), time.monotonic(), max(1, replicas)
+        desk.note_asker(asker.key, now)
+        self.check(spec.id, replicas, asker)
+        area = desk.change(now, +1)
+        desk.of_key[asker.key] += 1
+        load, entered = desk.inside / replicas, time.perf_counter()
+        try:
+            yield
+        finally:
+            end = time.monotonic()
+            mean = (desk.change(end, -1) - area) / max(end - now, 1e-6)
+            desk.note_left(asker.key)
+            desk.note_end(end)
+            learn(desk.predictor, record, load, max(1.0, mean) / replicas, entered)
+
+    def check(self, model: str, replicas: int, asker: Asker) -> None:
+        """Raises TooBusy."""
+        desk, limit = self.desk(model), self.limit(model, replicas)
+        room = limit * (BATCH_SHARE if asker.batch else 1.0)
+        if desk.inside + 1 > room and desk.inside >= replicas:
+            raise self.refusal(desk, room, f"{model} serves as many requests as it can answer in time.")
+        room, mine = FREE_FOR_ALL * limit, desk.of_key[asker.key] + 1
+        if desk.inside + 1 > room and (sharers := desk.active()) > 1 and mine > max(1.0, limit / sharers):
+            raise self.refusal(desk, room, f"{model} is busy, and your key has its share of it already.")
+        if asker.deadline_s is not None:
+            whole = desk.predictor.predict((desk.inside + 1) / replicas, asker.tokens).duration_s
+            if whole is not None and whole > asker.deadline_s and desk.inside >= replicas:
+                words = f"{model} would take about {whole:.3g} s, and your deadline is {asker.deadline_s:g} s."
+                raise self.refusal(desk, desk.inside, words)
+
+    def refusal(self, desk: Desk, room: float, why: str) -> TooBusy:
+        """With the seconds until, at the rate at which requests end, there is room."""
+        ahead = max(1.0, desk.inside + 1 - room)
+        seconds = ahead / desk.ended if desk.ended > 0 else SHORTEST_S
+        seconds = min(LONGEST_S, max(SHORTEST_S, seconds))
+        return TooBusy(f"{why} Try again in {math.ceil(seconds)} s.", None, seconds)
+
+
+def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float, entered: float) -> None:
+    """Note what a request took. One that failed, or whose client left, says nothing.
+
+    Args:
+        load: requests on a replica when it came, on which its first token depends; mean: while it was there, on which
+            the rest does.
+    """
+    if record.code or record.last is None or record.engine_s is None:
+        return
+    now = time.monotonic()
+    predictor.busy_s.learn(mean, record.engine_s / max(1.0, mean), now)
+    tokens = record.usage.completion_tokens
+    if not tokens:
+        predictor.duration_s.learn(mean, record.last - entered, now)
+        return
+    predictor.tokens.learn(load, tokens, now)
+    if record.stream and record.first is not None:
+        predictor.first_s.learn(load, record.first - entered, now)
+        if tokens > 1:
+            predictor.token_s.learn(mean, (record.last - record.first) / (tokens - 1), now)
+    else:
+        predictor.token_s.learn(mean, (record.last - entered) / tokens, now)
+
+
+def key_of(authorization: str | None) -> str:
+    """A digest, so that no key is kept."""
+    return hashlib.sha256(authorization.encode()).hexdigest()[:16] if authorization else "anonymous"
+
+
+def is_batch(priority: str | None) -> bool:
+    """By the header `Priority: u=5` or above. What cannot be read means nothing, as RFC 9218 has it."""
+    for part in (priority or "").split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "u" and value.isdigit():
+            return int(value[:2]) >= BATCH_URGENCY
+    return False

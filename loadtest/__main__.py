@@ -1,0 +1,5 @@
+"""`python -m loadtest`, and `medley loadtest`."""
+
+from loadtest.commands import app
+
+app()

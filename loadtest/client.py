@@ -1,0 +1,165 @@
+"""Sends a request and times what comes back, to a fraction of a millisecond.
+
+Not with Locust's own clients: their `iter_lines` waits until 1,024 bytes are there, which adds hundreds of milliseconds
+to the time of a first token. Lines are read as they come, stamped at once, and parsed when the answer is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+from geventhttpclient import HTTPClient
+from urllib3.filepost import encode_multipart_formdata
+
+from loadtest.records import Record
+from loadtest.tasks.task import Answer, Kind, Request
+
+# More than an open loop ever has under way: a pool that ends would close the loop.
+CONNECTIONS = 4096
+TIMING = re.compile(r"(queue|engine);dur=([\d.]+)")
+END = b"[DONE]"
+
+
+class DidNotEnd(Exception):
+    """No complete answer within the time that a client waits."""
+
+
+class Client:
+    """
+    Args:
+        address: of the server. timeout_s: for a whole request.
+        headers: with each request, such as a key.
+    """
+
+    def __init__(self, address: str, timeout_s: float, headers: dict[str, str] | None = None):
+        self.timeout_s = timeout_s
+        self.headers = {"Accept-Encoding": "identity", **(headers or {})}
+        self.base = urlsplit(address).path.rstrip("/")
+        self.http = HTTPClient.from_url(
+            address, concurrency=CONNECTIONS, network_timeout=timeout_s, connection_timeout=min(10.0, timeout_s)
+        )
+
+    def send(self, kind: Kind, request: Request, record: Record, start: float) -> None:
+        """Send it and fill the record. Whatever happens ends up there: nothing is raised.
+
+        Args:
+            start: when the schedule began, of time.monotonic.
+        """
+        record.id = record.id or f"load-{secrets.token_hex(8)}"
+        try:
+            with gevent.Timeout(self.timeout_s, DidNotEnd):
+                answer = self._exchange(request, record, start)
+            if record.complete and record.status == 200:
+                record.amount = kind.amount(answer)
+                record.why = kind.check(request, answer)
+        except DidNotEnd:
+            record.why = f"no complete answer within {self.timeout_s:g} s"
+        except Exception as error:  # any failure of a request is a result
+            record.why = f"{type(error).__name__}: {error}"[:300]
+
+    def get(self, path: str) -> dict[str, Any]:
+        """A document of the server. Raises OSError, or ValueError: it is not JSON, or the status is not 200."""
+        response = self.http.get(self.base + path, headers=self.headers)
+        text = response.read()
+        if response.status_code != 200:
+            raise ValueError(f"GET {path} gave {response.status_code}: {text[:200].decode(errors='replace')}")
+        return json.loads(text)
+
+    def close(self) -> None:
+        self.http.close()
+
+    def _exchange(self, request: Request, record: Record, start: float) -> Answer:
+        body, kind = encoded(request)
+        headers = {**self.headers, "Content-Type": kind, "X-Request-Id": record.id}
+        record.sent = time.monotonic() - start
+        response = self.http.post(self.base + request.path, body=body, headers=headers)
+        with response:
+            record.status = response.status_code
+            note_headers(response, record)
+            if request.stream and record.status == 200:
+                return read_stream(response, request, record, start)
+            text = response.read()
+            record.last = time.monotonic() - start
+            record.first = record.last
+            record.complete = True
+            document = json.loads(text)
+            if record.status != 200:
+                record.why = message_of(document, record.status)
+            return Answer([document])
+
+
+def encoded(request: Request) -> tuple[bytes, str]:
+    """A body, and what it is."""
+    if not request.files:
+        return json.dumps(request.body).encode(), "application/json"
+    fields: list[Any] = [(name, str(value)) for name, value in request.body.items()]
+    fields += [(name, (file, data, kind)) for name, (file, kind, data) in request.files.items()]
+    return encode_multipart_formdata(fields)
+
+
+def note_headers(response: Any, record: Record) -> None:
+    for name, value in TIMING.findall(response.get("server-timing", "") or ""):
+        setattr(record, f"{name}_s", float(value) / 1000)
+    again = response.get("retry-after")
+    record.retry_after = float(again) if again and re.fullmatch(r"\d+(\.\d+)?", again) else None
+
+
+def read_stream(response: Any, request: Request, record: Record, start: float) -> Answer:
+    """Stamp each line when it is there; parse when all are."""
+    lines: list[tuple[float, bytes]] = []
+    spoken = 0
+    while line := response.readline(b"\n"):
+        if not line.startswith(b"data:"):
+            continue
+        lines.append((time.monotonic() - start, line[5:].strip()))
+        spoken += b'"content":"' in line or b'"content": "' in line
+        if request.leave_after and spoken > request.leave_after:
+            response.release()  # closes the connection: the answer is not complete
+            record.left = True
+            break
+    record.last = lines[-1][0] if lines else time.monotonic() - start
+    documents, stamps = [], []
+    for stamp, data in lines:
+        if data == END:
+            record.complete = True
+            continue
+        document = json.loads(data)
+        documents.append(document)
+        if "error" in document:
+            record.why = message_of(document, record.status)
+        if has_text(document):
+            stamps.append(stamp)
+    note_stamps(record, stamps)
+    for document in documents:
+        if usage := document.get("usage"):
+            record.tokens, record.prompt_tokens = usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0)
+    if not record.complete and not record.left:
+        record.why = record.why or "the stream ended without its end mark"
+    return Answer(documents)
+
+
+def note_stamps(record: Record, stamps: list[float]) -> None:
+    record.chunks = len(stamps)
+    record.first = stamps[0] if stamps else None
+    record.max_gap = max((after - before for before, after in pairwise(stamps)), default=0.0)
+
+
+def has_text(document: dict[str, Any]) -> bool:
+    """A piece that says something: the first one of a stream often only says who speaks."""
+    for choice in document.get("choices", ()):
+        delta = choice.get("delta") or {}
+        if delta.get("content") or delta.get("tool_calls") or delta.get("reasoning_content") or choice.get("text"):
+            return True
+    return False
+
+
+def message_of(document: Any, status: int) -> str:
+    error = document.get("error") if isinstance(document, dict) else None
+    return f"{status}: {(error or {}).get('message', 'no message')}"[:300]

@@ -1,0 +1,165 @@
+"""The course of a test, in the process that judges it: prepare, collect, look, conclude."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from loadtest import options
+from loadtest.client import Client
+from loadtest.health import Watch, examine
+from loadtest.plan import Due, Plan, make, models_of
+from loadtest.records import Record
+from loadtest.report import report
+from loadtest.scenario import WrongScenario
+from loadtest.sending import Sender, unsent
+from loadtest.targets import WrongTargets
+from loadtest.verdict import Exit, Outcome, Verdict, judge
+
+logger = logging.getLogger("medley.loadtest")
+
+# Answers that are still outstanding this long after a client gives up do not come: their process died.
+GRACE_S = 10.0
+# A first request may have to wait for a model that sleeps, or that loads.
+WARM_UP_S = 300.0
+
+
+class Course:
+    def __init__(self, parsed: Namespace):
+        self.parsed = parsed
+        self.exit = Exit.HARNESS
+        self.plan: Plan
+        self.cards: list[dict[str, Any]] = []
+        self.records: dict[int, Record] = {}
+        self.cold: dict[str, float] = {}
+        self.cpus: list[float] = []
+        self.start = 0.0
+        self.began_at = 0.0
+        self.workers = 1
+        self.look = 0
+        self.verdict: Verdict | None = None
+
+    def prepare(self) -> bool:
+        """Read what is asked for, look at the server and warm it up. False ends the test, with `exit` set."""
+        try:
+            asked = options.of(self.parsed)
+        except ValueError as error:
+            return self.ended(Exit.CONFIGURATION, str(error))
+        client = Client(asked.address, 30, asked.headers)
+        try:
+            models = models_of(client)
+        except (OSError, ValueError, KeyError) as error:
+            return self.ended(Exit.UNREACHABLE, f"{asked.address} does not answer: {error}")
+        finally:
+            client.close()
+        try:
+            self.plan = make(asked, models)
+        except (WrongScenario, WrongTargets, ValueError) as error:
+            return self.ended(Exit.CONFIGURATION, str(error))
+        self.cards = [{"id": model.id, "task": model.task, "card": model.card} for model in models]
+        for line in self.plan.unprovable():
+            logger.warning("%s", line)
+        return self.warm_up()
+
+    def warm_up(self) -> bool:
+        """Ask each model before the clock starts: what a first request waits for is not what the others do."""
+        plan = replace(self.plan, scenario=self.plan.scenario.model_copy(update={"drain_s": WARM_UP_S}))
+        with closing(Sender(plan, lambda record: None)) as sender:
+            return self.warmed_up(plan, sender)
+
+    def warmed_up(self, plan: Plan, sender: Sender) -> bool:
+        for part, model in self.first_of_each():
+            for turn in range(plan.scenario.warm_up):
+                due = Due(-1 - turn, self.plan.schedule[0].arrival, part, model, "")
+                record = unsent(plan, due)
+                record.due = 0.0
+                sender.send(due, plan.request(due), record, time.monotonic())
+                if not record.answered and not record.left:
+                    return self.ended(Exit.UNREACHABLE, f"{model.id} does not answer: {record.why}")
+                self.cold.setdefault(model.id, record.last or 0.0)
+                logger.info(
+                    "%s answered its %s request in %.2f s", model.id, ("first", "next")[turn > 0], record.last or 0
+                )
+        return True
+
+    def first_of_each(self) -> list[Any]:
+        pairs = zip(self.plan.scenario.parts, self.plan.models, strict=True)
+        return list({model.id: (part, model) for part, model in pairs}.values())
+
+    def began(self, start: float, workers: int) -> None:
+        """
+        Args:
+            start: Unix time at which the schedule starts.
+        """
+        self.began_at = start
+        self.start = time.monotonic() + start - time.time()
+        self.workers = workers
+        self.watch = Watch()
+
+    def take(self, records: Iterable[Record]) -> None:
+        self.records.update((record.number, record) for record in records)
+
+    def worker_ended(self, cpu: float) -> None:
+        self.cpus.append(cpu)
+
+    def is_over(self) -> bool:
+        """Whether the sample proves something, or has grown as far as it may."""
+        end = self.plan.looks_at[self.look]
+        now = time.monotonic() - self.start
+        if now < end:
+            return False
+        due = self.due()
+        patience = self.plan.scenario.drain_s + GRACE_S
+        if now < end + patience and any(one.number not in self.records for one in due):
+            return False
+        self.verdict = self.judged(due)
+        if self.verdict.outcome is Outcome.INCONCLUSIVE and not self.verdict.health.ill and not self.last_look:
+            logger.info("after %.0f s nothing is proven yet: going on", end)
+            self.look += 1
+            return False
+        return True
+
+    def due(self) -> list[Due]:
+        """What is looked at now."""
+        end = self.plan.looks_at[self.look]
+        return [one for one in self.plan.schedule if one.arrival.at < end or self.last_look]
+
+    @property
+    def last_look(self) -> bool:
+        return self.look == len(self.plan.looks_at) - 1
+
+    def judged(self, due: list[Due]) -> Verdict:
+        records = self.of(due)
+        cpu = max([*self.cpus, self.watch.cpu() if self.workers == 1 else 0.0])
+        health = examine(records, self.plan.shortest_limit_s, cpu, self.watch.pressure())
+        chosen = self.plan.scenario
+        return judge(
+            records,
+            self.plan.promised,
+            health,
+            looks=len(self.plan.looks_at),
+            counters=self.plan.counters,
+            shares=self.plan.shares,
+            refusals_count=chosen.refusals_count,
+        )
+
+    def of(self, due: list[Due]) -> list[Record]:
+        """A record for each, also for those of which nothing came back."""
+        return [self.records.get(one.number) or unsent(self.plan, one) for one in due]
+
+    def conclude(self) -> None:
+        """Write the reports, say what was found, and set `exit`."""
+        assert self.verdict
+        report(self.plan, self.of(self.due()), self.verdict, self.cold, self.began_at, sys.stdout)
+        self.exit = self.verdict.exit
+
+    def ended(self, code: Exit, why: str) -> bool:
+        sys.stderr.write(f"{why}\n")
+        self.exit = code
+        return False

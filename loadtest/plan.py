@@ -1,0 +1,164 @@
+"""From a scenario, options and what the server has, to a schedule of requests."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest import arrivals, scenario, targets
+from loadtest.arrivals import Arrival
+from loadtest.bounds import needed
+from loadtest.client import Client
+from loadtest.records import subject_of
+from loadtest.scenario import Part, Scenario, WrongScenario
+from loadtest.targets import Targets
+from loadtest.tasks import KINDS
+from loadtest.tasks.task import Model, Request
+from loadtest.verdict import CONFIDENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is asked for; see `loadtest.options` for the words on the command line."""
+
+    address: str
+    scenario: str = "smoke"
+    slo: Path = Path("slo.yaml")
+    promises: str = "cpu"
+    rate: float | None = None
+    seconds: float | None = None
+    seed: int = 1
+    models: tuple[str, ...] = ()
+    trace: Path | None = None
+    speed: float = 1.0
+    skip: int = 0
+    most: int | None = None
+    against: str | None = None
+    report: Path = Path("loadtest-report")
+    headers: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One request of the schedule, before it is built."""
+
+    number: int
+    arrival: Arrival
+    part: Part
+    model: Model
+    build: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    Attributes:
+        models: by the number of the scenario's part. schedule: by when they are due.
+        looks_at: seconds at which the sample is looked at, the last one the end of the schedule.
+        counters: which must be nought.
+    """
+
+    scenario: Scenario
+    options: Options
+    models: tuple[Model, ...]
+    schedule: tuple[Due, ...]
+    looks_at: tuple[float, ...]
+    promised: dict[str, Targets]
+    counters: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        return arrivals.digest([due.arrival for due in self.schedule])
+
+    @property
+    def shortest_limit_s(self) -> float:
+        return min((limit for one in self.promised.values() for limit in one.limits.values()), default=1.0)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By subject of the records, where the scenario asks for another share than the promise."""
+        parts = zip(self.models, self.scenario.parts, strict=True)
+        return {subject_of(model.id, part.tenant): part.good for model, part in parts if part.good is not None}
+
+    def request(self, due: Due) -> Request:
+        """Build one: the same for the same seed and number, whichever process sends it."""
+        draw = random.Random(f"{self.options.seed} {due.number}")
+        return KINDS[due.part.task].request(draw, due.arrival, due.model, dict(due.part.options))
+
+    def unprovable(self) -> list[str]:
+        """Which promises this schedule is too short to prove, in words."""
+        attempts = Counter(subject_of(due.model.id, due.part.tenant) for due in self.schedule)
+        promised = {
+            subject_of(model.id, part.tenant): self.promised[model.id]
+            for model, part in zip(self.models, self.scenario.parts, strict=True)
+        }
+        found = []
+        for name, promise in promised.items():
+            share = self.shares.get(name, promise.good)
+            if share and attempts[name] < (least := needed(share, CONFIDENCE)):
+                found.append(f"{name}: {attempts[name]} attempts cannot prove {share:.1%}; it takes {least}")
+        return found
+
+
+def make(options: Options, cards: Sequence[Model]) -> Plan:
+    """
+    Args:
+        cards: the models that the server has ready.
+
+    Raises:
+        WrongScenario, WrongTargets, ValueError: what is asked for cannot be.
+    """
+    chosen = scenario.load(options.scenario)
+    models = tuple(model_for(part, cards, options.models) for part in chosen.parts)
+    promises = targets.promises(options.slo, options.promises)
+    promised = {model.id: promises.of(model.task, model.id) for model in models}
+    if options.trace:
+        due = arrivals.of_trace(options.trace, options.speed, options.most, options.skip)
+        looks_at = (due[-1].at,)
+    else:
+        due = chosen.arrivals(options.seed, options.rate, options.seconds)
+        once = options.seconds or chosen.seconds
+        looks_at = tuple(once * 2**look for look in range(chosen.looks))
+    draw = random.Random(f"{options.seed} parts")
+    shares = [part.share for part in chosen.parts]
+    schedule = []
+    for number, arrival in enumerate(due):
+        (part,) = draw.choices(range(len(chosen.parts)), shares)
+        build = draw.choice("AB") if options.against else ""
+        schedule.append(Due(number, arrival, chosen.parts[part], models[part], build))
+    counters = promises.never if chosen.counters is None else chosen.counters
+    return Plan(chosen, options, models, tuple(schedule), looks_at, promised, counters)
+
+
+def model_for(part: Part, cards: Sequence[Model], wanted: Sequence[str]) -> Model:
+    """The model that a part asks: its own, or one of `wanted` of its task, or the first of its task.
+
+    Raises:
+        WrongScenario: there is none.
+    """
+    if part.task not in KINDS:
+        raise WrongScenario(f"There are no requests for the task {part.task!r}, only for {', '.join(KINDS)}.")
+    of_task = [card for card in cards if card.task == part.task]
+    if part.model:
+        found = [card for card in of_task if card.id == part.model]
+    else:
+        found = [card for card in of_task if card.id in wanted] or of_task
+    if not found:
+        name = part.model or f"model for {part.task}"
+        raise WrongScenario(f"The server has no {name} ready. It has {', '.join(card.id for card in cards) or 'none'}.")
+    return found[0]
+
+
+def models_of(client: Client) -> list[Model]:
+    """What the server has ready, or asleep until it is asked.
+
+    Raises:
+        OSError, ValueError: it is not there or does not answer as it should.
+    """
+    cards = client.get("/v1/models")["data"]
+    up = [card for card in cards if card.get("state", "ready") in ("ready", "scaled_to_zero")]
+    return [Model(card["id"], card.get("task", "chat"), card) for card in up]

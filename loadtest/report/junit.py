@@ -1,0 +1,33 @@
+"""JUnit's XML, which build servers read: a test case for each rule; an inconclusive one is skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+
+def junit(document: dict[str, Any]) -> str:
+    rules = document["rules"]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"loadtest {document['scenario']}",
+        tests=str(len(rules)),
+        failures=str(sum(rule["outcome"] == "failed" for rule in rules)),
+        skipped=str(sum(rule["outcome"] == "inconclusive" for rule in rules)),
+        timestamp=document["at"],
+        time=f"{document['seconds']:.3f}",
+    )
+    for rule in rules:
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=f"loadtest.{document['scenario']}",
+            name=f"{rule['rule']} {rule['subject']}".strip(),
+        )
+        said = f"{rule['value']:.4g}, wanted {rule['wanted']:.4g}: {rule['why']}"
+        if rule["outcome"] == "failed":
+            ElementTree.SubElement(case, "failure", message=said)
+        elif rule["outcome"] == "inconclusive":
+            ElementTree.SubElement(case, "skipped", message=said)
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

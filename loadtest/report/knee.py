@@ -1,0 +1,41 @@
+"""The page of a search: goodput against rate, and the knee."""
+
+from __future__ import annotations
+
+from html import escape
+
+from loadtest.report.drawing import BAD, GOOD, INK, canvas, svg
+from loadtest.report.page import STYLE, table
+from loadtest.searching import Found
+
+
+def page(found: Found) -> str:
+    rows = [
+        [
+            f"{probe.rate:.3g}",
+            f"{probe.goodput:.3g}",
+            f"{probe.share:.1%}",
+            {True: "holds", False: "broken", None: "unclear"}[probe.holds],
+        ]
+        for probe in found.probes
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Search for the highest rate</title>
+<style>{STYLE}</style></head><body>
+<h1>The highest rate that holds</h1><p>{escape(found.words())}</p><figure>{knee(found)}</figure>
+{table(("requests per second", "good ones per second", "share good", ""), rows)}
+</body></html>
+"""
+
+
+def knee(found: Found) -> str:
+    figure, axes = canvas("good requests per second", "requests per second", "", rows=6)
+    ordered = sorted(found.probes, key=lambda probe: probe.rate)
+    axes.plot([0, ordered[-1].rate], [0, ordered[-1].rate], color="#bbb", linewidth=1, linestyle=":", label="all good")
+    axes.plot([probe.rate for probe in ordered], [probe.goodput for probe in ordered], color=INK, linewidth=1)
+    for probe in ordered:
+        axes.plot(probe.rate, probe.goodput, "o", color={True: GOOD, False: BAD, None: "#e0a030"}[probe.holds])
+    if found.low and found.high:
+        axes.axvspan(found.low, found.high, color="#e0a030", alpha=0.2, label="the promises cease to be kept")
+    axes.legend(fontsize=8)
+    return svg(figure)

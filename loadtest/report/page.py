@@ -1,0 +1,200 @@
+"""One page that loads nothing from anywhere, for people who would rather look than read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from loadtest.records import Record
+from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, svg
+from loadtest.report.terminal import TITLES, name_of, seconds, shown
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 78rem; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .plots svg { max-width: 100%; height: auto }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem }
+td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
+.passed { color: #1b7a3d } .failed { color: #b3372f } .inconclusive { color: #9a6b00 }
+"""
+
+
+def page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
+    plots = "".join(f"<figure>{plot}</figure>" for plot in plots_of(document, attempts))
+    outcome, health = document["outcome"], document["health"]
+    ill = f"<p class=inconclusive>The generator was not well: {escape(health['ill'])}.</p>" if health["ill"] else ""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{escape(document["scenario"])}: {outcome}</title><style>{STYLE}</style></head><body>
+<h1>{escape(document["scenario"])}: <span class={outcome}>{outcome}</span></h1>
+<p>{escape(document["proves"])} {document["attempts"]} attempts in {document["seconds"]:.0f} s at
+{escape(document["address"])}, promises of the profile {escape(document["promises"])}, {document["at"]},
+seed {document["seed"]}, schedule {document["schedule"]}.</p>{ill}
+<h2>Rules</h2><div class="wide">{rules(document)}</div>
+<h2>Latencies, from when a request was due</h2><div class="wide">{latencies(document)}</div>
+<h2>Plots</h2><div class="plots">{plots}</div>
+<h2>The slowest</h2><div class="wide">{slowest(document)}</div>
+</body></html>
+"""
+
+
+def rules(document: dict[str, Any]) -> str:
+    rows = []
+    for rule in document["rules"]:
+        form = "{:.2%}" if rule["rule"] == "goodput" else "{:.0f}"
+        values = [form.format(rule[key]) for key in ("value", "bound", "wanted")]
+        cells = [rule["rule"], rule["subject"], *values, (rule["outcome"], rule["outcome"]), rule["why"]]
+        rows.append(cells)
+    return table(("rule", "of", "found", "confidence bound", "wanted", "verdict", "why"), rows)
+
+
+def latencies(document: dict[str, Any]) -> str:
+    rows = []
+    for one in document["models"]:
+        for name, values in one["figures"].items():
+            quantiles = [shown(name, values[key]) for key in ("p50", "p95", "p99")]
+            limit = shown(name, one["limits"].get(name))
+            rows.append(
+                [
+                    name_of(one),
+                    str(one["attempts"]),
+                    f"{one['share_good']:.1%}",
+                    str(one["refused"]),
+                    TITLES[name],
+                    *quantiles,
+                    limit,
+                ]
+            )
+    return table(("model", "attempts", "good", "refused", "figure", "p50", "p95", "p99", "limit"), rows)
+
+
+def slowest(document: dict[str, Any]) -> str:
+    rows = [
+        [name_of(one), each["id"], seconds(each["duration_s"]), seconds(each["queue_s"]), str(each["tokens"])]
+        for one in document["models"]
+        for each in one["worst"]
+    ]
+    return table(("model", "request", "took", "queued, as the server says", "tokens"), rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def cell(value: str | tuple[str, str]) -> str:
+    if isinstance(value, tuple):
+        return f"<td class={value[1]}>{escape(value[0])}</td>"
+    return f"<td>{escape(value)}</td>"
+
+
+def plots_of(document: dict[str, Any], attempts: Sequence[Record]) -> list[str]:
+    plots = []
+    for one in document["models"]:
+        found = [record for record in attempts if (record.subject, record.build) == (one["model"], one["build"])]
+        for name in one["figures"]:
+            if name == "duration_s" and "time_to_first_token_s" in one["figures"]:
+                continue
+            limit, title = one["limits"].get(name), f"{name_of(one)}: {TITLES[name]}"
+            plots += [over_time(title, found, name, limit), distribution(title, found, name, limit)]
+        if any(record.chunks > 1 for record in found):
+            plots.append(gaps(name_of(one), found))
+    plots += [traffic(attempts), lags(attempts, document["health"]["allowed_lag_s"])]
+    if document.get("comparison"):
+        plots.append(forest(document["comparison"]))
+    return plots
+
+
+def over_time(title: str, found: Sequence[Record], name: str, limit: float | None) -> str:
+    figure, axes = canvas(title, "seconds since the start", "seconds")
+    points = [(record.due, record.figures()[name]) for record in found if record.answered and name in record.figures()]
+    axes.scatter(*zip(*points, strict=True), s=7, color=INK, alpha=0.6, linewidths=0, rasterized=len(points) > 2000)
+    bad = [record.due for record in found if not record.answered and not record.left]
+    if bad:
+        axes.plot(bad, [0] * len(bad), "x", color=BAD, markersize=5, label="refused or failed")
+        axes.legend(fontsize=8)
+    if limit:
+        axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1)
+    axes.set_ylim(bottom=0)
+    return svg(figure)
+
+
+def distribution(title: str, found: Sequence[Record], name: str, limit: float | None) -> str:
+    figure, axes = canvas(f"{title}, share that took at most so long", "seconds", "")
+    values = np.sort([record.figures()[name] for record in found if record.answered and name in record.figures()])
+    # Those that never came count too: the curve ends below 1.
+    attempts = sum(not record.left for record in found)
+    axes.step(values, np.arange(1, len(values) + 1) / attempts, where="post", color=INK)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.02)
+    if limit:
+        axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1, label=f"limit {limit:g} s")
+        axes.legend(fontsize=8, loc="lower right")
+    return svg(figure)
+
+
+def gaps(title: str, found: Sequence[Record]) -> str:
+    figure, axes = canvas(f"{title}: longest wait between two pieces of an answer", "seconds", "answers")
+    axes.hist([record.max_gap for record in found if record.chunks > 1], bins=30, color=INK)
+    return svg(figure)
+
+
+def traffic(attempts: Sequence[Record]) -> str:
+    """Attempts per second, and how many are under way."""
+    figure, axes = canvas("requests per second, and, grey, under way", "seconds since the start", "")
+    end = max([1.0, *(record.last or record.due for record in attempts)])
+    edges = np.linspace(0, end, min(120, max(10, int(end))) + 1)
+    width = edges[1] - edges[0]
+
+    def rate(chosen: Callable[[Record], bool]) -> np.ndarray:
+        return np.histogram([record.due for record in attempts if chosen(record)], edges)[0] / width
+
+    answered = rate(lambda record: record.answered or record.left)
+    refused = rate(lambda record: record.refused)
+    rest = rate(lambda record: True) - answered - refused
+    axes.stackplot(
+        edges[:-1],
+        answered,
+        refused,
+        rest,
+        step="post",
+        colors=(GOOD, "#e0a030", BAD),
+        labels=("answered", "refused", "failed"),
+    )
+    moments = np.linspace(0, end, 300)
+    begins, ends = (
+        np.sort([getattr(record, key) for record in attempts if record.sent is not None and record.last is not None])
+        for key in ("sent", "last")
+    )
+    other = axes.twinx()
+    other.plot(moments, np.searchsorted(begins, moments) - np.searchsorted(ends, moments), color="#888", linewidth=1)
+    other.spines["top"].set_visible(False)
+    axes.legend(fontsize=8, loc="upper left")
+    return svg(figure)
+
+
+def lags(attempts: Sequence[Record], allowed: float) -> str:
+    figure, axes = canvas("the generator: how late requests left", "seconds since the start", "milliseconds")
+    points = [(record.due, record.lag * 1000) for record in attempts if record.lag is not None]
+    if points:
+        axes.scatter(*zip(*points, strict=True), s=6, color=INK, alpha=0.6, linewidths=0, rasterized=len(points) > 2000)
+    axes.axhline(allowed * 1000, color=LIMIT, linestyle="--", linewidth=1)
+    return svg(figure)
+
+
+def forest(comparison: Sequence[dict[str, Any]]) -> str:
+    names = [f"{one['model']}\n{TITLES[one['figure']]}" for one in comparison]
+    figure, axes = canvas("B beside A: ratio of medians, and its interval", "above 1, B is slower", "", rows=len(names))
+    for place, one in enumerate(comparison):
+        colour = {"slower": BAD, "faster": GOOD, "": INK}[one["b_is"]]
+        axes.plot(one["blocks"], [place + 0.18] * len(one["blocks"]), "|", color="#999", markersize=6)
+        axes.plot((one["low"], one["high"]), (place, place), color=colour, linewidth=2)
+        axes.plot(one["ratio"], place, "o", color=colour)
+    axes.axvline(1, color="#888", linewidth=1)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    return svg(figure)

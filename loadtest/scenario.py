@@ -1,0 +1,134 @@
+"""Scenarios: what is asked, how often, and what it proves. YAML in `loadtest/scenarios`, or a file of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from loadtest.arrivals import Arrival, Stage, of_stages
+from loadtest.counters import COUNTERS
+from loadtest.verdict import MOST_LOOKS
+
+FOLDER = Path(__file__).parent / "scenarios"
+
+
+class WrongScenario(ValueError):
+    """The message says what and where."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageRow(Strict):
+    rate: float = Field(ge=0, description="requests per second; with `base`, times that")
+    seconds: PositiveFloat
+    to: float | None = Field(default=None, ge=0, description="reached in a straight line")
+
+
+class Part(Strict):
+    """One kind of requests of a scenario.
+
+    Attributes:
+        task: of Medley's. model: one of that task, or any that is ready.
+        share: of the arrivals, relative to the other parts.
+        options: of the task's requests; see loadtest/tasks.
+        good: the share of attempts that must be good here, if not the promised one.
+        tenant: whose requests they are, for fairness: the name of a key.
+    """
+
+    task: str
+    model: str | None = None
+    share: PositiveFloat = 1.0
+    options: dict[str, Any] = {}
+    good: float | None = Field(default=None, ge=0, lt=1)
+    tenant: str = ""
+
+
+class Scenario(Strict):
+    """
+    Attributes:
+        proves: in a sentence.
+        stages: one after the other. burstiness: of the gaps; see arrivals.of_stages.
+        looks: while the sample proves nothing, it grows to twice its size, so often in all.
+        refusals_count: a refusal in time is a miss; else it is left out.
+        counters: which must be nought, if not all that `slo.yaml` says must never happen.
+        drain_s: how long answers are waited for at the end; also the client's limit for a request.
+    """
+
+    name: str = ""
+    proves: str
+    stages: tuple[StageRow, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    burstiness: PositiveFloat = 1.0
+    looks: PositiveInt = Field(default=1, le=MOST_LOOKS)
+    refusals_count: bool = True
+    counters: tuple[str, ...] | None = None
+    drain_s: PositiveFloat = 60.0
+    warm_up: int = Field(default=1, ge=0, description="requests to each model before the clock starts")
+
+    @field_validator("counters")
+    @classmethod
+    def _can_be_counted(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if unknown := set(names or ()) - set(COUNTERS):
+            raise ValueError(f"{', '.join(sorted(unknown))} is not among {', '.join(COUNTERS)}")
+        return names
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if all(not stage.rate and not stage.to for stage in self.stages):
+            raise ValueError("every stage has a rate of 0")
+        return self
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    def arrivals(self, seed: int, rate: float | None, seconds: float | None) -> list[Arrival]:
+        """The schedule for all looks there may be.
+
+        Args:
+            rate: in place of the scenario's own: its largest rate becomes this, and the others in proportion.
+            seconds: in place of its own, all stages in proportion.
+        """
+        largest = max(max(stage.rate, stage.to or 0) for stage in self.stages)
+        faster = rate / largest if rate else 1.0
+        longer = seconds / self.seconds if seconds else 1.0
+        stages = [
+            Stage(one.rate * faster, one.seconds * longer, None if one.to is None else one.to * faster)
+            for one in self.stages
+        ]
+        return of_stages(stages * 2 ** (self.looks - 1), seed, self.burstiness)
+
+
+def load(name: str) -> Scenario:
+    """By its name in `loadtest/scenarios`, or by the path of a file.
+
+    Raises:
+        WrongScenario
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not file.exists():
+        raise WrongScenario(
+            f"There is no scenario {name!r}. There are {', '.join(names())}; or give the path of a file."
+        )
+    try:
+        return Scenario.model_validate({"name": file.stem} | yaml.safe_load(file.read_text()))
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        raise WrongScenario(f"{file}: {error}") from None
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))

@@ -1,0 +1,64 @@
+"""A request of a load test, what came back, and the interface of a kind of requests."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from loadtest.arrivals import Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What `/v1/models` says of a model that is asked."""
+
+    id: str
+    task: str
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    Attributes:
+        body: sent as JSON, or as fields of a form when there are `files`: name -> (file name, content type, bytes).
+        stream: the answer is a stream of server-sent events.
+        leave_after: go away after so many pieces of the stream.
+        wants: what `check` needs to know of the request.
+    """
+
+    path: str
+    body: dict[str, Any]
+    files: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
+    stream: bool = False
+    leave_after: int | None = None
+    wants: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    Attributes:
+        documents: the JSON that came: one, or each event of a stream.
+    """
+
+    documents: list[dict[str, Any]]
+
+
+class Kind(Protocol):
+    def request(self, draw: random.Random, arrival: Arrival, model: Model, options: dict[str, Any]) -> Request:
+        """One of the requests that users of this task send; the same for the same `draw`.
+
+        Args:
+            options: of the scenario, such as {"max_tokens": 64}.
+        """
+        ...
+
+    def check(self, request: Request, answer: Answer) -> str:
+        """What is wrong with a complete answer, empty if nothing. Cheap, but of meaning as far as it can be."""
+        ...
+
+    def amount(self, answer: Answer) -> int:
+        """How many of what the task makes are in it, such as tokens or pictures."""
+        ...

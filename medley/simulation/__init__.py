@@ -1,0 +1,1 @@
+"""`medley simulate`: an autoscaling policy on a trace, without a cluster."""

@@ -1,0 +1,286 @@
+"""Who is let in, what is learnt, and what a client is told."""
+
+import contextlib
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.router.admission import Admission, Asker, is_batch, key_of
+from deployments.router.prediction import LEAST, Line, Predictor
+from deployments.router.record import RequestRecord
+from models.catalog import load_catalog
+from models.errors import TooBusy
+from models.slo import Targets
+from models.tasks.usage import Usage
+
+CHAT = load_catalog()["smollm2-135m-instruct"]
+PROMISE = Targets(time_to_first_token_s=1.0, time_per_output_token_s=0.1, good=0.99, availability=0.999)
+
+
+def taught(line, slope, base, rounds=5, noise=0.0):
+    draw = random.Random(1)
+    for _ in range(rounds):
+        for load in range(1, 9):
+            line.learn(load, base + slope * load + draw.gauss(0, noise))
+    return line
+
+
+def admission(slope=0.1, base=0.05, **promise):
+    """A model whose first token takes `base` and `slope` for each request under way."""
+    found = Admission({CHAT.id: PROMISE.model_copy(update=promise)})
+    taught(found.desk(CHAT.id).predictor.first_s, slope, base)
+    return found
+
+
+def enter(admission, stack, asker=Asker(), replicas=1):  # noqa: B008  frozen
+    place = admission.one(CHAT, replicas, asker, RequestRecord("test"))
+    place.__enter__()
+    stack.append(place)
+
+
+def full(admission, asker=Asker(), replicas=1, most=1000):  # noqa: B008
+    """Let in as many as there is room for; how many that was, and the refusal."""
+    stack = []
+    for count in range(most):
+        try:
+            enter(admission, stack, asker, replicas)
+        except TooBusy as error:
+            return count, error, stack
+    return most, None, stack
+
+
+@given(st.floats(0, 2), st.floats(0.001, 5))
+@settings(deadline=None)
+def test_a_line_is_learnt(slope, base):
+    line = taught(Line(), slope, base)
+    assert line.at(20) == pytest.approx(base + 20 * slope, rel=0.01, abs=0.01)
+    if slope > 0.01:
+        assert line.load_for(base + 5 * slope) == pytest.approx(5, rel=0.05)
+
+
+def test_a_line_follows_a_model_that_gets_slower_and_faster():
+    line = taught(Line(), 0.1, 0.0, rounds=30)
+    taught(line, 0.3, 0.0, rounds=60)
+    assert line.at(10) == pytest.approx(3, rel=0.05)
+    taught(line, 0.1, 0.0, rounds=60)
+    assert line.at(10) == pytest.approx(1, rel=0.05)
+
+
+def test_a_flat_line_is_not_trusted_beyond_what_was_seen():
+    """Four places: up to there nobody waits, and each takes a second."""
+    line = Line()
+    for load in [1, 2, 3, 4] * 10:
+        line.learn(load, 1.0)
+    assert line.load_for(2.5) > 1000
+    assert line.safe_load_for(2.5) == pytest.approx(4 * 2.5, rel=0.05)  # half of them would wait
+    for load in [1, 4, 8, 10] * 30:
+        line.learn(load, max(1.0, load / 4))
+    assert 7.5 < line.safe_load_for(2.5) < 10  # less than ten, for the line has a kink and is kept off it
+    assert taught(Line(), 0.1, 0.0).safe_load_for(0.5) == pytest.approx(5, rel=0.05)
+
+
+def test_a_few_that_waited_for_a_dead_replica_are_not_what_is_expected_next():
+    line = taught(Line(), 0.0, 0.05, rounds=20, noise=0.01)
+    before = line.surely(2)
+    for _ in range(4):
+        line.learn(4, 4.0)
+    assert line.surely(2) < before * 2
+    for _ in range(60):
+        line.learn(2, 4.0)  # it did get slower
+    assert line.at(2) > 2
+
+
+def test_a_bad_minute_is_forgotten_although_few_are_let_in():
+    """Long prompts made a fifth of the short ones wait for eight seconds; now there is one every two seconds."""
+    line, now = Line(), 0.0
+    for number in range(120):
+        now += 0.5
+        line.learn(1 + number % 4, 8.0 if number % 5 == 0 else 0.1, now)
+    assert line.surely(2) > 2.5
+    for _ in range(30):
+        now += 2.0
+        line.learn(1, 0.1, now)
+    assert line.surely(2) < 2
+
+
+def test_what_is_long_past_is_not_known():
+    line = Line()
+    for number in range(60):
+        line.learn(1, 0.1, number)
+    assert line.known
+    line.learn(1, 0.1, 1000)
+    assert not line.known
+
+
+def test_noise_is_room_that_is_kept():
+    quiet, noisy = taught(Line(), 0.1, 0.1), taught(Line(), 0.1, 0.1, rounds=40, noise=0.1)
+    assert noisy.load_for(1.0) < quiet.load_for(1.0) - 0.5
+
+
+@given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1e3)), min_size=LEAST, max_size=80), st.floats(0.001, 1e3))
+@settings(deadline=None)
+def test_nothing_that_is_learnt_breaks_the_arithmetic(observed, limit):
+    line = Line()
+    for load, seconds in observed:
+        line.learn(load, seconds)
+    assert line.at(1000) >= 0
+    assert not math.isnan(line.load_for(limit))
+
+
+def test_everybody_is_let_in_before_anything_is_known_or_where_nothing_is_promised():
+    assert full(Admission({CHAT.id: PROMISE}))[1] is None
+    unpromised = Admission()
+    taught(unpromised.desk(CHAT.id).predictor.first_s, 10, 10)
+    assert full(unpromised)[1] is None
+
+
+def test_what_would_break_the_promise_is_refused_with_the_time_to_come_back():
+    count, error, _ = full(admission(slope=0.1, base=0.05))
+    assert count == 9  # 0.05 + 9 * 0.1 is within a second, one more is not
+    assert error.status == 429
+    assert error.code == "too_busy"
+    assert 1 <= error.retry_after <= 60
+    assert "Try again in" in error.message
+
+
+def test_more_replicas_take_more():
+    assert full(admission(), replicas=3)[0] == 28
+
+
+def test_one_is_always_let_in():
+    assert full(admission(slope=50, base=50))[0] == 1
+    assert full(admission(slope=50, base=50), replicas=2)[0] == 2
+
+
+def test_who_leaves_makes_room():
+    desk = admission()
+    _, _, inside = full(desk)
+    inside.pop().__exit__(None, None, None)
+    enter(desk, inside)
+    with pytest.raises(TooBusy):
+        enter(desk, inside)
+
+
+def test_the_time_to_come_back_is_the_time_until_there_is_room():
+    desk = admission()
+    desk.desk(CHAT.id).ended = 0.25
+    assert full(desk)[1].retry_after == pytest.approx(4, rel=0.3)
+
+
+def test_batch_gives_way_to_people():
+    desk = admission()
+    count, _, stack = full(desk, Asker(batch=True))
+    assert count == 5
+    enter(desk, stack, Asker())  # for them there is room still
+
+
+def test_a_greedy_key_leaves_room_for_the_others():
+    desk = admission(slope=0.01, base=0.0)
+    stack = []
+    enter(desk, stack, Asker(key="quiet"))
+    stack.pop().__exit__(None, None, None)
+    count, error, _ = full(desk, Asker(key="greedy"))
+    assert 70 <= count <= 80
+    assert "share" in error.message
+    for _ in range(20):
+        enter(desk, stack, Asker(key="quiet"))
+
+
+def test_a_key_alone_may_have_all():
+    assert 97 <= full(admission(slope=0.01, base=0.0), Asker(key="one"))[0] <= 100
+
+
+def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
+    desk = admission()
+    taught(desk.desk(CHAT.id).predictor.token_s, 0.001, 0.02)
+    stack = []
+    enter(desk, stack)
+    with pytest.raises(TooBusy, match="deadline"):
+        enter(desk, stack, Asker(deadline_s=1.0, tokens=200))
+    enter(desk, stack, Asker(deadline_s=10.0, tokens=200))
+    enter(desk, stack, Asker(deadline_s=1.0, tokens=5))
+
+
+def test_it_learns_from_those_that_were_answered_only():
+    desk = Admission({CHAT.id: PROMISE})
+    record = RequestRecord("a", stream=True)
+    with desk.one(CHAT, 1, Asker(), record):
+        record.call()
+        record.first, record.engine_s, record.usage = record.called + 0.5, 1.0, Usage(5, 11)
+        record.last = record.called + 1.5
+    predictor = desk.desk(CHAT.id).predictor
+    assert predictor.first_s.seen == predictor.token_s.seen == 1
+    assert predictor.token_s.y == pytest.approx(0.1)
+    for spoil in ({"code": "engine_failed"}, {"engine_s": None}):
+        failed = RequestRecord("b", stream=True, last=1.0, engine_s=1.0, usage=Usage(1, 5))
+        for name, value in spoil.items():
+            setattr(failed, name, value)
+        with desk.one(CHAT, 1, Asker(), failed):
+            pass
+    assert predictor.first_s.seen == 1
+    assert desk.desk(CHAT.id).inside == 0
+
+
+def test_a_variant_by_name_has_the_promise_of_its_model():
+    assert Admission({"m": PROMISE}).promised("m@int8") == PROMISE
+
+
+def test_the_predictor_counts_tokens():
+    predictor = Predictor()
+    taught(predictor.first_s, 0.0, 0.5)
+    taught(predictor.token_s, 0.0, 0.1)
+    assert predictor.predict(1, 11).duration_s == pytest.approx(1.5)
+    assert Predictor().predict(1, 11).duration_s is None
+
+
+@pytest.mark.parametrize(
+    ("header", "batch"),
+    [("u=5", True), ("i, u=7", True), ("u=3", False), (None, False), ("u=x", False), ("u=", False), ("=5", False)],
+)
+def test_priority_is_read_as_its_rfc_says(header, batch):
+    assert is_batch(header) is batch
+
+
+def test_keys_are_not_kept():
+    assert key_of("Bearer secret") == key_of("Bearer secret") != key_of("Bearer other")
+    assert "secret" not in key_of("Bearer secret")
+    assert key_of(None) == "anonymous"
+
+
+def goodput(promises, monkeypatch, seconds=60, rate=100, capacity=50):
+    """A model that shares its time among all that it has, on a clock of its own. How many were answered in time."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr("deployments.router.admission.time", clock)
+    desk, draw, good, inside = Admission(promises), random.Random(1), 0, []
+    step, due = 0.002, 0.0
+    while clock.now < seconds:
+        clock.now += step
+        while due <= clock.now:
+            due += draw.expovariate(rate)
+            record = RequestRecord("test", stream=True)
+            place = desk.one(CHAT, 1, Asker(), record)
+            with contextlib.suppress(TooBusy):
+                place.__enter__()
+                inside.append([1 / capacity, clock.now, place, record])
+        for one in inside:
+            one[0] -= step / len(inside)
+        for one in [one for one in inside if one[0] <= 0]:
+            inside.remove(one)
+            _, begun, place, record = one
+            record.first = record.last = clock.now
+            record.engine_s, record.usage = clock.now - begun, Usage(1, 1)
+            place.__exit__(None, None, None)
+            good += clock.now - begun <= 0.5
+    return good / seconds
+
+
+def test_overload_keeps_its_goodput(monkeypatch):
+    """Asked at twice what it can do: with admission nearly all that it could do stays good, without it nothing."""
+    promise = {CHAT.id: PROMISE.model_copy(update={"time_to_first_token_s": 0.5})}
+    assert goodput(promise, monkeypatch) > 0.9 * 50
+    assert goodput({}, monkeypatch) < 0.1 * 50

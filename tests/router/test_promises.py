@@ -1,0 +1,123 @@
+"""Promises at the endpoint: refusals, deadlines, priorities, and what a request would take."""
+
+import asyncio
+
+import pytest
+
+from deployments.router.admission import Admission
+from deployments.router.services import Services
+from models.catalog import load_catalog
+from models.slo import Targets
+
+PROMISE = Targets(time_to_first_token_s=0.5, time_per_output_token_s=0.1, duration_s=1.0, good=0.99, availability=0.999)
+QUESTION = [{"role": "user", "content": "one two three four"}]
+
+
+@pytest.fixture
+def services(services, chat_model, embedding_model) -> Services:
+    admission = Admission({chat_model: PROMISE, embedding_model: PROMISE})
+    return Services(load_catalog(), services.dispatcher, admission=admission)
+
+
+def slow(services, model, seconds, streams=False):
+    """As if each request under way had cost the others so much."""
+    predictor = services.admission.desk(model).predictor
+    for _ in range(5):
+        for load in range(1, 9):
+            predictor.busy_s.learn(load, seconds)
+            if streams:
+                predictor.first_s.learn(load, seconds * load)
+                predictor.token_s.learn(load, seconds * load / 10)
+            else:
+                predictor.duration_s.learn(load, seconds * load)
+
+
+async def test_requests_are_learnt_from(http, services, chat_model, embedding_model):
+    for _ in range(9):
+        await http.post("/v1/embeddings", json={"model": embedding_model, "input": "hi"})
+        body = {"model": chat_model, "messages": QUESTION, "stream": True}
+        await http.post("/v1/chat/completions", json=body)
+    predictor = services.admission.desk(embedding_model).predictor
+    assert predictor.duration_s.seen == 9
+    assert services.admission.desk(chat_model).predictor.duration_s.seen == 9  # the fake counts no tokens
+    assert services.admission.desk(chat_model).inside == services.admission.desk(embedding_model).inside == 0
+
+
+async def test_a_request_too_many_gets_429_with_the_time_to_come_back(http, services, embedding_model, fake_embeddings):
+    slow(services, embedding_model, 0.4)  # two at once take 0.8 s, three 1.2 s
+    release = asyncio.Event()
+    embed = fake_embeddings.embed
+
+    async def waiting(request):
+        await release.wait()
+        return await embed(request)
+
+    fake_embeddings.embed = waiting
+    body = {"model": embedding_model, "input": "hi"}
+    inside = [asyncio.create_task(http.post("/v1/embeddings", json=body)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    refused = await http.post("/v1/embeddings", json=body)
+    estimate = (await http.post("/v1/estimate", json=body)).json()
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200, 200]
+    assert refused.status_code == 429
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == ("too_busy", "rate_limit_error")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert estimate["admitted"] is False
+    assert estimate["retry_after_s"] >= 1
+    assert estimate["load"] == {"requests": 2, "limit": 2}
+    assert (await http.post("/v1/embeddings", json=body)).status_code == 200
+
+
+async def test_a_deadline_stops_what_takes_longer(http, embedding_model, fake_embeddings):
+    async def never(request):
+        await asyncio.sleep(60)
+
+    fake_embeddings.embed = never
+    body = {"model": embedding_model, "input": "hi"}
+    late = await http.post("/v1/embeddings", json=body, headers={"X-Deadline": "0.2"})
+    assert late.status_code == 504
+    assert late.json()["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("deadline", ["soon", "-1", "0", "1e3", "", "9" * 30])
+async def test_a_deadline_that_is_no_number_is_refused(http, embedding_model, deadline):
+    body = {"model": embedding_model, "input": "hi"}
+    for path in ("/v1/embeddings", "/v1/estimate"):
+        answer = await http.post(path, json=body, headers={"X-Deadline": deadline})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "X-Deadline"
+
+
+async def test_an_estimate_before_anything_is_known_says_so(http, chat_model):
+    estimate = (await http.post("/v1/estimate", json={"model": chat_model, "messages": QUESTION})).json()
+    assert estimate["admitted"] is True
+    assert estimate["duration_s"] is estimate["time_to_first_token_s"] is estimate["cost"]["device_seconds"] is None
+    assert estimate["observations"] == 0
+
+
+async def test_an_estimate_is_of_the_same_body(http, services, chat_model):
+    slow(services, chat_model, 0.1, streams=True)
+    body = {"model": chat_model, "messages": QUESTION, "max_tokens": 51, "stream": True}
+    estimate = (await http.post("/v1/estimate", json=body)).json()
+    assert estimate["time_to_first_token_s"] == pytest.approx(0.1, rel=0.05)
+    assert estimate["duration_s"] == pytest.approx(0.1 + 50 * 0.01, rel=0.05)
+    assert estimate["cost"]["device"] == "cpu"
+    assert estimate["cost"]["device_seconds"] > 0
+    hurried = await http.post("/v1/chat/completions", json=body, headers={"X-Deadline": "0.3"})
+    assert hurried.status_code == 200  # nobody else is there: it is tried
+
+
+@pytest.mark.parametrize(("body", "status"), [({"model": "none"}, 404), ({}, 400), ([], 400), ({"model": 5}, 400)])
+async def test_an_estimate_of_a_wrong_body_is_refused(http, body, status):
+    answer = await http.post("/v1/estimate", json=body)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+async def test_looking_up_tokens_takes_no_place(http, services, chat_model):
+    slow(services, chat_model, 50)
+    services.admission.desk(chat_model).inside = 5
+    answer = await http.post("/tokenize", json={"model": chat_model, "prompt": "hi"})
+    assert answer.status_code == 200
