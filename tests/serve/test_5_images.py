@@ -218,8 +218,8 @@ def test_a_client_that_leaves_frees_the_replica_within_a_step(cluster):
 
 
 def test_fifty_at_once_of_mixed_sizes_all_get_pictures(cluster):
-    """32 in the replica and 32 in its queue: there is room for all. Without promises, which refuse on a slow machine
-    what would come too late."""
+    """The queue has room for all, also before Serve hands the first of them to the replica. Without promises, which
+    refuse on a slow machine what would come too late."""
     process = cluster.pids()[DOODLE]
     sizes = ["64x64", "32x32", "96x64", "64x96", "128x128"]
 
