@@ -186,17 +186,18 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         return
     now = time.monotonic()
     predictor.busy_s.learn(mean, record.engine_s / max(1.0, mean), now)
-    tokens = record.usage.completion_tokens
-    if not tokens:
-        predictor.duration_s.learn(mean, record.last - entered, now)
-        return
-    predictor.tokens.learn(load, tokens, now)
-    if record.stream and record.first is not None:
+    tokens, whole = record.usage.completion_tokens, record.last - entered
+    if tokens:
+        predictor.tokens.learn(load, tokens, now)
+    if tokens and record.stream and record.first is not None:
         predictor.first_s.learn(load, record.first - entered, now)
         if tokens > 1:
             predictor.token_s.learn(mean, (record.last - record.first) / (tokens - 1), now)
-    else:
-        predictor.token_s.learn(mean, (record.last - entered) / tokens, now)
+        return
+    predictor.duration_s.learn(mean, whole, now)
+    # Of a whole answer nobody sees when its first token came; what a short one takes is mostly that.
+    if tokens > 1 and predictor.first_s.known:
+        predictor.token_s.learn(mean, max(0.0, whole - predictor.first_s.at(load)) / (tokens - 1), now)
 
 
 def key_of(authorization: str | None) -> str:

@@ -141,8 +141,15 @@ def _failure(
     silent = [fact for _, fact in orphans(name, replicas, facts) if fact["since"] > deployed]
     if silent:
         phase = max(silent, key=lambda fact: fact["since"])["phase"]
-        return {"cause": f"Its process died in the phase {phase}.", "remedy": DIED}
+        return _died_in(phase)
+    # It died before its own first word, and only Serve's message tells of it.
+    if any("ActorDiedError" in one.get("message", "") for one in application["deployments"].values()):
+        return _died_in("import")
     return {}
+
+
+def _died_in(phase: str) -> dict[str, str]:
+    return {"cause": f"Its process died in the phase {phase}.", "remedy": DIED}
 
 
 def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:

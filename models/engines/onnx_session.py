@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession, OrtValue
 
-from models.specs import VariantSpec
+from models.specs import Precision, VariantSpec
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -44,17 +44,19 @@ def open_session_of(variant: VariantSpec, file: Path) -> InferenceSession:
     """
     threads = variant.engine.get("threads") or int(os.environ.get("OMP_NUM_THREADS") or 0)
     share = max(1, round(variant.needs.cpus))
-    return open_session(file, variant.needs.gpus, threads or share, variant.engine.get("provider"))
+    in_8_bits = variant.precision is Precision.INT8
+    return open_session(file, variant.needs.gpus, threads or share, variant.engine.get("provider"), in_8_bits)
 
 
 def open_session(
-    file: Path, gpus: float = 0, threads: int = 0, provider: str | None = None
+    file: Path, gpus: float = 0, threads: int = 0, provider: str | None = None, in_8_bits: bool = False
 ) -> onnxruntime.InferenceSession:
     """
     Args:
         gpus: above 0 it runs on a GPU.
         threads: 0 is OMP_NUM_THREADS, or 1 without that.
         provider: a name in PROVIDERS; None is cuda with GPUs and cpu without.
+        in_8_bits: multiply in 8 bits what is quantized. Otherwise it is made floats again first.
 
     Raises:
         RuntimeError: the execution provider is not installed, or does not start.
@@ -66,7 +68,8 @@ def open_session(
         # CUDA's and cuDNN's libraries, where they lie in Python packages and not on the system's path.
         onnxruntime.preload_dlls()
     disabled = SLOWER_FUSED if name == "cpu" else []
-    session = InferenceSession(str(file), options_for(threads), providers=providers, disabled_optimizers=disabled)
+    options = options_for(threads, in_8_bits)
+    session = InferenceSession(str(file), options, providers=providers, disabled_optimizers=disabled)
     # Without these two lines a provider whose libraries do not load is left out, and the CPU takes over.
     session.disable_fallback()
     if PROVIDERS[name] not in session.get_providers():
@@ -74,12 +77,19 @@ def open_session(
     return session
 
 
-def options_for(threads: int) -> onnxruntime.SessionOptions:
+def options_for(threads: int, in_8_bits: bool = False) -> onnxruntime.SessionOptions:
+    """
+    CPUs with AVX2 and no VNNI multiply unsigned with signed 8 bit numbers into 16 bits and clip the sums, without a
+    word (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). So what is multiplied in 8
+    bits is made unsigned there, which is slower and right; and what is not meant to be, is not.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 1)
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the CPU from the other models of a shared machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Both are off by default. CPUs with VNNI do as before with the first.
+    options.add_session_config_entry("session.x64quantprecision" if in_8_bits else "session.disable_quant_qdq", "1")
     return options
 
 

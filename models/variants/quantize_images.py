@@ -4,9 +4,6 @@ The UNet and the autoencoder are quantized statically: the range of each tensor 
 makes, at every step of their making, because noise and a nearly finished picture have different ranges. Weights have a
 scale for each output channel. The text encoder runs once a prompt: its weights are stored in 8 bits, and what flows
 through it is quantized by its own range each time.
-
-Products of 8 bit numbers are added up as they should be by CPUs with VNNI (Intel since 2019, AMD since Zen 4). Others
-clip some of them: whether pictures are still right there, the fidelity floor tells.
 """
 
 from __future__ import annotations

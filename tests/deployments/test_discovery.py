@@ -283,6 +283,16 @@ def test_a_silent_death_is_told_by_its_last_phase(cluster):
     assert (state.cause, state.remedy) == ("Its process died in the phase load.", DIED)
 
 
+def test_a_death_before_the_first_word_is_told_by_serve(cluster):
+    cluster.chat["status"] = "DEPLOY_FAILED"
+    cluster.replicas("RUNNING")
+    cluster.chat["deployments"]["model"]["message"] = "The deployment failed to start 3 times. Error:\nActorDiedError()"
+    state = cluster.state()
+    assert (state.state, state.cause, state.remedy) == (State.READY, "Its process died in the phase import.", DIED)
+    cluster.failure(cause="Its weights are not on its node.")
+    assert cluster.state().cause == "Its weights are not on its node."
+
+
 def test_what_a_replica_said_counts_more_than_that_one_died(cluster):
     cluster.replicas()
     cluster.chat["status"] = "DEPLOY_FAILED"

@@ -102,7 +102,7 @@ def judged(reference, engine) -> tuple[dict[str, float], str]:
 
 
 def opened(folder) -> OnnxEmbeddings:
-    return OnnxEmbeddings(folder, open_session(folder / "model.onnx"))
+    return OnnxEmbeddings(folder, open_session(folder / "model.onnx", in_8_bits=True))
 
 
 @pytest.fixture(scope="module")

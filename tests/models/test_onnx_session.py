@@ -130,3 +130,27 @@ def test_a_torch_tensor_is_bound_without_a_copy(file):
     np.testing.assert_array_equal(
         run_on_device(session, {"x": value})["y"].numpy(), session.run(None, {"x": rows(2)})[0]
     )
+
+
+@pytest.mark.parametrize("in_8_bits", [True, False])
+def test_what_is_quantized_is_multiplied_without_clipping(tmp_path, in_8_bits):
+    """Largest times largest, on which CPUs without VNNI clip unless they are told not to."""
+    scale, zero = np.float32(1 / 255), np.uint8(0)
+    weights = np.full((SIDE, SIDE), 127, np.int8)
+    constants = {"s": scale, "z": zero, "w8": weights, "ws": np.float32(1 / 127), "wz": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["x8"]),
+        helper.make_node("DequantizeLinear", ["x8", "s", "z"], ["a"]),
+        helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["w"]),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", SIDE]) for name in "xy")
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], initializers),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    onnx.save(model, tmp_path / "q.onnx")
+    (found,) = open_session(tmp_path / "q.onnx", in_8_bits=in_8_bits).run(None, {"x": np.ones((3, SIDE), np.float32)})
+    np.testing.assert_allclose(found, SIDE, rtol=1e-3)

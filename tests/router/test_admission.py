@@ -225,6 +225,26 @@ def test_it_learns_from_those_that_were_answered_only():
     assert desk.desk(CHAT.id).inside == 0
 
 
+def test_of_a_whole_answer_the_time_of_a_token_is_what_comes_after_the_first():
+    desk = Admission({CHAT.id: PROMISE})
+    predictor = desk.desk(CHAT.id).predictor
+
+    def answer(tokens):
+        record = RequestRecord("a")
+        with desk.one(CHAT, 1, Asker(), record):
+            record.call()
+            record.last, record.engine_s, record.usage = record.called + 1.5, 1.4, Usage(5, tokens)
+
+    answer(4)
+    assert (predictor.duration_s.seen, predictor.token_s.seen) == (1, 0)
+    taught(predictor.first_s, 0.0, 1.2)
+    answer(4)
+    answer(1)
+    assert (predictor.duration_s.seen, predictor.token_s.seen) == (3, 1)
+    assert predictor.token_s.y == pytest.approx(0.1, rel=0.01)
+    assert predictor.duration_s.at(1) == pytest.approx(1.5, rel=0.01)
+
+
 def test_a_variant_by_name_has_the_promise_of_its_model():
     assert Admission({"m": PROMISE}).promised("m@int8") == PROMISE
 
