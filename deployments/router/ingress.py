@@ -42,8 +42,10 @@ from models.errors import RateLimited, ReplicaLost
 logger = logging.getLogger("ray.serve")
 
 # gRPC for what is small and for streams, in one event loop: a third less latency than the default. Code of ours never
-# blocks the loop here, which is what makes the single loop safe.
+# blocks the loop here, which is what makes the single loop safe. A replica whose machine vanishes without a word is
+# given up after so many milliseconds without an acknowledgement (Ray has two minutes), and its calls are made again.
 ROUTER_ENV = {
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",

@@ -1,11 +1,11 @@
 """The real style networks: the scene stays, the style changes, and colours come from the style picture."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from models.catalog import load_catalog
+from models.engines.onnx_session import open_session
 from models.registry import load_engine
 from models.weights import fetch, locate
 
@@ -103,7 +103,7 @@ def test_a_style_picture_gives_its_colours(engine, scene):
 def test_the_freed_network_is_the_one_of_the_wheel(engine):
     """At the only size that the network in the wheel takes, they agree to the last bit."""
     source = locate(SPEC, SPEC.variant(None).model_copy(update={"artifact": None}))
-    fixed = onnxruntime.InferenceSession(str(source / "arbitrary_transform.onnx"), providers=["CPUExecutionProvider"])
+    fixed = open_session(source / "arbitrary_transform.onnx")
     image, vector = (item.name for item in fixed.get_inputs())
     drawn = np.random.default_rng(2)
     pixels = drawn.random((1, 384, 384, 3), np.float32)

@@ -99,6 +99,7 @@ class Machine:
 
     def __init__(self, name: str, number: int, command: str, environment: dict[str, str], folder: Path):
         self.name = name
+        self.number = number
         self.address = f"{NETWORK}.{number}"
         self.environment = environment
         self.folder = folder / name
@@ -165,6 +166,10 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.init, signal.SIGKILL)
         self._shell.wait()
+
+    def cut(self) -> None:
+        """Pull its cable: it goes on, and nobody hears of it. Without a word to those who wait for it."""
+        run("ip", "link", "set", f"v{self.number}", "down")
 
     def output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")

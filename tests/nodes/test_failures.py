@@ -69,6 +69,36 @@ def test_a_gpu_node_is_killed(whole, service, load, row):
     assert row.slowest_s < 45
 
 
+def test_a_gpu_node_is_cut_off(whole, service, load, row):
+    """Nothing tells those that wait for it: no connection is closed, no packet refused."""
+    row.before = whole.replicas(MODEL)
+    running = load(8, 120)
+    lost, staying = row.before
+    node = whole.node_at(lost[0])
+    time.sleep(3)
+    # So that it vanishes with requests in its hands.
+    node.run("kill", "-STOP", str(lost[1]))
+    time.sleep(1)
+    node.cut()
+    began = time.monotonic()
+    whole.wait("the loss is noticed", lambda: lost not in whole.replicas(MODEL), 2 * START_S)
+    row.facts["noticed_s"] = time.monotonic() - began
+    whole.wait("another replica", lambda: len(whole.replicas(MODEL)) == 2, START_S)
+    row.recovery_s = time.monotonic() - began
+    whole.kill(node)  # no cloud leaves it there for ever, and its GPU would be free
+    row.after = whole.replicas(MODEL)
+    attempts = running.attempts()
+    row.count(attempts, service.events)
+    row.facts["taken_over"] = sum(one.answered and one.last - one.due > 0.9 for one in attempts)
+    # Those that had been sent to the node's own proxy hang there.
+    assert row.failed <= 16
+    assert row.refused == 0
+    assert row.facts["taken_over"] >= 1
+    assert row.requests > 700
+    assert staying in row.after
+    assert row.slowest_s < 60
+
+
 def test_the_head_is_killed_and_comes_back(whole, redis, service, load, row):
     if redis is None:
         pytest.skip("redis-server is not installed, where the head would keep its state")
