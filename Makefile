@@ -11,6 +11,7 @@ TORCH_OPTIONS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := --no-deps --require-hashes
+FAST := "not serve and not models and not nodes and not image"
 
 .PHONY: help setup setup-dev models serve stop test test-fast test-serve test-nodes loadtest lint check-k8s format bench clean
 
@@ -57,8 +58,10 @@ stop:
 
 test: lint check-k8s test-fast test-serve loadtest
 
+# Two processes, which must agree on the order of tests, and so of sets; what measures time runs alone.
 test-fast: setup-dev
-	$(BIN)/python -m pytest -m "not serve and not models and not nodes and not image"
+	PYTHONHASHSEED=$$(date +%s) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile -m $(FAST) --ignore tests/loadtests
+	$(BIN)/python -m pytest -m $(FAST) tests/loadtests
 
 test-serve: setup-dev models
 	$(BIN)/python -m pytest -m "models" tests

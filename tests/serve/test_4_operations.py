@@ -350,6 +350,7 @@ def test_an_upgrade_in_place_cuts_no_stream_and_those_who_wait_are_served(cluste
             thread.join()
     print(f"\nanswers during the upgrade: {Counter(waited)}; the long one: {finished}")
     assert cluster.pids()[CHAT] != before
+    cluster.deploy(cluster.with_args(CHAT, release="2"))
     ((status, count, last),) = finished
     assert (status, last) == (200, "data: [DONE]")
     assert count > 500
