@@ -67,7 +67,7 @@ test-serve: setup-dev models
 	$(BIN)/python -m pytest -m "models" tests
 	$(BIN)/python -m pytest -m "serve" tests
 
-# Several Ray nodes on this machine, and what happens when they die. As root, eight minutes; not part of `make test`.
+# Several Ray nodes on this machine, and what happens when they die. As root, eleven minutes; not part of `make test`.
 test-nodes: setup-dev models
 	$(BIN)/python -m pytest -m "nodes" tests
 
