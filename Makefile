@@ -11,6 +11,8 @@ TORCH_OPTIONS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := --no-deps --require-hashes
+# Two processes, which must agree on the order of tests, and so of sets. What measures time runs alone.
+IN_TWO = PYTHONHASHSEED=$$(date +%s) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 FAST := "not serve and not models and not nodes and not image"
 
 .PHONY: help setup setup-dev models serve stop test test-fast test-serve test-nodes loadtest lint check-k8s format bench clean
@@ -58,13 +60,12 @@ stop:
 
 test: lint check-k8s test-fast test-serve loadtest
 
-# Two processes, which must agree on the order of tests, and so of sets; what measures time runs alone.
 test-fast: setup-dev
-	PYTHONHASHSEED=$$(date +%s) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile -m $(FAST) --ignore tests/loadtests
+	$(IN_TWO) -m $(FAST) --ignore tests/loadtests
 	$(BIN)/python -m pytest -m $(FAST) tests/loadtests
 
 test-serve: setup-dev models
-	$(BIN)/python -m pytest -m "models" tests
+	$(IN_TWO) -m "models" tests
 	$(BIN)/python -m pytest -m "serve" tests
 
 # Several Ray nodes on this machine, and what happens when they die. As root, eleven minutes; not part of `make test`.
