@@ -75,7 +75,7 @@ test-nodes: setup-dev models
 # Starts a cluster of its own. Exit code 3, "too little was proven", is a warning here.
 loadtest: setup-dev models
 	@$(BIN)/medley up $(CONFIG)
-	@$(BIN)/medley loadtest run smoke --promises cpu-ci --rate 1; code=$$?; $(BIN)/medley down; [ $$code -eq 0 ] || [ $$code -eq 3 ]
+	@$(BIN)/medley loadtest run smoke --promises cpu-ci --rate 1 --seconds 60; code=$$?; $(BIN)/medley down; [ $$code -eq 0 ] || [ $$code -eq 3 ]
 
 lint: setup-dev
 	$(BIN)/ruff check .

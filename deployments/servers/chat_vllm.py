@@ -21,15 +21,16 @@ class VLLMServer(ChatServer):
             return super().import_engine()
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        self.server = await start_llm_server(self.llm_config(str(folder)), several_nodes=self.variant.needs.gpus > 1)
+        config = self.llm_config(str(folder), engine.dtype(self.variant))
+        self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
         return engine(self.spec, self.server.engine)
 
-    def llm_config(self, weights: str) -> dict[str, Any]:
+    def llm_config(self, weights: str, dtype: str) -> dict[str, Any]:
         """The model as ray.serve.llm's LLMConfig describes one."""
         needs = self.variant.needs
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
-            "engine_kwargs": {"dtype": "auto", "disable_log_stats": False, **self.variant.engine},
+            "engine_kwargs": {"dtype": dtype, "disable_log_stats": False, **self.variant.engine},
             "accelerator_config": {"kind": "gpu" if needs.gpus else "cpu"},
             "experimental_configs": {"stream_batching_interval_ms": 0},
             "log_engine_metrics": True,

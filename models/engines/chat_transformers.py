@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from models.engines.cpu_arithmetic import converts_bf16
 from models.engines.generation import Follower, LogprobRecorder, Piece, Sampling, TextDecoder
 from models.engines.generation_forms import ChatForm, Choice, CompletionForm
 from models.engines.generation_options import Options, read_options
@@ -83,9 +84,10 @@ class TransformersChat:
         if not variant.needs.gpus:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
         device = "cuda" if variant.needs.gpus else "cpu"
-        if way is None:
-            return cls(spec, weights, device, DTYPES[variant.precision])
-        return cls(spec, weights, device, COMPUTED_IN, quantization_config(way, gpu=variant.needs.gpus > 0))
+        dtype = COMPUTED_IN if way else DTYPES[variant.precision]
+        if device == "cpu" and dtype == torch.bfloat16 and converts_bf16():
+            dtype = torch.float32
+        return cls(spec, weights, device, dtype, way and quantization_config(way, gpu=variant.needs.gpus > 0))
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         options = read_options(request.body, "chat", self.sampling)

@@ -21,8 +21,9 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
+from models.engines.cpu_arithmetic import converts_bf16
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
-from models.specs import ModelSpec
+from models.specs import ModelSpec, VariantSpec
 from models.tasks.chat import GenerationRequest, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
@@ -54,6 +55,11 @@ class VLLMChat:
         self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
         self.client = serving._engine_client  # type: ignore[attr-defined]
         self.vocabulary_size = self.client.model_config.get_vocab_size()
+
+    @staticmethod
+    def dtype(variant: VariantSpec) -> str:
+        """vLLM's `dtype`: the checkpoint's, and float32 on a CPU that has to convert bf16."""
+        return "float32" if not variant.needs.gpus and converts_bf16() else "auto"
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generate(self.serving.chat, ChatCompletionRequest, request)) as items:

@@ -20,7 +20,7 @@ class VLLMSubject:
     def __init__(self, weights: Path, options: Mapping[str, Any]):
         """
         Args:
-            options: vLLM's AsyncEngineArgs.
+            options: vLLM's AsyncEngineArgs, with the dtype that a replica would have.
         """
         from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,7 +29,7 @@ class VLLMSubject:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(weights)
         self._loop = asyncio.Runner()
         self._requests = 0
-        arguments = AsyncEngineArgs(model=str(weights), dtype="auto", disable_log_stats=True, **options)
+        arguments = AsyncEngineArgs(model=str(weights), disable_log_stats=True, **options)
         self._engine = self._run(start(AsyncLLM, arguments))
 
     def answers(self, fraction: Fraction) -> Answers:

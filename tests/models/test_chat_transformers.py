@@ -6,6 +6,7 @@ import re
 from contextlib import aclosing
 
 import pytest
+import torch
 
 from models.catalog import load_catalog
 from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
@@ -371,3 +372,15 @@ def test_a_gpu_that_is_absent_is_an_error(engine, monkeypatch):
     on_gpu = variant.model_copy(update={"needs": variant.needs.model_copy(update={"gpus": 1})})
     with pytest.raises(RuntimeError, match="GPU"):
         load_engine(engine.spec, on_gpu)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_a_cpu_that_has_to_convert_bf16_computes_in_float32(engine, monkeypatch, capability, dtype):
+    from models.engines.chat_vllm import VLLMChat
+
+    variant = engine.spec.variant("transformers")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert load_engine(engine.spec, variant).model.dtype == dtype
+    vllm, vllm_on_gpu = (engine.spec.variant(name) for name in ("vllm-cpu", "vllm"))
+    assert VLLMChat.dtype(vllm) == {torch.float32: "float32", torch.bfloat16: "auto"}[dtype]
+    assert VLLMChat.dtype(vllm_on_gpu) == "auto"
