@@ -87,7 +87,7 @@ def test_any_value_in_any_place_is_judged_without_a_traceback(file, value, tmp_p
         for key in path[:-1]:
             holder = holder[key]
         holder[path[-1]] = value
-        target.write_text(yaml.safe_dump(changed, sort_keys=False))
+        target.write_text(yaml.dump(changed, Dumper=yaml.CSafeDumper, sort_keys=False))
         for problem in problems_of(target):
             assert "\n" not in str(problem)
             assert "object has no attribute" not in problem.message

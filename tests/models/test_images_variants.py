@@ -112,7 +112,7 @@ def test_a_subject_makes_every_picture_once_and_works_in_batches(monkeypatch):
         for name, variant in spec.variants.items()
         if variant.needs.gpus and variant.backend != "fake"
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "id", each),
 )
 def test_a_variant_for_gpus_says_that_there_is_none(spec, name, tmp_path):
     with pytest.raises(RuntimeError, match="needs a GPU and torch sees none"):

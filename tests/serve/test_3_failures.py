@@ -105,7 +105,7 @@ def test_a_hundred_clients_get_200_or_429_and_no_memory_grows(cluster):
                         body = {"model": EMBEDDINGS, "input": f"sentence {number} {turn}"}
                         answer = await http.post("/v1/embeddings", json=body)
                     else:
-                        answer = await http.post("/v1/chat/completions", json={**STORY, "max_tokens": 16})
+                        answer = await http.post("/v1/chat/completions", json={**STORY, "max_tokens": 8})
                     if answer.status_code == 429:
                         assert int(answer.headers["retry-after"]) >= 1
                         assert answer.json()["error"]["code"] in ("queue_full", "too_busy")
