@@ -84,10 +84,11 @@ class TransformersChat:
         if not variant.needs.gpus:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
         device = "cuda" if variant.needs.gpus else "cpu"
-        dtype = COMPUTED_IN if way else DTYPES[variant.precision]
+        quantization = None if way is None else quantization_config(way, gpu=variant.needs.gpus > 0)
+        dtype = DTYPES[variant.precision] if way is None else COMPUTED_IN
         if device == "cpu" and dtype == torch.bfloat16 and converts_bf16():
             dtype = torch.float32
-        return cls(spec, weights, device, dtype, way and quantization_config(way, gpu=variant.needs.gpus > 0))
+        return cls(spec, weights, device, dtype, quantization)
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         options = read_options(request.body, "chat", self.sampling)

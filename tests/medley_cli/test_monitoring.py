@@ -159,6 +159,7 @@ def test_the_alert_tests_find_a_wrong_rule(tmp_path, alert, old, new):
     tests["tests"] = [test for test in tests["tests"] if alert in test["name"]]
     (tmp_path / "alerts_test.yml").write_text(yaml.safe_dump(tests))
     right = texts["rules.yml"]
+    assert old in right
     for rules, passes in ((right, True), (right.replace(old, new), False)):
         (tmp_path / "rules.yml").write_text(rules)
         result = promtool(tmp_path, "test", "rules", "alerts_test.yml")
