@@ -22,6 +22,8 @@ from models.catalog import load_catalog
 from models.tasks.chat import FakeChat, GenerationRequest
 from models.tasks.embeddings import FakeEmbeddings
 
+pytest_plugins = ["costs"]
+
 CHAT = "smollm2-135m-instruct"
 EMBEDDINGS = "all-minilm-l6-v2"
 
