@@ -1,7 +1,7 @@
 """How long a test waits: until something holds, with a patience that grows where this machine is slow or busy.
 
-A test says what it waits for, never how fast that must be. The seconds it gives are those of an idle machine of two cores; they are
-only spent where something is broken."""
+A test says what it waits for, never how fast that must be. The seconds it gives are those of an idle machine of two
+cores, and are spent only where something is broken."""
 
 import asyncio
 import time
