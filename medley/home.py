@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from models.catalog import VARIABLE as CATALOG_VARIABLE
+from models.catalog import own_folder
 from models.weights import home
 
 # Every process of the cluster inherits this, which is how `medley down` finds them all and nothing else.
@@ -39,11 +41,14 @@ def cluster_environment() -> dict[str, str]:
     Models share this machine's cores. OpenMP's threads (torch's, vLLM's) that wait shall sleep: by default they spin,
     and take the core from another model (benchmarks/sharing.py). Who sets the variable keeps his own.
     """
+    added = own_folder()
     return {
         "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         CLUSTER_VARIABLE: str(home()),
         "MEDLEY_HOME": str(home()),
+        # Absolute: Ray's processes run in folders of their own.
+        **({CATALOG_VARIABLE: str(added)} if added else {}),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(auth_token_file()),
         "RAY_USAGE_STATS_ENABLED": "0",

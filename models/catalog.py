@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from models.errors import ModelNotFound
 from models.specs import ModelSpec, Task
 
 FOLDER = Path(__file__).parent / "catalog"
+# Names a folder with rows that an operator adds, laid out like the one that ships.
+VARIABLE = "MEDLEY_CATALOG"
 
 
 class _CatalogFile(BaseModel):
@@ -75,8 +78,11 @@ def read_catalog(folder: Path) -> Catalog:
     """Read every YAML file of a folder.
 
     Raises:
-        ValueError: unknown keys, wrong values or a file whose models are of another task than its name says.
+        ValueError: no such folder, unknown keys, wrong values or a file whose models are of another task than its name
+            says.
     """
+    if not folder.is_dir():
+        raise ValueError(f"the folder {folder} is not there")
     specs: list[ModelSpec] = []
     for file in sorted(folder.glob("*.yaml")):
         for spec in _CatalogFile.model_validate(yaml.safe_load(file.read_text())).models:
@@ -86,7 +92,14 @@ def read_catalog(folder: Path) -> Catalog:
     return Catalog(specs)
 
 
+def own_folder() -> Path | None:
+    """The folder that MEDLEY_CATALOG names; None where nothing is added."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser().absolute() if named else None
+
+
 @cache
 def load_catalog() -> Catalog:
-    """The catalog that ships with Medley."""
-    return read_catalog(FOLDER)
+    """The catalog that ships with Medley, and the rows that an operator adds."""
+    own = own_folder()
+    return Catalog([*read_catalog(FOLDER).values(), *(read_catalog(own).values() if own else ())])

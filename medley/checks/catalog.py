@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from medley.checks.entries import Found
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem, read_document
-from models.catalog import FOLDER, load_catalog
+from medley.yaml_lines import Document, KeyPath, Problem, read_document
+from models.catalog import FOLDER, load_catalog, own_folder
 from models.registry import ENGINES
 from models.specs import ModelSpec, Task
 
@@ -20,17 +20,19 @@ class CatalogFile(BaseModel):
 
 
 def catalog_files() -> list[Path]:
-    return sorted(FOLDER.glob("*.yaml"))
+    """The files that ship, then those that an operator adds."""
+    own = own_folder()
+    return sorted(FOLDER.glob("*.yaml")) + (sorted(own.glob("*.yaml")) if own else [])
 
 
-def shipped_catalog_problems() -> list[Problem]:
+def problems_of_the_catalog() -> list[Problem]:
     """What keeps the catalog from being loaded. Empty when it loads."""
     try:
         load_catalog()
     except Exception as error:
         documents = [read_document(file) for file in catalog_files()]
         found = [one for document in documents for one in (document.problems or catalog_problems(document))]
-        return found or [Problem(FOLDER, None, "", f"cannot be loaded: {error}")]
+        return found or [Problem(own_folder() or FOLDER, None, "", f"cannot be loaded: {error}")]
     return []
 
 
@@ -57,13 +59,16 @@ def _rows(document: Document) -> Found:
 
 
 def _ids_elsewhere(path: Path) -> dict[str, str]:
-    """Ids in the other files of the folder, with the file that has each."""
+    """Ids in the other files of the folder, and in those that ship for a file that is added; with the file of each."""
+    others = {file: file.name for file in sorted(path.parent.glob("*.yaml")) if file.name != path.name}
+    if path.absolute().parent == own_folder():
+        others |= {file: f"Medley's own {file.name}" for file in sorted(FOLDER.glob("*.yaml"))}
     ids: dict[str, str] = {}
-    for file in sorted(path.parent.glob("*.yaml")):
-        rows = read_document(file).at(("models",)) if file.name != path.name else MISSING
+    for file, name in others.items():
+        rows = read_document(file).at(("models",))
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, dict) and isinstance(row.get("id"), str):
-                ids[row["id"]] = file.name
+                ids[row["id"]] = name
     return ids
 
 

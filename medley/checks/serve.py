@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from medley.checks.applications import application_problems
-from medley.checks.catalog import shipped_catalog_problems
+from medley.checks.catalog import problems_of_the_catalog
 from medley.checks.entries import ROUTER_BUILDER, Application, Found, applications_of, deadline_of, promises_of
 from medley.checks.machine import Machine
 from medley.checks.schema import schema_problems
@@ -41,7 +41,7 @@ def serve_problems(document: Document, machine: Machine | None = None) -> list[P
     if not applications:
         document.meant.add(("applications",))
     found = schema_problems(document, (), ServeDeploySchema, left_to_rules=LEFT_TO_RULES)
-    if catalog := shipped_catalog_problems():
+    if catalog := problems_of_the_catalog():
         return found + catalog
     rules = [document.problem(path, message) for path, message in _rules(document, applications)]
     for application in applications:
