@@ -11,12 +11,15 @@ TORCH_OPTIONS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := --no-deps --require-hashes
-# Two processes of one thread each, which must agree on the order of tests, and so of sets. In order of names: long files have
-# few tests, and would come last. What measures time runs alone.
-IN_TWO = PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-FAST := "not serve and not models and not nodes and not image"
+# Two processes of one thread each, in an order that the seed decides: `make test-fast SEED=7` runs the same again.
+SEED ?= $(shell date +%s)
+PYTEST = PYTHONHASHSEED=$(SEED) $(BIN)/python -m pytest
+IN_TWO = OMP_NUM_THREADS=1 $(PYTEST) --randomly-seed=$(SEED) -n 2 --dist loadfile --no-loadscope-reorder
+IN_ORDER = $(PYTEST) -p no:randomly
+PARTS = $(BIN)/python tests/parts.py
 
-.PHONY: help setup setup-dev models serve stop test test-fast test-serve test-nodes loadtest lint check-k8s format bench clean
+.PHONY: help setup setup-dev models serve stop test test-all test-changed check test-fast test-cluster test-matrix test-models \
+	test-variants test-loadtests test-serve test-nodes test-mutations loadtest lint check-k8s format bench clean
 
 help:
 	@sed -n '1,3p' Makefile
@@ -59,19 +62,50 @@ serve: setup
 stop:
 	@if [ -x $(BIN)/medley ]; then $(BIN)/medley down; else echo "Nothing is set up here."; fi
 
-test: lint check-k8s test-fast test-serve loadtest
+# What every commit must pass, in parts, each of which runs alone too. CONTRIBUTING.md says what goes where.
+test: setup-dev
+	@$(PARTS) run check test-fast test-cluster
 
-test-fast: setup-dev
-	$(IN_TWO) -m $(FAST) --ignore tests/loadtests
-	$(BIN)/python -m pytest -m $(FAST) tests/loadtests
+# The release tier: all parts, one after the other. A part that has passed on the same files is not run again.
+test-all: setup-dev
+	@$(PARTS) resume
+
+# The tests of every commit that a change can touch; SINCE=main for a branch.
+test-changed: setup-dev
+	@$(BIN)/python tests/changed.py $(SINCE)
+
+check: setup-dev
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint check-k8s
+
+test-fast: setup-dev models
+	$(IN_TWO) tests
+
+test-cluster: setup-dev models
+	$(IN_ORDER) -m cluster tests/cluster
+
+test-matrix: setup-dev models
+	$(IN_TWO) -m matrix tests
+
+test-models: setup-dev models
+	$(IN_TWO) --timeout 900 -m models tests/engines tests/models
+
+test-variants: setup-dev models
+	$(IN_TWO) --timeout 900 -m variants tests/engines tests/models
+
+# They measure time, so one after the other.
+test-loadtests: setup-dev
+	$(IN_ORDER) -m loadtests tests/loadtests
 
 test-serve: setup-dev models
-	$(IN_TWO) --timeout 900 -m "models" tests
-	$(BIN)/python -m pytest -m "serve" tests
+	$(IN_ORDER) -m serve tests/serve
 
-# Several Ray nodes on this machine, and what happens when they die. As root, eleven minutes; not part of `make test`.
+# Several Ray nodes on this machine, and what happens when they die. As root.
 test-nodes: setup-dev models
-	$(BIN)/python -m pytest -m "nodes" tests
+	$(IN_ORDER) -m nodes tests/nodes
+
+# Faults planted into the product, which the tests must find.
+test-mutations: setup-dev models
+	$(BIN)/python tests/mutations/run.py
 
 # Starts a cluster of its own, which fetches what it lacks. Exit code 3, "too little was proven", is a warning here.
 loadtest: setup-dev

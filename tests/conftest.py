@@ -1,41 +1,51 @@
-"""The router over fakes, in this process: no Ray, no weights, no sockets."""
+"""The router over fakes, in this process: no Ray, no weights, no sockets.
 
+Ray, the application and the official client are imported where a test wants them: together they cost two seconds."""
+
+from __future__ import annotations
+
+import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import httpx2
 import jsonschema
-import openai
 import pytest
-from fastapi import FastAPI
+from virtual_time import VirtualLoop, follow_the_loop
 
-from deployments.router.application import create_application
-from deployments.router.dispatch import LocalDispatcher, ModelState
-from deployments.router.services import Services
-from deployments.servers.batching import LengthBatcher
-from deployments.servers.embeddings import EmbeddingServer
 from models.catalog import load_catalog
 from models.tasks.chat import FakeChat, GenerationRequest
 from models.tasks.embeddings import FakeEmbeddings
 
-pytest_plugins = ["costs"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from deployments.router.dispatch import ModelState
+    from deployments.router.services import Services
+    from deployments.servers.embeddings import EmbeddingServer
+
+pytest_plugins = ["tiers", "costs"]
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDINGS = "all-minilm-l6-v2"
 
 
-class FakeEmbeddingServer(EmbeddingServer):
-    """The real server of embedding models around the fake engine, already loaded."""
+def pytest_asyncio_loop_factories(config: pytest.Config, item: Any) -> Mapping[str, Callable[[], Any]]:
+    """A test that asks for `virtual_clock` runs on it, with all its fixtures."""
+    if "virtual_clock" in item.fixturenames:
+        return {"virtual": VirtualLoop}
+    return {"real": asyncio.new_event_loop}
 
-    def __init__(self):
-        self.spec = load_catalog()[EMBEDDINGS]
-        self.variant = self.spec.variant(None)
-        self.engine = FakeEmbeddings(self.spec.dimensions.native)
-        self.batcher = LengthBatcher(self.engine.embed)
+
+@pytest.fixture
+def virtual_clock() -> Iterator[None]:
+    """The test runs on virtual time (virtual_time.py), the product's modules too."""
+    with pytest.MonkeyPatch.context() as patch:
+        follow_the_loop(patch)
+        yield
 
 
 @pytest.fixture
@@ -54,17 +64,31 @@ def fake_chat() -> FakeChat:
 
 
 @pytest.fixture
-def fake_embeddings() -> FakeEmbeddingServer:
-    return FakeEmbeddingServer()
+def fake_embeddings() -> EmbeddingServer:
+    """The real server of embedding models around the fake engine, already loaded."""
+    from deployments.servers.batching import LengthBatcher
+    from deployments.servers.embeddings import EmbeddingServer
+
+    server = EmbeddingServer.__new__(EmbeddingServer)
+    server.spec = load_catalog()[EMBEDDINGS]
+    server.variant = server.spec.variant(None)
+    server.engine = FakeEmbeddings(server.spec.dimensions.native)
+    server.batcher = LengthBatcher(server.engine.embed)
+    return server
 
 
 @pytest.fixture
-def services(fake_chat: FakeChat, fake_embeddings: FakeEmbeddingServer) -> Services:
+def services(fake_chat: FakeChat, fake_embeddings: EmbeddingServer) -> Services:
+    from deployments.router.dispatch import LocalDispatcher
+    from deployments.router.services import Services
+
     return Services(load_catalog(), LocalDispatcher({CHAT: fake_chat, EMBEDDINGS: fake_embeddings}))
 
 
 @pytest.fixture
 def application(services: Services) -> FastAPI:
+    from deployments.router.application import create_application
+
     return create_application(services)
 
 
@@ -77,6 +101,9 @@ async def http(application: FastAPI):
 @pytest.fixture
 async def client(application: FastAPI):
     """The official client, as the judge of the API."""
+    import httpx2
+    import openai
+
     transport = httpx2.ASGITransport(application, raise_app_exceptions=False)
     async with (
         httpx2.AsyncClient(transport=transport) as http_client,
@@ -88,8 +115,11 @@ async def client(application: FastAPI):
 
 
 @pytest.fixture
-def router(fake_chat: FakeChat, fake_embeddings: FakeEmbeddingServer) -> Callable[..., httpx.AsyncClient]:
+def router(fake_chat: FakeChat, fake_embeddings: EmbeddingServer) -> Callable[..., httpx.AsyncClient]:
     """Makes an HTTP client of a router that differs from `http`: other servers, states of models, or limits."""
+    from deployments.router.application import create_application
+    from deployments.router.dispatch import LocalDispatcher
+    from deployments.router.services import Services
 
     def make(
         servers: Mapping[str, Any] | None = None, states: Mapping[str, ModelState] | None = None, **limits: Any

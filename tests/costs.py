@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from patience import slowness_of_cpu
+from tiers import is_of_every_commit
 
 LIMIT_S = 5.0
 
@@ -33,11 +34,6 @@ class Ledger:
 
 
 ledger = Ledger()
-
-
-def parts(config: pytest.Config) -> set[str]:
-    """The markers that take a test out of those that every commit runs in process."""
-    return {line.partition(":")[0].strip() for line in config.getini("markers") if " part: " in line}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +72,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     """A test that costs too much fails itself, so that it is seen where it is written."""
     report = yield
-    if call.when == "call" and report.passed and parts(item.config).isdisjoint(m.name for m in item.iter_markers()):
+    if call.when == "call" and report.passed and is_of_every_commit(item):
         limit = LIMIT_S * slowness_of_cpu()
         if item.stash[OWN] > limit:
             report.outcome = "failed"

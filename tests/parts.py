@@ -1,0 +1,233 @@
+"""Run the parts of the proof, each by its own make target, and write down what each took.
+
+    python tests/parts.py run check test-fast     these parts, up to the first that fails
+    python tests/parts.py resume                  all parts; those that have passed on the same files are left out
+    python tests/parts.py page RECORDS            docs/testing.md, from a folder of records
+
+A record of each run lies in build/parts: what was run, on which files and machine, its minutes, and the dearest tests."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "build" / "parts"
+PAGE = ROOT / "docs" / "testing.md"
+
+# In the order in which they run: what is cheap and often wrong first, what takes the machine for itself last.
+EVERY_COMMIT = {
+    "check": "style, types, import contracts; the Kubernetes overlays, alerts and Dockerfile, without a cluster",
+    "test-fast": "in process, in two processes: the router on fakes, the command line, load tests on a virtual clock, "
+    "and a contract test of every engine",
+    "test-cluster": "one real cluster with the starter models: the main job, a deploy, a death, a scale to zero, "
+    "the smoke load test",
+}
+RELEASE = {
+    "test-matrix": "cross products as a whole, of which every commit tries one rotating member",
+    "test-models": "engines on real weights, in half precision and 8 bits, beside their references",
+    "test-variants": "exports, quantizations and builds, and the floors they must keep",
+    "test-loadtests": "Locust in real time against servers with known delays",
+    "test-serve": "real clusters: upgrades under load, failures, images, monitoring, variants, promises",
+    "test-nodes": "several Ray nodes that are drained, killed and cut off (root)",
+    "test-mutations": "planted faults, which the tests above must find",
+}
+PARTS = EVERY_COMMIT | RELEASE
+
+
+@dataclass
+class Record:
+    """One run of one part."""
+
+    part: str
+    passed: bool
+    seconds: float
+    files: str
+    commit: str
+    date: str
+    machine: str
+    summary: str = ""
+    cpu_s: float = 0.0
+    tests: int = 0
+    dearest: list[tuple[str, float]] = field(default_factory=list)
+
+
+def files() -> str:
+    """A name for the working tree as it is: git's, of everything that it does not ignore."""
+    index = ROOT / "build" / "index-of-parts"
+    index.parent.mkdir(exist_ok=True)
+    index.unlink(missing_ok=True)
+    environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
+    subprocess.run(["git", "add", "--all"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    tree = subprocess.run(["git", "write-tree"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    index.unlink()
+    return tree.stdout.strip()
+
+
+def commit() -> str:
+    shown = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return shown.stdout.strip()
+
+
+def machine() -> str:
+    """The kind of CPU, how many, and whether it has AVX-512, which decides how fast engines are."""
+    facts = Path("/proc/cpuinfo").read_text()
+    name = next((line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")), "?")
+    memory = psutil.virtual_memory().total / 2**30
+    wide = "AVX-512" if "avx512f" in facts else "AVX2"
+    return f"{len(os.sched_getaffinity(0))} x {name} ({wide}), {memory:.0f} GiB"
+
+
+def run(part: str) -> Record:
+    """Run a part in this terminal and write its record."""
+    folder = RECORDS / f"{part}.costs"
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"\n=== {part}: {PARTS[part]}", flush=True)
+    tree, began, lines = files(), time.monotonic(), []
+    command = ["make", "--no-print-directory", part]
+    environment = {**os.environ, "MEDLEY_TEST_COSTS": str(folder)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+    record = Record(
+        part=part,
+        passed=process.returncode == 0,
+        seconds=round(time.monotonic() - began, 1),
+        files=tree,
+        commit=commit(),
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        machine=machine(),
+        summary=last_summary(lines),
+        **costs(folder),
+    )
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    (RECORDS / f"{part}.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    return record
+
+
+def last_summary(lines: list[str]) -> str:
+    """What the part says of itself at its end: pytest's counts, or the last line."""
+    counts = [line.strip(" =\n") for line in lines if " passed" in line or " failed" in line]
+    return (counts or [line.strip() for line in lines if line.strip()] or [""])[-1][:200]
+
+
+def costs(folder: Path) -> dict[str, Any]:
+    """CPU seconds of the tests of a part, and the dearest ten."""
+    total: Counter[str] = Counter()
+    for file in folder.glob("*.json"):
+        seen = json.loads(file.read_text())
+        for name, cost in seen["tests"].items():
+            total[name] += cost["cpu_s"]
+        for name, cpu_s in seen["fixtures"].items():
+            total[f"fixture {name}"] += cpu_s
+    return {
+        "cpu_s": round(sum(total.values()), 1),
+        "tests": sum(not name.startswith("fixture ") for name in total),
+        "dearest": [(name, round(cpu_s, 1)) for name, cpu_s in total.most_common(10)],
+    }
+
+
+def read(folder: Path) -> dict[str, Record]:
+    found = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    return {record["part"]: Record(**record) for record in found}
+
+
+def show(records: dict[str, Record]) -> None:
+    print("\n=== summary")
+    for part in PARTS:
+        if record := records.get(part):
+            verdict = "passed" if record.passed else "FAILED"
+            print(f"{part:16} {verdict}  {minutes(record.seconds):>6}  {record.commit:14} {record.summary}")
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def run_parts(names: list[str]) -> int:
+    """These parts, up to the first that fails."""
+    done: dict[str, Record] = {}
+    for part in names:
+        done[part] = run(part)
+        if not done[part].passed:
+            break
+    show(done)
+    if failed := [part for part, record in done.items() if not record.passed]:
+        print(f"{failed[0]} failed. `make {failed[0]}` runs it alone.")
+    return int(bool(failed))
+
+
+def resume() -> int:
+    """All parts that have not passed on the files as they are; a failed part does not keep the others from running."""
+    records = read(RECORDS)
+    for part in PARTS:
+        if part in records and records[part].passed and records[part].files == files():
+            print(f"{part} has passed on these files already.")
+        else:
+            records[part] = run(part)
+    show(records)
+    failed = [part for part in PARTS if not records[part].passed]
+    if failed:
+        print(f"Failed: {', '.join(failed)}. `make test-all` runs what has not passed.")
+    return int(bool(failed))
+
+
+def page(folder: Path) -> None:
+    """Write docs/testing.md."""
+    records = read(folder)
+    (any_record,) = {record.machine for record in records.values()}
+    lines = [
+        "# What each part of the proof takes",
+        "",
+        f"Written by `python tests/parts.py page {folder.relative_to(ROOT)}` from the records of runs; do not edit. "
+        "What goes into which part stands in [CONTRIBUTING.md](../CONTRIBUTING.md).",
+        "",
+        f"Machine: {any_record}.",
+        "",
+        "| part | proves | tests | minutes | CPU seconds of tests | run on | commit |",
+        "|---|---|---:|---:|---:|---|---|",
+    ]
+    for part, proves in PARTS.items():
+        if record := records.get(part):
+            lines.append(
+                f"| `make {part}` | {proves} | {record.tests or ''} | {minutes(record.seconds)} | "
+                f"{record.cpu_s or ''} | {record.date} | {record.commit} |"
+            )
+    lines += ["", "## The dearest tests", "", "| part | test | CPU seconds |", "|---|---|---:|"]
+    for part in PARTS:
+        if record := records.get(part):
+            lines += [f"| {part} | `{name}` | {cpu_s} |" for name, cpu_s in record.dearest[:5]]
+    PAGE.write_text("\n".join(lines) + "\n")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run").add_argument("parts", nargs="+", choices=PARTS)
+    commands.add_parser("resume")
+    commands.add_parser("page").add_argument("folder", type=lambda name: Path(name).resolve())
+    chosen = parser.parse_args()
+    if chosen.command == "run":
+        return run_parts(chosen.parts)
+    if chosen.command == "resume":
+        return resume()
+    page(chosen.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
