@@ -4,7 +4,8 @@
     python tests/parts.py resume                  all parts; those that have passed on the same files are left out
     python tests/parts.py page RECORDS            docs/testing.md, from a folder of records
 
-A record of each run lies in build/parts: what was run, on which files and machine, its minutes, and the dearest tests."""
+A record of each run lies in build/parts: what was run, on which files and machine, its minutes, and the dearest
+tests."""
 
 import argparse
 import json
