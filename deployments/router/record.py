@@ -25,11 +25,16 @@ CLIENT_LEFT = 499
 NO_MODEL = "none"
 
 
+def clock() -> float:
+    """Seconds that only grow: what the times of a record are on."""
+    return time.perf_counter()
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """
     Attributes:
-        arrived: the clock of time.perf_counter at arrival; `called`, `first` and `last` (the call to the replica, the
+        arrived: the `clock` at arrival; `called`, `first` and `last` (the call to the replica, the
             first and the last item of its answer) are on the same clock, None until they happen.
         most_tokens: that the answer may have, if the request says so.
         waited_s: for the model to be up.
@@ -39,7 +44,7 @@ class RequestRecord:
 
     request_id: str
     path: str = ""
-    arrived: float = field(default_factory=time.perf_counter)
+    arrived: float = field(default_factory=clock)
     model: str = NO_MODEL
     task: str = NO_MODEL
     stream: bool = False
@@ -64,13 +69,13 @@ class RequestRecord:
 
     def call(self) -> CallContext:
         """Note that the replica is called now; what is to travel with the call."""
-        self.called = time.perf_counter()
+        self.called = clock()
         self.call_span = open_span(f"call {self.model}", "client", self.span) if self.span else None
         return CallContext(self.request_id, time.time(), traceparent_of(self.call_span))
 
     def answered(self) -> None:
         """Note that the replica's answer is complete, or that it will never be."""
-        self.last = time.perf_counter()
+        self.last = clock()
         close_span(self.call_span)
         self.call_span = None
 
@@ -79,7 +84,7 @@ class RequestRecord:
 
     def server_timing(self) -> bytes:
         """Server-Timing as far as it is known when the answer begins; milliseconds. https://www.w3.org/TR/server-timing/"""
-        now = time.perf_counter()
+        now = clock()
         total = now - self.arrived
         queue = self.queue_s or 0.0
         engine = self.engine_s
@@ -93,7 +98,7 @@ class RequestRecord:
 
     def close(self, status: int, meter: Meter) -> None:
         """Write the request down, once: metrics, a line of log, its span. Nothing of its content."""
-        total = time.perf_counter() - self.arrived
+        total = clock() - self.arrived
         self._meter(status, total, meter)
         close_span(
             self.span,
