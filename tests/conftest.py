@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import jsonschema
 import pytest
+from fakes import CHAT, EMBEDDINGS, fake_embedding_server
 from virtual_time import VirtualLoop, follow_the_loop
 
 from models.catalog import load_catalog
 from models.tasks.chat import FakeChat, GenerationRequest
-from models.tasks.embeddings import FakeEmbeddings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from deployments.servers.embeddings import EmbeddingServer
 
 pytest_plugins = ["tiers", "costs"]
-
-CHAT = "smollm2-135m-instruct"
-EMBEDDINGS = "all-minilm-l6-v2"
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: Any) -> Mapping[str, Callable[[], Any]]:
@@ -65,16 +62,7 @@ def fake_chat() -> FakeChat:
 
 @pytest.fixture
 def fake_embeddings() -> EmbeddingServer:
-    """The real server of embedding models around the fake engine, already loaded."""
-    from deployments.servers.batching import LengthBatcher
-    from deployments.servers.embeddings import EmbeddingServer
-
-    server = EmbeddingServer.__new__(EmbeddingServer)
-    server.spec = load_catalog()[EMBEDDINGS]
-    server.variant = server.spec.variant(None)
-    server.engine = FakeEmbeddings(server.spec.dimensions.native)
-    server.batcher = LengthBatcher(server.engine.embed)
-    return server
+    return fake_embedding_server()
 
 
 @pytest.fixture

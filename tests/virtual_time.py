@@ -9,6 +9,7 @@ import asyncio
 import selectors
 import sys
 import time
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -90,21 +91,17 @@ def running() -> VirtualLoop | None:
     return loop if isinstance(loop, VirtualLoop) else None
 
 
-_readers: tuple[int, list[ModuleType]] = (0, [])
-
-
-def readers_of_time() -> list[ModuleType]:
-    """The modules of the product that read the clock, of those that are imported by now."""
-    global _readers  # noqa: PLW0603: to look through thousands of modules before each test would take seconds
-    if _readers[0] != len(sys.modules):
-        ours = [module for name, module in list(sys.modules.items()) if name.startswith("deployments.")]
-        _readers = len(sys.modules), [module for module in ours if getattr(module, "time", None) is time]
-    return _readers[1]
+@cache
+def readers_of_time(imported: int) -> list[ModuleType]:
+    """The modules of the product that read the clock, of so many that are imported. To look through thousands of them
+    before each test would take seconds."""
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("deployments.")]
+    return [module for module in ours if "time" in vars(module)]
 
 
 def follow_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the modules of `deployments` read the clock of the loop."""
-    for module in readers_of_time():
+    for module in readers_of_time(len(sys.modules)):
         monkeypatch.setattr(module, "time", LoopTime("time"))
 
 

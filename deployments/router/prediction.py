@@ -89,8 +89,10 @@ class Line:
         """As load_for, for what waits for a place: as long as places are free more load makes no difference, and the
         line is flat, which says nothing of the queue behind them. So above the highest load that was seen, the value
         is taken to grow in proportion to load."""
-        load = self.load_for(limit)
-        return load if load <= self.highest else max(self.highest, self.highest * limit / self.surely(self.highest))
+        load, there = self.load_for(limit), self.surely(self.highest)
+        if load <= self.highest or not there:
+            return load
+        return max(self.highest, self.highest * limit / there)
 
 
 @dataclass(slots=True)

@@ -4,13 +4,13 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
-import httpx2
 import numpy as np
-import openai
 import pytest
+from fakes import CHAT, EMBEDDINGS, fake_embedding_server
 from fastapi import FastAPI
 from PIL import Image
 
@@ -18,9 +18,10 @@ from deployments.router.application import create_application
 from deployments.router.dispatch import LocalDispatcher, ModelState
 from deployments.router.media_store import FolderStore
 from deployments.router.services import Services
-from models.catalog import Catalog
+from models.catalog import Catalog, load_catalog
 from models.media import decode_image, encode_image
 from models.specs import ImageSettings, ModelSpec, Task
+from models.tasks.chat import FakeChat
 from models.tasks.images import (
     EncodedImage,
     FakeImages,
@@ -151,6 +152,11 @@ class FakePictureServer:
         return PictureResult(data, pixels.shape[1], pixels.shape[0], Usage(images=1))
 
 
+@pytest.fixture(autouse=True)
+def time_is_virtual(virtual_clock: None) -> None:
+    """Nothing here waits in real time."""
+
+
 @pytest.fixture
 def painter() -> FakeImageServer:
     return FakeImageServer(PAINTER)
@@ -161,9 +167,21 @@ def turbo() -> FakeImageServer:
     return FakeImageServer(TURBO)
 
 
+def fake_pictures() -> FakePictureServer:
+    return FakePictureServer(FakeUpscaling(4), FakeStyles(STYLER.styles))
+
+
 @pytest.fixture
 def pictures() -> FakePictureServer:
-    return FakePictureServer(FakeUpscaling(4), FakeStyles(STYLER.styles))
+    return fake_pictures()
+
+
+def application_of_images(
+    servers: dict[str, Any], folder: Path, states: dict[str, ModelState] | None = None, **limits: Any
+) -> FastAPI:
+    limits.setdefault("media", FolderStore(folder, 60, 1 << 20))
+    catalog = Catalog([PAINTER, TURBO, UPSCALER, STYLER])
+    return create_application(Services(catalog, LocalDispatcher(servers, states), **limits))
 
 
 @pytest.fixture
@@ -174,11 +192,24 @@ def image_router(painter, turbo, pictures, tmp_path) -> Callable[..., FastAPI]:
         servers = {"painter": painter, "turbo": turbo, "upscaler": pictures, "styler": pictures}
         if only is not None:
             servers = {name: server for name, server in servers.items() if name in only}
-        catalog = Catalog([PAINTER, TURBO, UPSCALER, STYLER])
-        limits.setdefault("media", FolderStore(tmp_path / "media", 60, 1 << 20))
-        return create_application(Services(catalog, LocalDispatcher(servers, states), **limits))
+        return application_of_images(servers, tmp_path / "media", states, **limits)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_image_app(tmp_path_factory) -> FastAPI:
+    """For tests that change nothing in it: to make an application takes ten times as long as to answer a request."""
+    pictures = fake_pictures()
+    servers = {"painter": FakeImageServer(PAINTER), "turbo": FakeImageServer(TURBO)}
+    return application_of_images(servers | {"upscaler": pictures, "styler": pictures}, tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="session")
+def shared_application() -> FastAPI:
+    """The same of a chat model and one for embeddings."""
+    servers = {CHAT: FakeChat(CHAT, load_catalog()[CHAT].limits.context_tokens), EMBEDDINGS: fake_embedding_server()}
+    return create_application(Services(load_catalog(), LocalDispatcher(servers)))
 
 
 @pytest.fixture
@@ -201,6 +232,9 @@ async def images(image_app):
 @pytest.fixture
 async def image_client(image_app):
     """The official client, as the judge of the API."""
+    import httpx2
+    import openai
+
     transport = httpx2.ASGITransport(image_app, raise_app_exceptions=False)
     async with (
         httpx2.AsyncClient(transport=transport) as http_client,

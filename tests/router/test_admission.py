@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -127,8 +128,16 @@ def test_nothing_that_is_learnt_breaks_the_arithmetic(observed, limit):
     line = Line()
     for load, seconds in observed:
         line.learn(load, seconds)
-    assert line.at(1000) >= 0
-    assert not math.isnan(line.load_for(limit))
+    heavier = [line.at(load) for load in (1, 10, 100, 1000)]
+    assert heavier[0] >= 0
+    assert heavier == sorted(heavier)
+    assert line.surely(10) >= line.at(10)
+    for found in (line.load_for(limit), line.safe_load_for(limit)):
+        assert not math.isnan(found)
+    if line.load_for(limit) <= line.highest:
+        assert line.safe_load_for(limit) == line.load_for(limit)
+    else:
+        assert line.safe_load_for(limit) >= line.highest
 
 
 def test_everybody_is_let_in_before_anything_is_known_or_where_nothing_is_promised():
@@ -272,30 +281,33 @@ def test_keys_are_not_kept():
 
 
 def goodput(promises, monkeypatch, seconds=60, rate=100, capacity=50):
-    """A model that shares its time among all that it has, on a clock of its own. How many were answered in time."""
+    """How many a second a model answers in time that shares its time among all that it has. Its clock goes from one
+    arrival or end to the next. `done` is the work that who was inside from the beginning would have had by now; all ask
+    for as much, so they end in the order in which they came."""
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr("deployments.router.admission.time", clock)
-    desk, draw, good, inside = Admission(promises), random.Random(1), 0, []
-    step, due = 0.002, 0.0
+    for module in ("admission", "record"):
+        monkeypatch.setattr(f"deployments.router.{module}.time", clock)
+    desk, draw, good, inside, done = Admission(promises), random.Random(1), 0, deque(), 0.0
+    due = draw.expovariate(rate)
     while clock.now < seconds:
-        clock.now += step
-        while due <= clock.now:
-            due += draw.expovariate(rate)
-            record = RequestRecord("test", stream=True)
-            place = desk.one(CHAT, 1, Asker(), record)
-            with contextlib.suppress(TooBusy):
-                place.__enter__()
-                inside.append([1 / capacity, clock.now, place, record])
-        for one in inside:
-            one[0] -= step / len(inside)
-        for one in [one for one in inside if one[0] <= 0]:
-            inside.remove(one)
-            _, begun, place, record = one
-            record.first = record.last = clock.now
-            record.engine_s, record.usage = clock.now - begun, Usage(1, 1)
-            place.__exit__(None, None, None)
-            good += clock.now - begun <= 0.5
+        end = clock.now + (inside[0].done - done) * len(inside) if inside else math.inf
+        done += (min(due, end) - clock.now) / len(inside) if inside else 0.0
+        clock.now = min(due, end)
+        if end <= due:
+            one = inside.popleft()
+            done = one.done  # which takes the error of rounding away
+            one.record.first = one.record.last = clock.now
+            one.record.engine_s, one.record.usage = clock.now - one.came, Usage(1, 1)
+            one.place.__exit__(None, None, None)
+            good += clock.now - one.came <= 0.5
+            continue
+        due += draw.expovariate(rate)
+        record = RequestRecord("test", stream=True)
+        place = desk.one(CHAT, 1, Asker(), record)
+        with contextlib.suppress(TooBusy):
+            place.__enter__()
+            inside.append(SimpleNamespace(came=clock.now, done=done + 1 / capacity, place=place, record=record))
     return good / seconds
 
 

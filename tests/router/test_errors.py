@@ -199,6 +199,7 @@ async def test_a_stream_past_the_deadline_ends_with_an_error_event(router, fake_
         response = await http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200
     *events, last = [json.loads(line.removeprefix("data: ")) for line in response.text.strip().split("\n\n")]
+    assert len(events) == 2
     assert events[0]["choices"]
     assert last["error"]["code"] == "deadline_exceeded"
 

@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from patience import until
+from virtual_time import now
 
 from deployments.router.admission import Admission
 from deployments.router.services import Services
@@ -55,7 +57,7 @@ async def test_a_request_too_many_gets_429_with_the_time_to_come_back(http, serv
     fake_embeddings.embed = waiting
     body = {"model": embedding_model, "input": "hi"}
     inside = [asyncio.create_task(http.post("/v1/embeddings", json=body)) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    await until(lambda: services.admission.desk(embedding_model).inside == 2, "two are inside")
     refused = await http.post("/v1/embeddings", json=body)
     estimate = (await http.post("/v1/estimate", json=body)).json()
     release.set()
@@ -76,7 +78,9 @@ async def test_a_deadline_stops_what_takes_longer(http, embedding_model, fake_em
 
     fake_embeddings.embed = never
     body = {"model": embedding_model, "input": "hi"}
+    began = now()
     late = await http.post("/v1/embeddings", json=body, headers={"X-Deadline": "0.2"})
+    assert now() - began == pytest.approx(0.2)
     assert late.status_code == 504
     assert late.json()["error"]["code"] == "deadline_exceeded"
 

@@ -141,8 +141,7 @@ async def test_server_timing_adds_up(counting, chat, chat_model):
         response = await http.post("/v1/chat/completions", json=body(chat_model))
     parts = {name: float(value) for name, value in re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"])}
     assert set(parts) == {"router", "queue", "engine"}
-    assert parts["engine"] >= 60
-    assert 0 <= parts["router"] < 60
+    assert parts == {"router": 0, "queue": 0, "engine": pytest.approx(60)}  # three tokens
 
 
 async def test_no_log_holds_what_a_client_sent(counting, chat, chat_model, embedding_model, caplog):
