@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from deployments.telemetry import FIRST_TOKEN, IN_FLIGHT, METRICS, QUEUE_WAIT, REQUESTS, Kind, Metric
+from medley.monitoring.alert_tests import Scenario, one_test
 from medley.monitoring.command import monitoring
 from medley.monitoring.files import expressions, files
 from medley.monitoring.grafana import dashboard
@@ -21,9 +23,9 @@ from medley.monitoring.panels import rows
 from medley.monitoring.prometheus import DROPPED_LABELS, KEPT_SERIES
 from medley.monitoring.promql import RAY_SERIES, VLLM_SERIES, gauge_by, names, quantile, rate_by, series, series_in
 from medley.monitoring.reference import buckets_table, metrics_table, others_list
-from medley.monitoring.rules import alerts, recording_rules
+from medley.monitoring.rules import LIMIT, RECORDING_GROUP, Rule, alerts, recording_rules
 from models.catalog import Catalog, load_catalog
-from models.slo import load_slo
+from models.slo import Slo, load_slo
 from models.specs import Task
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +53,9 @@ def written(tmp_path, profile) -> Path:
 
 
 def promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PROMTOOL), *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    """What it says, errors between the rest, stands in `stdout`."""
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run([str(PROMTOOL), *arguments], cwd=folder, text=True, check=False, **both)
 
 
 def known_series(profile: str) -> set[str]:
@@ -108,27 +112,48 @@ def test_the_tables_of_the_document_are_those_of_the_code(name, table):
 def test_promtool_takes_the_configuration_and_rules(written):
     for arguments in (("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml")):
         result = promtool(written, *arguments)
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert "duplicate" not in result.stdout + result.stderr
+        assert result.returncode == 0, result.stdout
+        assert "duplicate" not in result.stdout
+
+
+def assert_alerts_pass(*folders: Path) -> None:
+    result = promtool(folders[0], "test", "rules", *(str(folder / "alerts_test.yml") for folder in folders))
+    assert result.returncode == 0, result.stdout
+
+
+def write(folder: Path, slo: Slo, profile: str) -> Path:
+    folder.mkdir()
+    for name in ("rules.yml", "alerts_test.yml"):
+        (folder / name).write_text(files(slo, profile)[Path(name)])
+    return folder
 
 
 @needs_promtool
-def test_every_alert_fires_and_stops(written):
-    result = promtool(written, "test", "rules", "alerts_test.yml")
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_every_alert_fires_and_stops(tmp_path):
+    """The profile of the committed file is tested by `make check-k8s` as well."""
+    assert_alerts_pass(write(tmp_path / "alerts", SLO, random.choice(list(SLO.profiles))))
 
 
 @needs_promtool
-@pytest.mark.parametrize("chat", ["", "duration_s: 600, ", "time_per_output_token_s: 0.1, duration_s: 60, "])
-def test_a_promise_may_leave_limits_out(tmp_path, chat):
-    (tmp_path / "slo.yaml").write_text(
-        f"profiles: {{small: {{tasks: {{chat: {{{chat}good: 0.99, availability: 0.999}}}}}}}}"
+@pytest.mark.matrix
+@pytest.mark.parametrize("profile", list(SLO.profiles))
+def test_every_alert_of_every_profile_fires_and_stops(tmp_path, profile):
+    assert_alerts_pass(write(tmp_path / "alerts", SLO, profile))
+
+
+def slo_of_chat(folder: Path, limits: str) -> Slo:
+    """A promise for chat alone, which has few rules."""
+    file = folder / "slo.yaml"
+    file.write_text(f"profiles: {{small: {{tasks: {{chat: {{{limits}good: 0.99, availability: 0.999}}}}}}}}")
+    return load_slo(file)
+
+
+@needs_promtool
+def test_a_promise_may_leave_limits_out(tmp_path):
+    limits = ["", "duration_s: 600, ", "time_per_output_token_s: 0.1, duration_s: 60, "]
+    assert_alerts_pass(
+        *(write(tmp_path / str(number), slo_of_chat(tmp_path, one), "small") for number, one in enumerate(limits))
     )
-    for name, text in files(load_slo(tmp_path / "slo.yaml"), "small").items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    result = promtool(tmp_path, "test", "rules", "alerts_test.yml")
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_alert_tests_leave_no_alert_and_no_promise_out(written, profile):
@@ -142,29 +167,114 @@ def test_the_alert_tests_leave_no_alert_and_no_promise_out(written, profile):
     assert promised == {tuple(promise.labels.values()) for promise in objectives(SLO, profile)}
 
 
+def test_all_histories_stand_beside_each_other(written):
+    """With a test for each history, which evaluates all rules, work would grow with the square of the promises."""
+    tests = yaml.safe_load((written / "alerts_test.yml").read_text())["tests"]
+    (alone,) = [
+        test for test in tests if {case["alertname"] for case in test["alert_rule_test"]} == {"MedleyRouterSilent"}
+    ]
+    (together,) = [test for test in tests if test is not alone]
+    models = {
+        expected["exp_labels"]["model"] for case in together["alert_rule_test"] for expected in case["exp_alerts"]
+    }
+    named = [re.search(r'model="([^"]+)"', one["series"]) for one in together["input_series"]]
+    assert {one[1] for one in named if one} == models
+
+
+def test_histories_that_contradict_each_other_are_refused():
+    by_name = {alert.name: alert for alert in alerts([])}
+    states = {"up": "1x5"}, {"up": "0x5"}
+    with pytest.raises(ValueError, match="two histories differ in up"):
+        one_test("two", [Scenario("MedleyModelFailed", {}, history, 1, 2) for history in states], by_name)
+
+
+# What is done to the rules of chat, each in rounds in which one run of promtool shall find all of it, by alert.
+WRONG_RULES = [
+    {
+        "MedleyFirstTokenLate": ('le="2.5"', 'le="5.0"'),  # another limit
+        "MedleyModelFailed": ('{state="failed"}', '{state="fialed"}'),
+        "MedleyModelLoading": ("for: 15m", "for: 10m"),
+        "MedleyRouterSilent": ("absent(", "sum("),
+        "MedleyQueueLong": ("histogram_quantile(0.95", "histogram_quantile(0.5"),
+        "MedleyRequestsRefused": ('status="429"', 'status="492"'),
+        "MedleyRequestsFail": ("engine_failed", "engine_fialed"),
+    },
+    {
+        "MedleyFirstTokenLate": ("> 14.4", "> 144"),
+        "MedleyModelFailed": ("for: 1m", "for: 2m"),
+        "MedleyModelDraining": ("for: 20m", "for: 21m"),
+        "MedleyRouterSilent": ("for: 2m", "for: 4m"),
+        "MedleyQueueLong": ("> on (model) 0.5", "> on (model) 50"),
+        "MedleyRequestsRefused": ("[10m]", "[1h]"),
+    },
+    {
+        # The short window is what makes an alert stop.
+        "MedleyFirstTokenLate": ("rate30m{", "rate6h{"),
+        "MedleyQueueLong": ("for: 5m", "for: 6m"),
+    },
+]
+
+
 @needs_promtool
-@pytest.mark.parametrize(
-    ("alert", "old", "new"),
-    [
-        ("MedleyFirstTokenLate", 'le="2.5"', 'le="5.0"'),  # another limit
-        ("MedleyModelFailed", '{state="failed"}', '{state="fialed"}'),
-        ("MedleyFirstTokenLate", "> 14.4", "> 144"),
-        ("MedleyRouterSilent", "absent(", "sum("),
-        ("MedleyFirstTokenLate", "rate30m{", "rate6h{"),  # the short window is what makes an alert stop
-    ],
-)
-def test_the_alert_tests_find_a_wrong_rule(tmp_path, alert, old, new):
-    texts = {path.name: text for path, text in files(SLO, "cpu").items()}
-    tests = yaml.safe_load(texts["alerts_test.yml"])
-    tests["tests"] = [test for test in tests["tests"] if alert in test["name"]]
-    (tmp_path / "alerts_test.yml").write_text(yaml.safe_dump(tests))
-    right = texts["rules.yml"]
-    assert old in right
-    for rules, passes in ((right, True), (right.replace(old, new), False)):
-        (tmp_path / "rules.yml").write_text(rules)
-        result = promtool(tmp_path, "test", "rules", "alerts_test.yml")
-        assert (result.returncode == 0) is passes
-    assert "FAILED" in result.stdout + result.stderr
+def test_the_alert_tests_find_a_wrong_rule(tmp_path):
+    """All of them in one run of promtool, which names the files that fail, and the alerts."""
+    slo = slo_of_chat(tmp_path, "time_to_first_token_s: 2.5, ")
+    right = write(tmp_path / "right", slo, "small")
+    wrong = {write(tmp_path / f"wrong-{number}", slo, "small"): faults for number, faults in enumerate(WRONG_RULES)}
+    for folder, faults in wrong.items():
+        rules = (folder / "rules.yml").read_text()
+        for old, new in faults.values():
+            assert old in rules, old
+            rules = rules.replace(old, new)
+        (folder / "rules.yml").write_text(rules)
+    found = failures(right, *wrong)
+    assert right not in found
+    for folder, faults in wrong.items():
+        assert [faults[alert] for alert in faults if f"alertname: {alert}" not in found[folder]] == []
+    names = {alert.name for alert in alerts(objectives(slo, "small"))}
+    assert [name for name in names if not any(name.startswith(one) for faults in WRONG_RULES for one in faults)] == []
+
+
+def failures(*folders: Path) -> dict[Path, str]:
+    """What promtool says of each folder whose alerts fail."""
+    result = promtool(folders[0], "test", "rules", *(str(folder / "alerts_test.yml") for folder in folders))
+    parts = (result.stdout).split("Unit Testing: ")[1:]
+    said = {Path(part.split(maxsplit=1)[0]).parent: part for part in parts}
+    assert list(said) == list(folders), result.stdout
+    return {folder: text for folder, text in said.items() if "FAILED" in text}
+
+
+def without_each(folder: Path, rules: list[Rule]) -> list[Path]:
+    """Copies of the files of the starter cluster, each without one recording rule."""
+    document = yaml.safe_load(files(SLO, "cpu")[Path("rules.yml")])
+    (recorded,) = [group for group in document["groups"] if group["name"] == RECORDING_GROUP]
+    all_of_them = recorded["rules"]
+    folders = []
+    for number, rule in enumerate(rules):
+        folders.append(write(folder / str(number), SLO, "cpu"))
+        recorded["rules"] = [one for one in all_of_them if one != rule.document()]
+        assert len(recorded["rules"]) == len(all_of_them) - 1
+        (folders[-1] / "rules.yml").write_text(yaml.safe_dump(document))
+    return folders
+
+
+# The dashboard reads limits that no alert reads.
+READ_BY_ALERTS = [rule for rule in recording_rules(objectives(SLO, "cpu")) if rule.record != LIMIT]
+PROMISES = [promise.labels for promise in objectives(SLO, "cpu")]
+
+
+@needs_promtool
+def test_the_alert_tests_miss_a_rule_that_is_not_there(tmp_path):
+    (folder,) = without_each(tmp_path, [random.choice(READ_BY_ALERTS)])
+    assert folder in failures(folder)
+
+
+@needs_promtool
+@pytest.mark.matrix
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda labels: "-".join(labels.values()))
+def test_the_alert_tests_miss_any_rule_that_is_not_there(tmp_path, promise):
+    folders = without_each(tmp_path, [rule for rule in READ_BY_ALERTS if rule.labels == promise])
+    assert set(failures(*folders)) == set(folders)
 
 
 def test_what_is_scraped_is_all_that_is_asked_for(profile):
