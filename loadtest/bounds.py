@@ -10,16 +10,16 @@ import numpy as np
 
 def least_share(good: int, of: int, confidence: float) -> float:
     """The one-sided lower bound of a share: Clopper and Pearson, 1934."""
-    from scipy.stats import beta  # here, so that what needs no bounds needs no scipy
+    from scipy.special import betaincinv  # here, so that what needs no bounds needs no scipy
 
-    return 0.0 if good == 0 else float(beta.ppf(1 - confidence, good, of - good + 1))
+    return 0.0 if good == 0 else float(betaincinv(good, of - good + 1, 1 - confidence))
 
 
 def most_share(good: int, of: int, confidence: float) -> float:
     """The one-sided upper bound of a share."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return 1.0 if good == of else float(beta.ppf(confidence, good + 1, of - good))
+    return 1.0 if good == of else float(betaincinv(good + 1, of - good, confidence))
 
 
 def needed(share: float, confidence: float, misses: int = 0) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ import gevent
 from geventhttpclient import HTTPClient
 from urllib3.filepost import encode_multipart_formdata
 
+from loadtest import clock
 from loadtest.records import Record
 from loadtest.tasks.task import Answer, Kind, Request
 
@@ -50,7 +50,7 @@ class Client:
         """Send it and fill the record. Whatever happens ends up there: nothing is raised.
 
         Args:
-            start: when the schedule began, of time.monotonic.
+            start: when the schedule began, of clock.now.
         """
         record.id = record.id or f"load-{secrets.token_hex(8)}"
         try:
@@ -78,7 +78,7 @@ class Client:
     def _exchange(self, request: Request, record: Record, start: float) -> Answer:
         body, kind = encoded(request)
         headers = {**self.headers, "Content-Type": kind, "X-Request-Id": record.id}
-        record.sent = time.monotonic() - start
+        record.sent = clock.now() - start
         response = self.http.post(self.base + request.path, body=body, headers=headers)
         with response:
             record.status = response.status_code
@@ -86,7 +86,7 @@ class Client:
             if request.stream and record.status == 200:
                 return read_stream(response, request, record, start)
             text = response.read()
-            record.last = time.monotonic() - start
+            record.last = clock.now() - start
             record.first = record.last
             record.complete = True
             document = json.loads(text)
@@ -118,13 +118,13 @@ def read_stream(response: Any, request: Request, record: Record, start: float) -
     while line := response.readline(b"\n"):
         if not line.startswith(b"data:"):
             continue
-        lines.append((time.monotonic() - start, line[5:].strip()))
+        lines.append((clock.now() - start, line[5:].strip()))
         spoken += b'"content":"' in line or b'"content": "' in line
         if request.leave_after and spoken > request.leave_after:
             response.release()  # closes the connection: the answer is not complete
             record.left = True
             break
-    record.last = lines[-1][0] if lines else time.monotonic() - start
+    record.last = lines[-1][0] if lines else clock.now() - start
     documents, stamps = [], []
     for stamp, data in lines:
         if data == END:

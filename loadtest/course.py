@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from loadtest import options
+from loadtest import clock, options
 from loadtest.client import Client
 from loadtest.health import Watch, examine
 from loadtest.plan import Due, Plan, make, models_of
@@ -79,7 +78,7 @@ class Course:
                 due = Due(-1 - turn, self.plan.schedule[0].arrival, part, model, "")
                 record = unsent(plan, due)
                 record.due = 0.0
-                sender.send(due, plan.request(due), record, time.monotonic())
+                sender.send(due, plan.request(due), record, clock.now())
                 if not record.answered and not record.left:
                     return self.ended(Exit.UNREACHABLE, f"{model.id} does not answer: {record.why}")
                 self.cold.setdefault(model.id, record.last or 0.0)
@@ -98,7 +97,7 @@ class Course:
             start: Unix time at which the schedule starts.
         """
         self.began_at = start
-        self.start = time.monotonic() + start - time.time()
+        self.start = clock.now() + start - clock.unix()
         self.workers = workers
         self.watch = Watch()
 
@@ -111,7 +110,7 @@ class Course:
     def is_over(self) -> bool:
         """Whether the sample proves something, or has grown as far as it may."""
         end = self.plan.looks_at[self.look]
-        now = time.monotonic() - self.start
+        now = clock.now() - self.start
         if now < end:
             return False
         due = self.due()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from loadtest import clock
 from loadtest.bounds import quantile
 from loadtest.records import Record
 
@@ -50,17 +50,17 @@ class Watch:
     waited_s: float | None = None
 
     def __post_init__(self) -> None:
-        self.began, self.cpu_s, self.waited_s = time.monotonic(), own_cpu_s(), waited_for_cpu_s()
+        self.began, self.cpu_s, self.waited_s = clock.now(), own_cpu_s(), waited_for_cpu_s()
 
     def cpu(self) -> float:
         """Cores of this process."""
-        return (own_cpu_s() - self.cpu_s) / max(1e-9, time.monotonic() - self.began)
+        return (own_cpu_s() - self.cpu_s) / max(1e-9, clock.now() - self.began)
 
     def pressure(self) -> float | None:
         now = waited_for_cpu_s()
         if now is None or self.waited_s is None:
             return None
-        return (now - self.waited_s) / max(1e-9, time.monotonic() - self.began)
+        return (now - self.waited_s) / max(1e-9, clock.now() - self.began)
 
 
 def own_cpu_s() -> float:

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from gevent.event import AsyncResult
 from locust import LoadTestShape, User, constant, events, task
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
-from loadtest import options
+from loadtest import clock, options
 from loadtest.course import Course
 from loadtest.health import Watch
 from loadtest.plan import make
@@ -43,8 +42,7 @@ def _(parser: Any) -> None:
 
 @events.init.add_listener
 def _(environment: Any, runner: Any, **_: Any) -> None:
-    with contextlib.suppress(OSError):  # only root may
-        os.nice(NICE)
+    go_first()
     if not isinstance(runner, MasterRunner):
         Part.of = Part(environment)
         runner.register_message(BEGIN, lambda msg, **_: Part.of.begin.set(msg.data))
@@ -53,6 +51,11 @@ def _(environment: Any, runner: Any, **_: Any) -> None:
         Whole.of = Whole(environment)
         runner.register_message(RECORDS, lambda msg, **_: Whole.of.take(msg.data))
         runner.register_message(ENDED, lambda msg, **_: Whole.of.ended(msg.data))
+
+
+def go_first() -> None:
+    with contextlib.suppress(OSError):  # only root may
+        os.nice(NICE)
 
 
 class Part:
@@ -73,7 +76,7 @@ class Part:
         models = [Model(**card) for card in message["models"]]
         self.sender = Sender(make(options.of(self.environment.parsed_options), models), self.take)
         flushing = gevent.spawn(self.flush_for_ever)
-        start = time.monotonic() + message["start"] - time.time()
+        start = clock.now() + message["start"] - clock.unix()
         self.sender.run(start, max(0, getattr(runner, "worker_index", 0)), message["workers"])
         flushing.kill()
         self.flush()
@@ -130,10 +133,11 @@ class Whole:
 
     def next_step(self) -> tuple[int, float] | None:
         if self.course is None:
+            self.environment.process_exit_code = int(Exit.HARNESS)  # if it is stopped before there is a verdict
             self.course = Course(self.environment.parsed_options)
             if not self.course.prepare():
                 return self.end()
-            message = {"start": time.time() + 1.5, "workers": self.workers, "models": self.course.cards}
+            message = {"start": clock.unix() + 1.5, "workers": self.workers, "models": self.course.cards}
             self.course.began(message["start"], self.workers)
             gevent.spawn_later(0.5, self.environment.runner.send_message, BEGIN, message)
         elif self.course.is_over():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import gevent
 from gevent.pool import Group
 
+from loadtest import clock
 from loadtest.arrivals import share
 from loadtest.client import Client
 from loadtest.plan import Due, Plan
@@ -45,7 +45,7 @@ class Sender:
         """Send every `workers`th request from the `worker`th, then wait for the answers.
 
         Args:
-            start: of the schedule, of time.monotonic.
+            start: of the schedule, of clock.now.
         """
         under_way = Group()
         for due in share(self.plan.schedule, worker, workers):
@@ -94,4 +94,4 @@ def key_of(plan: Plan, tenant: str) -> dict[str, str]:
 
 def until(moment: float) -> None:
     """Let others run until then."""
-    gevent.sleep(max(0.0, moment - time.monotonic()))
+    gevent.sleep(max(0.0, moment - clock.now()))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.records import Record
-from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, svg
+from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, logarithmic, svg
 from loadtest.report.terminal import TITLES, name_of, seconds, shown
 
 STYLE = """
@@ -129,7 +129,7 @@ def distribution(title: str, found: Sequence[Record], name: str, limit: float | 
     # Those that never came count too: the curve ends below 1.
     attempts = sum(not record.left for record in found)
     axes.step(values, np.arange(1, len(values) + 1) / attempts, where="post", color=INK)
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_ylim(0, 1.02)
     if limit:
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1, label=f"limit {limit:g} s")

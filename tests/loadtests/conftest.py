@@ -1,41 +1,20 @@
-"""The harness against servers whose delays are known, as a user runs it."""
+"""The harness in virtual time (`world`), and as a user runs it (`fake`, `harness`)."""
 
 import contextlib
-import json
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from known_delays import ROOT, serving
-
-SLO = """
-profiles:
-  cpu:
-    tasks:
-      chat: {time_to_first_token_s: 0.5, time_per_output_token_s: 0.1, duration_s: 20, good: 0.95}
-      embeddings: {duration_s: 1, good: 0.95}
-"""
+from runs import Run, written
 
 
-@dataclass
-class Run:
-    code: int
-    folder: Path
-    output: str
+@pytest.fixture
+def world(tmp_path):
+    from virtual_locust import world_of  # here, so that other tests need no Locust
 
-    @property
-    def report(self):
-        return json.loads((self.folder / "report.json").read_text())
-
-    @property
-    def records(self):
-        return [json.loads(line) for line in (self.folder / "records.jsonl").read_text().splitlines()]
-
-    def rule(self, name, subject=""):
-        return next(rule for rule in self.report["rules"] if (rule["rule"], rule["subject"]) == (name, subject))
+    with world_of(tmp_path) as world:
+        yield world
 
 
 @pytest.fixture
@@ -49,19 +28,10 @@ def fake(tmp_path):
 def harness(tmp_path):
     """Plain Locust, as in the README, with a scenario given as a document."""
 
-    def run(address, scenario, *more, slo=SLO):
-        folder = tmp_path / f"report-{time.monotonic_ns()}"
-        (tmp_path / "slo.yaml").write_text(slo)
-        if isinstance(scenario, dict):
-            file = tmp_path / "tried.yaml"
-            file.write_text(json.dumps({"proves": "It works.", "warm_up": 0} | scenario))
-            scenario = str(file)
-        command = [
-            sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"),
-            "--headless", "--only-summary", "--host", address, "--scenario", scenario,
-            "--slo", str(tmp_path / "slo.yaml"), "--report", str(folder), *more,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    def run(address, scenario, *more):
+        folder, words = written(tmp_path, address, scenario)
+        command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), *words, *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
         return Run(done.returncode, folder, done.stdout + done.stderr)
 
     return run

@@ -1,124 +1,209 @@
-"""A server with known delays, which logs the moment of each write: the truth that the harness is held against.
+"""A server with known delays, which notes the moment of each write: the truth that the harness is held against.
 
-`python fake_server.py PORT LOG [JSON]`: the JSON may set `first_s`, `token_s`, `tokens`, `work_s`, `errors`
-and `refuse` (every n-th), `cut` (every n-th stream ends early), `slots` (requests at once, others wait).
+`python fake_server.py PORT LOG [JSON]` serves in a process of its own, in real time; in virtual time, `Server` is given
+connections and a clock. The settings are those of SETTINGS.
 """
 
-import asyncio
+import base64
+import hashlib
+import heapq
+import io
 import json
 import sys
 import time
 
+import gevent
+from gevent.server import StreamServer
+from PIL import Image
+
 from benchmarks.vectors import vector_of
 
 SETTINGS = {
-    "first_s": 0.12,
-    "token_s": 0.02,
-    "tokens": 16,
-    "work_s": 0.01,
-    "errors": 0,
-    "refuse": 0,
-    "cut": 0,
-    "slots": 0,
+    "first_s": 0.12,  # until the first token
+    "token_s": 0.02,  # between two tokens
+    "work_s": 0.01,  # for an answer that is no stream
+    "slots": 0,  # answers at once, others wait in turn; 0: no limit
+    # Every n-th request:
+    "errors": 0,  # has a 500
+    "refuse": 0,  # is refused
+    "cut": 0,  # gets half of a stream
+    "lose": 0,  # gets no answer, only a closed connection
+    "hang": 0,  # gets no answer and an open connection
+    "wrong": 0,  # gets an answer that is none
+    "retry_after": "1",  # of refusals; "" leaves it out
+    "cards": None,  # models, if not all of CARDS
 }
 CARDS = [
     {"id": "fake-chat", "object": "model", "task": "chat", "state": "ready"},
     {"id": "fake-embeddings", "object": "model", "task": "embeddings", "state": "ready"},
+    {"id": "fake-images", "object": "model", "task": "images", "state": "ready", "size": "64x64"},
+    {"id": "fake-upscaling", "object": "model", "task": "upscaling", "state": "scaled_to_zero", "scale": 2},
+    {"id": "fake-styles", "object": "model", "task": "styles", "state": "ready", "styles": ["pop", "ink"]},
 ]
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Server:
-    def __init__(self, settings, log):
-        self.settings = SETTINGS | settings
-        self.log = log
-        self.count = 0
-        self.slots = asyncio.Semaphore(self.settings["slots"]) if self.settings["slots"] else None
+    """
+    Attributes:
+        entries: of each request: `id`, `at` (when it had arrived), `path`, `key` (Authorization), `body` (its digest),
+            `writes` (of tokens), and, where it was so, `wrong` or `left` (the client went away).
+    """
 
-    async def connected(self, reader, writer):
+    def __init__(self, settings, now=time.monotonic, log=None):
+        assert set(settings) <= set(SETTINGS), settings
+        self.settings = SETTINGS | settings
+        self.now = now
+        self.log = log
+        self.entries = []
+        self.free = [0.0] * self.settings["slots"]
+
+    def connected(self, connection, _address=None):
+        lines = connection.makefile("rb")
         try:
-            while await self.one(reader, writer):
+            while self.one(connection, lines):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except OSError:
             pass
         finally:
-            writer.close()
+            lines.close()
+            connection.close()
 
-    async def one(self, reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        arrived = time.monotonic()
-        lines = head.decode().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        path = lines[0].split(" ")[1]
+    def one(self, connection, lines):
+        """One request. False ends the connection."""
+        words = lines.readline().split()
+        if not words:
+            return False
+        headers = dict(iter(lambda: header_of(lines.readline()), None))
+        at, path = self.now(), words[1].decode()
+        body = lines.read(int(headers.get("content-length", 0)))
         if path == "/v1/models":
-            self.answer(writer, {"object": "list", "data": CARDS})
+            answer(connection, {"object": "list", "data": self.settings["cards"] or CARDS})
             return True
-        self.count += 1
-        number, request = self.count, json.loads(body)
-        entry = {"id": headers.get("x-request-id"), "arrived": arrived, "writes": []}
-        if self.hits("errors", number):
-            self.answer(writer, {"error": {"message": "broken on purpose"}}, 500)
-        elif self.hits("refuse", number):
-            self.answer(writer, {"error": {"message": "no room"}}, 429, {"Retry-After": "1"})
-        elif path == "/v1/embeddings":
-            await self.work(self.settings["work_s"])
-            data = [{"index": place, "embedding": vector_of(text)} for place, text in enumerate(request["input"])]
-            self.answer(writer, {"object": "list", "data": data})
+        entry = {
+            "number": len(self.entries) + 1,
+            "id": headers.get("x-request-id"),
+            "at": at,
+            "path": path,
+            "writes": [],
+        }
+        entry |= {"key": headers.get("authorization"), "body": hashlib.sha256(body).hexdigest()}
+        self.entries.append(entry)
+        try:
+            return self.answered(connection, entry, body)
+        except OSError:
+            entry["left"] = True
+            raise
+        finally:
+            if self.log:
+                self.log.write(json.dumps(entry) + "\n")
+                self.log.flush()
+
+    def answered(self, connection, entry, body):
+        path = entry["path"]
+        if self.hits("lose", entry):
+            return False
+        if self.hits("hang", entry):
+            gevent.sleep(3600)
+        if self.hits("errors", entry):
+            answer(connection, {"error": {"message": "broken on purpose"}}, 500)
+        elif self.hits("refuse", entry):
+            again = self.settings["retry_after"]
+            answer(connection, {"error": {"message": "no room"}}, 429, {"Retry-After": again} if again else {})
+        elif path == "/v1/chat/completions":
+            self.stream(connection, json.loads(body), entry)
         else:
-            await self.stream(writer, request, entry, self.hits("cut", number))
-        await writer.drain()
-        self.log.write(json.dumps(entry) + "\n")
-        self.log.flush()
-        return not self.hits("cut", number)
+            self.work(self.settings["work_s"])
+            data = self.vectors(json.loads(body), entry) if path == "/v1/embeddings" else self.pictures(body, entry)
+            timing = f"queue;dur=2.5, engine;dur={self.settings['work_s'] * 1000:g}"
+            answer(connection, {"object": "list", "data": data}, headers={"Server-Timing": timing})
+        return not self.hits("cut", entry)
 
-    async def work(self, seconds):
-        if self.slots is None:
-            await asyncio.sleep(seconds)
+    def work(self, seconds):
+        if not self.free:
+            gevent.sleep(seconds)
             return
-        async with self.slots:
-            await asyncio.sleep(seconds)
+        end = max(self.now(), heapq.heappop(self.free)) + seconds
+        heapq.heappush(self.free, end)
+        gevent.sleep(end - self.now())
 
-    def hits(self, what, number):
-        return bool(self.settings[what]) and number % self.settings[what] == 0
+    def hits(self, what, entry):
+        return bool(self.settings[what]) and entry["number"] % self.settings[what] == 0
 
-    def answer(self, writer, document, status=200, headers=()):
-        text = json.dumps(document).encode()
-        extra = "".join(f"{name}: {value}\r\n" for name, value in dict(headers).items())
-        writer.write(
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n".encode()
-            + f"Content-Length: {len(text)}\r\n{extra}\r\n".encode()
-            + text
-        )
+    def vectors(self, request, entry):
+        texts = request["input"]
+        if self.hits("wrong", entry) and len(texts) >= 3:  # of fewer it cannot be told
+            entry["wrong"] = True
+            return [{"index": place, "embedding": [1.0, 0.5]} for place in range(len(texts))]
+        return [{"index": place, "embedding": vector_of(text)} for place, text in enumerate(texts)]
 
-    async def stream(self, writer, request, entry, cut):
-        tokens = request.get("max_tokens", self.settings["tokens"])
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        self.chunk(writer, {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
-        due = time.monotonic() + self.settings["first_s"]
+    def pictures(self, body, entry):
+        if entry["path"] == "/v1/images/generations":
+            width, height = map(int, json.loads(body)["size"].split("x"))
+        else:
+            sizes = body.index(PNG) + 16
+            width, height = (int.from_bytes(body[place : place + 4], "big") for place in (sizes, sizes + 4))
+            larger = 2 if entry["path"] == "/v1/images/upscales" else 1
+            width, height = width * larger, height * larger
+        entry["wrong"] = self.hits("wrong", entry)
+        return [picture(width, height, plain=entry["wrong"])]
+
+    def stream(self, connection, request, entry):
+        tokens = request["max_tokens"]
+        if self.hits("wrong", entry):
+            entry["wrong"] = True
+            tokens -= 1
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk(connection, {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
+        due = self.now() + self.settings["first_s"]
         for number in range(tokens):
-            await asyncio.sleep(max(0, due - time.monotonic()))
-            entry["writes"].append(time.monotonic())
+            gevent.sleep(max(0, due - self.now()))
+            entry["writes"].append(self.now())
             reason = "length" if number == tokens - 1 else None
-            self.chunk(writer, {"choices": [{"delta": {"content": "word "}, "finish_reason": reason}]})
+            chunk(connection, {"choices": [{"delta": {"content": "word "}, "finish_reason": reason}]})
             due += self.settings["token_s"]
-            if cut and number == tokens // 2:
+            if self.hits("cut", entry) and number == tokens // 2:
                 return
         usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": tokens + 7}
-        self.chunk(writer, {"choices": [], "usage": usage})
+        chunk(connection, {"choices": [], "usage": usage})
         text = b"data: [DONE]\n\n"
-        writer.write(f"{len(text):x}\r\n".encode() + text + b"\r\n0\r\n\r\n")
-
-    def chunk(self, writer, document):
-        text = f"data: {json.dumps(document)}\n\n".encode()
-        writer.write(f"{len(text):x}\r\n".encode() + text + b"\r\n")
+        connection.sendall(f"{len(text):x}\r\n".encode() + text + b"\r\n0\r\n\r\n")
 
 
-async def main(port, log, settings):
-    with open(log, "a") as file:  # noqa: ASYNC230  a test's own log
-        server = await asyncio.start_server(Server(settings, file).connected, "127.0.0.1", port)
-        async with server:
-            await server.serve_forever()
+def header_of(line):
+    name, _, value = line.decode().partition(":")
+    return (name.lower(), value.strip()) if value else None
+
+
+def answer(connection, document, status=200, headers=()):
+    text = json.dumps(document).encode()
+    extra = "".join(f"{name}: {value}\r\n" for name, value in dict(headers).items())
+    connection.sendall(
+        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n".encode()
+        + f"Content-Length: {len(text)}\r\n{extra}\r\n".encode()
+        + text
+    )
+
+
+def chunk(connection, document):
+    text = f"data: {json.dumps(document)}\n\n".encode()
+    connection.sendall(f"{len(text):x}\r\n".encode() + text + b"\r\n")
+
+
+def picture(width, height, plain=False):
+    """As the API gives them: of one colour, or nearly."""
+    image = Image.new("RGB", (width, height), "red")
+    if not plain:
+        image.putpixel((1, 1), (0, 0, 0))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"b64_json": base64.b64encode(file.getvalue()).decode()}
+
+
+def main(port, log, settings):
+    with open(log, "a") as file:
+        StreamServer(("127.0.0.1", port), Server(settings, log=file).connected).serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))
+    main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from patience import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ class Fake:
     log: Path
 
     def truth(self):
-        """What it wrote when, by request id."""
+        """What it did, by request id."""
         return {entry["id"]: entry for entry in map(json.loads, self.log.read_text().splitlines())}
 
 
@@ -34,26 +35,18 @@ def free_port():
 def serving(folder, **settings):
     port, log = free_port(), folder / f"truth-{time.monotonic_ns()}.jsonl"
     log.touch()
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("fake_server.py")),
-        str(port),
-        str(log),
-        json.dumps(settings),
-    ]
+    server = str(Path(__file__).with_name("fake_server.py"))
+    command = [sys.executable, server, str(port), str(log), json.dumps(settings)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try:
-        wait_for(port, process)
-        yield Fake(f"http://127.0.0.1:{port}", log)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
 
-
-def wait_for(port, process):
-    for _ in range(200):
+    def answers():
         assert process.poll() is None
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the fake server did not start")
+            return True
+
+    try:
+        wait_until(answers, "the fake server starts")
+        yield Fake(f"http://127.0.0.1:{port}", log)
+    finally:
+        process.kill()
+        process.wait()

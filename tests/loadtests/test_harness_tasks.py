@@ -1,11 +1,9 @@
 """What is asked of each task, and that a wrong answer is told from a right one."""
 
-import base64
-import io
 import random
 
 import pytest
-from PIL import Image
+from fake_server import picture
 
 from loadtest.arrivals import Arrival
 from loadtest.tasks import KINDS
@@ -17,15 +15,6 @@ MODEL = Model("m", "any", {"styles": ["pop"], "scale": 4, "size": "64x64"})
 
 def request(task, seed=1, **options):
     return KINDS[task].request(random.Random(seed), Arrival(0.0), MODEL, options)
-
-
-def picture(width, height, plain=False):
-    image = Image.new("RGB", (width, height), "red")
-    if not plain:
-        image.putpixel((1, 1), (0, 0, 0))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return {"b64_json": base64.b64encode(file.getvalue()).decode()}
 
 
 @pytest.mark.parametrize("task", KINDS)

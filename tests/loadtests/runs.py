@@ -1,0 +1,56 @@
+"""Runs of the harness: what it is given and what it leaves."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+SLO = """
+profiles:
+  cpu:
+    tasks:
+      chat: {time_to_first_token_s: 0.5, time_per_output_token_s: 0.1, duration_s: 20, good: 0.95}
+      embeddings: {duration_s: 1, good: 0.95}
+      images: {duration_s: 1, good: 0.95}
+      upscaling: {duration_s: 1, good: 0.95}
+      styles: {duration_s: 1, good: 0.95}
+"""
+CHAT = {"parts": [{"task": "chat", "options": {"max_prompt_tokens": 40, "max_tokens": 16}}]}
+EMBEDDINGS = {"parts": [{"task": "embeddings"}]}
+numbers = itertools.count(1)
+
+
+def at(rate, seconds, **changes):
+    return {"stages": [{"rate": rate, "seconds": seconds}], "drain_s": 10, **changes}
+
+
+def written(folder, address, scenario, slo=None):
+    """Files of promises and of a scenario given as a document. The folder of the report, and Locust's words."""
+    report = folder / f"report-{next(numbers)}"
+    if slo is None:
+        slo = folder / "slo.yaml"
+        slo.write_text(SLO)
+    if isinstance(scenario, dict):
+        file = folder / "tried.yaml"
+        file.write_text(json.dumps({"proves": "It works.", "warm_up": 0} | scenario))
+        scenario = str(file)
+    words = ["--headless", "--only-summary", "--host", address, "--scenario", scenario, "--slo", str(slo)]
+    return report, [*words, "--report", str(report)]
+
+
+@dataclass
+class Run:
+    code: int
+    folder: Path
+    output: str
+
+    @property
+    def report(self):
+        return json.loads((self.folder / "report.json").read_text())
+
+    @property
+    def records(self):
+        return [json.loads(line) for line in (self.folder / "records.jsonl").read_text().splitlines()]
+
+    def rule(self, name, subject=""):
+        return next(rule for rule in self.report["rules"] if (rule["rule"], rule["subject"]) == (name, subject))
