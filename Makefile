@@ -2,7 +2,8 @@
 # make stop    end the cluster                                         make lint    style, types and import contracts
 # The first run downloads about 900 MB of packages and models. The second one downloads, converts and compiles nothing.
 
-PYTHON ?= python3.11
+# Which Python: nothing takes the first that fits, or one of uv.
+PYTHON ?=
 VENV ?= .venv
 CONFIG ?= serve_config.yaml
 # On a machine whose package index serves CUDA builds of torch, point pip at PyTorch's index of CPU builds here.
@@ -10,6 +11,9 @@ TORCH_OPTIONS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What pip says goes to a file, whose end is shown when it fails: its warnings would hide what make says.
+LOG := $(VENV)/setup.log
+LOGGED = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "All that pip said: $(LOG)"; exit 1; }
 LOCKED := --no-deps --require-hashes
 # Two processes of one thread each, in an order that the seed decides: `make test-fast SEED=7` runs the same again.
 SEED ?= $(shell date +%s)
@@ -25,28 +29,29 @@ help:
 	@sed -n '1,3p' Makefile
 
 $(VENV)/.python:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and $(PYTHON) was not found. Install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version); the locked packages are for Python 3.11. Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@test "$$(uname -sm)" = "Linux x86_64" || { echo "The locks are for Linux x86-64; this is $$(uname -sm). See docs/adding.md for other platforms."; exit 1; }
 	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -gt 6000000 || { echo "6 GB of free disk are needed here. Free some, or choose another place: make $(MAKECMDGOALS) VENV=/other/disk/venv"; exit 1; }
-	@echo "Making the virtual environment $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@requirements/venv.sh $(VENV) $(PYTHON)
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.python Makefile
-	@echo "Installing torch (CPU)"
-	@$(PIP) install --quiet $(TORCH_OPTIONS) torch==2.13.0
+# The locks come first, so that torch finds all that it asks for. A build for CUDA asks for more, and brings it.
+$(VENV)/.locked: $(VENV)/.python requirements/cpu.txt
+	@echo "Installing $$(grep -c == requirements/cpu.txt) locked packages (a minute or two the first time)"
+	@$(PIP) install $(LOCKED) -r requirements/cpu.txt $(LOGGED)
 	@touch $@
 
-$(VENV)/.cpu: $(VENV)/.torch requirements/cpu.txt pyproject.toml
-	@echo "Installing $$(grep -c == requirements/cpu.txt) locked packages (two minutes the first time)"
-	@$(PIP) install --quiet $(LOCKED) -r requirements/cpu.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+$(VENV)/.torch: $(VENV)/.locked Makefile
+	@echo "Installing torch"
+	@$(PIP) install $(TORCH_OPTIONS) torch==2.13.0 $(LOGGED)
+	@touch $@
+
+$(VENV)/.cpu: $(VENV)/.torch pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable . $(LOGGED)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
 	@echo "Installing $$(grep -c == requirements/dev.txt) packages for tests"
-	@$(PIP) install --quiet $(LOCKED) -r requirements/dev.txt
+	@$(PIP) install $(LOCKED) -r requirements/dev.txt $(LOGGED)
 	@touch $@
 
 setup: $(VENV)/.cpu
