@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starters import starter
 
 import models
 from models.catalog import load_catalog
 from models.registry import load_engine
-from models.weights import fetch, locate
-
-pytestmark = pytest.mark.models
+from models.weights import locate
 
 SPEC = load_catalog().resolve("all-minilm-l6-v2")
 TEXTS = [
@@ -27,20 +26,18 @@ TEXTS = [
 
 @pytest.fixture(scope="module", params=["onnx", "torch"])
 def engine(request):
-    variant = SPEC.variant(request.param)
-    fetch(SPEC, variant, lambda step: None)
-    return load_engine(SPEC, variant)
+    return starter(SPEC.id, request.param)
 
 
 @pytest.fixture(scope="module")
 def reference():
+    """sentence-transformers takes seconds to import, for which its tests are a part of the release tier."""
     from sentence_transformers import SentenceTransformer
 
-    variant = SPEC.variant("torch")
-    fetch(SPEC, variant, lambda step: None)
-    return SentenceTransformer(str(locate(SPEC, variant)), device="cpu")
+    return SentenceTransformer(str(locate(SPEC, SPEC.variant("torch"))), device="cpu")
 
 
+@pytest.mark.models
 def test_vectors_are_those_of_sentence_transformers(engine, reference):
     tokens = engine.encode(TEXTS)
     assert len(tokens[-1]) == 256
@@ -51,6 +48,7 @@ def test_vectors_are_those_of_sentence_transformers(engine, reference):
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("others", [[], [256], [2, 100]])
 def test_a_single_token_has_the_models_vector(engine, reference, others):
     """One token alone, whatever it is batched with. A graph exported for two and more must not tell the difference."""
@@ -65,6 +63,7 @@ def test_a_single_token_has_the_models_vector(engine, reference, others):
     np.testing.assert_allclose(ours, wanted / np.linalg.norm(wanted), atol=1e-3)
 
 
+@pytest.mark.models
 def test_tokens_are_those_of_sentence_transformers(engine, reference):
     theirs = [reference.tokenizer(text)["input_ids"] for text in TEXTS]
     assert engine.encode(TEXTS) == theirs
@@ -105,6 +104,16 @@ def test_truncate_leaves_short_lists_and_bare_tokens_alone(engine):
     assert len(engine.truncate(tokens, 1)) == 1
 
 
+def test_both_engines_give_the_same_vectors():
+    """And so those of sentence-transformers, with which one of them is compared as a part of the release tier."""
+    onnx, torch = (starter(SPEC.id, name) for name in ("onnx", "torch"))
+    tokens = onnx.encode(TEXTS)
+    assert tokens == torch.encode(TEXTS)
+    np.testing.assert_allclose(onnx.embed(tokens), torch.embed(tokens), atol=1e-4)
+    single = [[tokens[1][1]]]
+    np.testing.assert_allclose(onnx.embed(single), torch.embed(single), atol=1e-4)
+
+
 def test_tokens_and_back(engine):
     tokens = engine.encode(["hello world"])[0]
     bare = engine.without_special_tokens(tokens)
@@ -114,8 +123,6 @@ def test_tokens_and_back(engine):
 
 
 def test_onnx_loads_neither_torch_nor_transformers():
-    variant = SPEC.variant("onnx")
-    fetch(SPEC, variant, lambda step: None)
     code = f"""
 import sys
 from models.catalog import load_catalog

@@ -14,10 +14,11 @@ from models.specs import Needs
 from models.variants import export_onnx, quantize_embeddings
 from models.variants.fuse_attention import Graph
 from models.variants.quantize_embeddings import EXPONENTS, candidates, product, quantize_product
-from models.weights import fetch
+from models.variants.quantize_onnx import half
+from models.weights import locate
 
 SPEC = load_catalog().resolve("all-minilm-l6-v2")
-models = pytest.mark.models
+variants = pytest.mark.variants
 
 
 def outlying(tokens: int = 200, channels: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +82,15 @@ def test_a_vector_that_depends_on_its_batch_is_seen():
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference(artifacts):
     variant = SPEC.variant(SPEC.reference_variant)
-    return answers_of(open_variant(SPEC, variant, fetch(SPEC, variant, lambda step: None)))
+    folder = artifacts.of(SPEC, SPEC.reference_variant)
+    return artifacts.answers(SPEC.id, lambda: answers_of(open_variant(SPEC, variant, folder)))
 
 
 @pytest.fixture(scope="module")
-def exported():
-    return fetch(SPEC, SPEC.variant("onnx"), lambda step: None)
+def exported(artifacts):
+    return artifacts.of(SPEC, "onnx")
 
 
 def answers_of(subject):
@@ -106,13 +108,11 @@ def opened(folder) -> OnnxEmbeddings:
 
 
 @pytest.fixture(scope="module")
-def static(exported, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("static")
-    quantize_embeddings.quantize(exported, folder)
-    return folder
+def static(artifacts):
+    return artifacts.of(SPEC, "onnx-int8")
 
 
-@models
+@variants
 def test_8_bits_keep_the_floor_and_a_third_of_the_size(reference, exported, static):
     found, broken = judged(reference, opened(static))
     assert not broken
@@ -124,20 +124,18 @@ def test_8_bits_keep_the_floor_and_a_third_of_the_size(reference, exported, stat
     assert not {"MatMul", "Attention", "Softmax"} & operators
 
 
-@models
-def test_dynamic_8_bits_keep_the_floor(reference, exported, tmp_path):
-    quantize_embeddings.quantize(exported, tmp_path, "dynamic")
-    found, broken = judged(reference, opened(tmp_path))
+@variants
+def test_dynamic_8_bits_keep_the_floor(reference, artifacts):
+    found, broken = judged(reference, opened(artifacts.of(SPEC, "onnx-int8-dynamic")))
     assert not broken
     assert found["alone"] < 0.9999  # as the catalog says: others in the batch matter
 
 
-@models
+@variants
 @pytest.mark.parametrize("name", ["onnx", "torch-bf16"])
-def test_variants_of_the_same_weights_keep_the_floor(reference, name):
+def test_variants_of_the_same_weights_keep_the_floor(reference, artifacts, name):
     variant = SPEC.variant(name)
-    folder = fetch(SPEC, variant, lambda step: None)
-    found = compare(reference, answers_of(open_variant(SPEC, variant, folder)))
+    found = compare(reference, answers_of(open_variant(SPEC, variant, artifacts.of(SPEC, name))))
     assert not below_floor(SPEC, found)
     assert found["cosine_worst"] > 0.999
 
@@ -149,19 +147,17 @@ def on_cpu(name):
     return variant.model_copy(update={"needs": needs, "engine": {}})
 
 
-@models
-def test_8_bits_of_torchao_keep_the_floor(reference):
+@variants
+def test_8_bits_of_torchao_keep_the_floor(reference, artifacts):
     variant = on_cpu("torch-gpu-int8")
-    subject = open_variant(SPEC, variant, fetch(SPEC, SPEC.variant("torch"), lambda step: None))
+    subject = open_variant(SPEC, variant, artifacts.of(SPEC, "torch"))
     linear = subject.engine.encoder.encoder.layer[0].intermediate.dense  # type: ignore[attr-defined]
     assert "int8" in str(type(linear.weight)).lower()
     assert not below_floor(SPEC, compare(reference, answers_of(subject)))
 
 
-@models
+@variants
 def test_halves_keep_the_floor(reference, exported, tmp_path):
-    from models.variants.quantize_onnx import half
-
     half(exported, tmp_path)
     assert (tmp_path / "model.onnx").stat().st_size < 0.55 * (exported / "model.onnx").stat().st_size
     found, broken = judged(reference, opened(tmp_path))
@@ -169,16 +165,16 @@ def test_halves_keep_the_floor(reference, exported, tmp_path):
     assert found["cosine_worst"] > 0.999
 
 
-@models
 @pytest.mark.parametrize("name", ["torch-gpu-compiled", "torch-gpu-int8", "onnx-gpu-fp16", "onnx-gpu-tensorrt"])
-def test_variants_for_a_gpu_say_so_where_there_is_none(exported, monkeypatch, name):
+def test_variants_for_a_gpu_say_so_where_there_is_none(monkeypatch, name):
+    exported = locate(SPEC, SPEC.variant("onnx"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(RuntimeError, match=r"GPU|ExecutionProvider"):
         open_variant(SPEC, SPEC.variant(name), exported)
 
 
-@models
+@variants
 def test_perturbed_weights_break_the_floor(reference, static, tmp_path):
     model, drawn = onnx.load(static / "model.onnx"), np.random.default_rng(3)
     for tensor in model.graph.initializer:
@@ -190,7 +186,7 @@ def test_perturbed_weights_break_the_floor(reference, static, tmp_path):
     assert judged(reference, opened(tmp_path))[1]
 
 
-@models
+@variants
 def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, monkeypatch):
     """With one short text, no scale has seen what other texts bring."""
     monkeypatch.setattr(quantize_embeddings, "calibration_texts", lambda: ["a"])
@@ -198,15 +194,15 @@ def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, mon
     assert judged(reference, opened(tmp_path))[1]
 
 
-@models
-def test_8_bits_are_nearer_with_smoothing(reference, exported, static, tmp_path, monkeypatch):
+@variants
+def test_8_bits_are_nearer_with_smoothing(reference, exported, static, artifacts, monkeypatch):
     monkeypatch.setattr(quantize_embeddings, "EXPONENTS", {"static": (None,)})
-    quantize_embeddings.quantize(exported, tmp_path)
-    plain, smooth = (judged(reference, opened(folder))[0] for folder in (tmp_path, static))
+    unsmoothed = artifacts.made("minilm-unsmoothed", lambda folder: quantize_embeddings.quantize(exported, folder))
+    plain, smooth = (judged(reference, opened(folder))[0] for folder in (unsmoothed, static))
     assert 1 - smooth["cosine"] < (1 - plain["cosine"]) / 2
 
 
-@models
+@variants
 def test_a_left_out_operator_breaks_the_floor(reference, exported, tmp_path):
     model = onnx.load(exported / "model.onnx")
     graph = Graph(model)
@@ -216,7 +212,7 @@ def test_a_left_out_operator_breaks_the_floor(reference, exported, tmp_path):
     assert judged(reference, opened(tmp_path))[1]
 
 
-@models
+@variants
 def test_pooling_over_padding_breaks_the_floor(reference, exported):
     class Unmasked(OnnxEmbeddings):
         def embed(self, batch):

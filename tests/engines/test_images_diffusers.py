@@ -1,5 +1,7 @@
 """Our step-wise engine makes the pictures that diffusers' own pipelines make, for every architecture and sampler."""
 
+import random
+
 import numpy as np
 import pytest
 import tiny_diffusion as tiny
@@ -96,8 +98,23 @@ def assert_same(ours, theirs):
     assert np.abs(ours - theirs).max() <= 2
 
 
+def some(names, count: int):
+    """Others on every run, by its seed; as a part of the release tier all of them are tried."""
+    return random.sample(sorted(names), count)
+
+
+def test_the_tiny_models_depend_on_all_they_are_given(model):
+    for name in some(FAMILIES, 3):
+        depends_on_all_it_is_given(model, name)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_tiny_models_depend_on_all_they_are_given(model, name):
+def test_every_tiny_model_depends_on_all_it_is_given(model, name):
+    depends_on_all_it_is_given(model, name)
+
+
+def depends_on_all_it_is_given(model, name):
     engine, scheduler = model(name).engine, model(name).default
     base = make(engine, picture(scheduler=scheduler))
     changes = [{"seed": 2}, {"prompt": "zzz xxx"}, {"steps": 3}]
@@ -110,9 +127,19 @@ def test_the_tiny_models_depend_on_all_they_are_given(model, name):
         assert np.abs(base - other).max() > 8, change
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_picture_from_a_prompt(model, name):
+    from_a_prompt(model, name, random.choice([1.0, 5.0]))
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_picture_from_a_prompt(model, name, guidance):
+def test_a_picture_from_a_prompt_with_and_without_guidance(model, name, guidance):
+    from_a_prompt(model, name, guidance)
+
+
+def from_a_prompt(model, name, guidance):
     wanted = picture(scheduler=model(name).default, guidance=guidance)
     assert_same(make(model(name).engine, wanted), model(name).theirs(wanted))
 
@@ -123,32 +150,75 @@ def test_a_negative_prompt_and_another_shape(model, name):
     assert_same(make(model(name).engine, wanted), model(name).theirs(wanted))
 
 
+SAMPLED = ["sd", "sd-v-prediction", "sdxl", "sdxl-turbo"]
+
+
 @pytest.mark.parametrize("scheduler", DIFFUSION)
-@pytest.mark.parametrize("name", ["sd", "sd-v-prediction", "sdxl", "sdxl-turbo"])
-def test_every_sampler(model, name, scheduler):
-    for steps in (1, 2, 7):
+def test_every_sampler(model, scheduler):
+    samples(model, random.choice(SAMPLED), scheduler, [random.choice([1, 2, 7])])
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("scheduler", DIFFUSION)
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_sampler_of_every_family(model, name, scheduler):
+    samples(model, name, scheduler, [1, 2, 7])
+
+
+def samples(model, name, scheduler, several_steps):
+    for steps in several_steps:
         wanted = picture(scheduler=scheduler, steps=steps)
         assert_same(make(model(name).engine, wanted), model(name).theirs(wanted))
 
 
+def test_a_picture_from_a_picture(model):
+    for name in some(FAMILIES, 4):
+        from_a_picture(model, name, random.choice([0.6, 1.0]))
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_picture_from_a_picture(model, name, strength):
+def test_a_picture_from_a_picture_of_every_family(model, name, strength):
+    from_a_picture(model, name, strength)
+
+
+def from_a_picture(model, name, strength):
     wanted = picture(scheduler=model(name).default, image=photograph(), strength=strength, steps=5)
     pipe = AutoPipelineForImage2Image.from_pipe(model(name).pipe)
     assert_same(make(model(name).engine, wanted), model(name).theirs(wanted, pipe))
 
 
+def test_a_sampler_from_a_picture(model):
+    for scheduler in some(DIFFUSION, 3):
+        samples_from_a_picture(model, scheduler)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("scheduler", DIFFUSION)
 def test_every_sampler_from_a_picture(model, scheduler):
+    samples_from_a_picture(model, scheduler)
+
+
+def samples_from_a_picture(model, scheduler):
     wanted = picture(scheduler=scheduler, image=photograph(), strength=0.5, steps=8)
     pipe = AutoPipelineForImage2Image.from_pipe(model("sd").pipe)
     assert_same(make(model("sd").engine, wanted), model("sd").theirs(wanted, pipe))
 
 
+@pytest.mark.parametrize("name", ["sd", "sd-tiny-vae", "sdxl"])
+def test_repainting_under_a_mask(model, name):
+    repaints(model, name, random.choice([0.6, 1.0]))
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("name", ["sd", "sd-tiny-vae", "sdxl"])
-def test_repainting_under_a_mask(model, name, strength):
+def test_repainting_under_a_mask_with_every_strength(model, name, strength):
+    repaints(model, name, strength)
+
+
+def repaints(model, name, strength):
     """By blending at every step, for denoisers that know nothing of masks."""
     wanted = picture(image=photograph(), mask=MASK, strength=strength, steps=5)
     ours = make(model(name).engine, wanted)
@@ -164,7 +234,7 @@ def test_repainting_with_flows(model, name):
     assert_repainted(ours, theirs, wanted)
 
 
-@pytest.mark.parametrize("strength", [0.6, 1.0])
+@pytest.mark.parametrize("strength", [pytest.param(0.6, marks=pytest.mark.matrix), 1.0])
 def test_repainting_with_a_denoiser_made_for_it(tmp_path, strength):
     folder = tiny.stable_diffusion(tmp_path, channels=9)
     engine, pipe = load(folder), DiffusionPipeline.from_pretrained(folder)
@@ -242,8 +312,17 @@ def test_the_less_strength_the_more_is_left(model):
     assert distances[-1] > 20
 
 
+def test_controls(model, tmp_path):
+    controls(model, random.choice(["sd", "sdxl"]), tmp_path)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
-def test_controls(model, name, tmp_path):
+def test_controls_of_every_family(model, name, tmp_path):
+    controls(model, name, tmp_path)
+
+
+def controls(model, name, tmp_path):
     canny = tiny.controlnet(tmp_path / "canny", model(name).folder, 1)
     depth = tiny.controlnet(tmp_path / "depth", model(name).folder, 2)
     sources = {kind: {"kind": "folder", "path": path} for kind, path in {"canny": canny, "depth": depth}.items()}
@@ -291,7 +370,7 @@ def test_samplers_that_would_not_start_from_pure_noise_are_not_offered(tmp_path)
     engine = load(folder, engine={"scheduler_config": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}})
     assert {"ddim", "euler", "dpm++-2m", "unipc", "lcm"} <= set(engine.schedulers)
     assert not {"pndm", "lms", "heun"} & set(engine.schedulers)
-    for scheduler in engine.schedulers:
+    for scheduler in some(engine.schedulers, 3):
         assert make(engine, picture(scheduler=scheduler)).std() > 10
 
 

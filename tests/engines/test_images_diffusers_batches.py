@@ -1,5 +1,7 @@
 """Pictures of different requests share one call of the denoiser, and each is the one that it would be alone."""
 
+import random
+
 import numpy as np
 import pytest
 import tiny_diffusion as tiny
@@ -55,17 +57,17 @@ def calls(sd, monkeypatch):
 
 def mixed(scheduler):
     """No two are alike, in length, guidance, prompt, seed or what they start from."""
-    several = list(DIFFUSION) if scheduler == "ddim" else [scheduler]
+    samplers = list(DIFFUSION) if scheduler == "ddim" else [scheduler]
     wanted = [
         picture(scheduler=name, seed=number, steps=3 + number % 4, guidance=[1.0, 3.0, 7.5][number % 3], prompt=prompt)
         for number, (name, prompt) in enumerate(
-            zip(several * 5, ["a cat", "red dog", "", "zzz", "a b c"], strict=False)
+            zip(samplers * 5, ["a cat", "red dog", "", "zzz", "a b c"], strict=False)
         )
     ]
     wanted += [
-        picture(scheduler=several[-1], negative_prompt="blurry", seed=50),
-        picture(scheduler=several[0], image=photograph(), strength=0.5, steps=6, seed=51),
-        picture(scheduler=several[0], image=photograph(1), mask=MASK, steps=5, seed=52),
+        picture(scheduler=samplers[-1], negative_prompt="blurry", seed=50),
+        picture(scheduler=samplers[0], image=photograph(), strength=0.5, steps=6, seed=51),
+        picture(scheduler=samplers[0], image=photograph(1), mask=MASK, steps=5, seed=52),
     ]
     return wanted
 
@@ -76,8 +78,18 @@ def assert_same_pictures(together, alone):
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+def test_a_mixed_batch_is_the_pictures_made_alone(engines):
+    for name in ("sd", random.choice([name for name in FAMILIES if name != "sd"])):
+        makes_a_mixed_batch(engines, name)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_mixed_batch_is_the_pictures_made_alone(engines, name):
+def test_a_mixed_batch_of_every_family(engines, name):
+    makes_a_mixed_batch(engines, name)
+
+
+def makes_a_mixed_batch(engines, name):
     """They finish at different times; who is done leaves the batch."""
     engine, wanted = engines(name), mixed(FAMILIES[name][2])
     alone = [make(engine, each) for each in wanted]
@@ -179,8 +191,8 @@ def test_controlled_pictures_share_a_batch(tmp_path):
 
 
 def test_a_preview_shows_the_picture_that_is_coming(sd):
-    """The estimate of the finished picture, not the noisy one: each preview is nearer, the last one is it."""
-    for scheduler in sd.schedulers:
+    """The estimate of the finished picture, not the noisy one: previews come nearer, and the last one is it."""
+    for scheduler in random.sample(sd.schedulers, 4):
         denoising = sd.start(picture(steps=10, scheduler=scheduler))
         previews = []
         while denoising.step < denoising.steps:
@@ -226,8 +238,22 @@ class OutOfMemoryOnce:
         return self.forward(*args, **more)
 
 
+def several(schedulers) -> list:
+    """One picture of each of some samplers; all of them are tried as a part of the release tier."""
+    return [picture(scheduler=name, seed=number, steps=5) for number, name in enumerate(schedulers)]
+
+
 def test_a_step_that_ran_out_of_memory_can_be_tried_again(sd, monkeypatch):
-    wanted = [picture(scheduler=name, seed=number, steps=5) for number, name in enumerate(sd.schedulers)]
+    runs_out_of_memory(sd, random.sample(sd.schedulers, 4), monkeypatch)
+
+
+@pytest.mark.matrix
+def test_a_step_of_every_sampler_that_ran_out_of_memory(sd, monkeypatch):
+    runs_out_of_memory(sd, sd.schedulers, monkeypatch)
+
+
+def runs_out_of_memory(sd, schedulers, monkeypatch):
+    wanted = several(schedulers)
     alone = [make(sd, each) for each in wanted]
     batch = [sd.start(each) for each in wanted]
     sd.step(batch)
@@ -243,8 +269,17 @@ def test_a_step_that_ran_out_of_memory_can_be_tried_again(sd, monkeypatch):
 
 
 def test_a_step_that_ran_out_of_memory_half_way_can_be_tried_again(sd, monkeypatch):
+    runs_out_of_memory_half_way(sd, random.sample(sd.schedulers, 4), monkeypatch)
+
+
+@pytest.mark.matrix
+def test_a_step_of_every_sampler_that_ran_out_of_memory_half_way(sd, monkeypatch):
+    runs_out_of_memory_half_way(sd, sd.schedulers, monkeypatch)
+
+
+def runs_out_of_memory_half_way(sd, schedulers, monkeypatch):
     """After some pictures of the batch had already made theirs, with their schedulers and generators gone on."""
-    wanted = [picture(scheduler=name, seed=number, steps=5) for number, name in enumerate(sd.schedulers)]
+    wanted = several(schedulers)
     alone = [make(sd, each) for each in wanted]
     batch = [sd.start(each) for each in wanted]
     sd.step(batch)
@@ -289,6 +324,7 @@ def test_a_prompt_is_encoded_once_for_all_its_pictures(sd, monkeypatch):
         return forward(*args, **more)
 
     monkeypatch.setattr(encoder, "forward", counting)
+    monkeypatch.setattr(sd.prompts, "most", 3)
     sd.prompts.forget()
     for seed in range(4):
         sd.start(picture(prompt="a green dog", seed=seed))

@@ -120,11 +120,9 @@ def test_a_variant_for_gpus_says_that_there_is_none(spec, name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
+def graphs(artifacts):
     """Doodle Turbo in ONNX, by the options of its row."""
-    target = tmp_path_factory.mktemp("onnx")
-    export_images.export(WEIGHTS, target, **TURBO.variant("onnx").artifact.options)
-    return target
+    return artifacts.of(TURBO, "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +133,8 @@ def few_prompts():
 
 
 @pytest.fixture(scope="module")
-def reference(few_prompts):
-    return answers_of("diffusers", WEIGHTS)
+def reference(few_prompts, artifacts):
+    return artifacts.answers(f"{TURBO.id}-16", lambda: answers_of("diffusers", WEIGHTS))
 
 
 def answers_of(variant, folder):
@@ -144,26 +142,24 @@ def answers_of(variant, folder):
 
 
 def quantized(source, target):
-    target.mkdir()
     quantize_images.quantize(source, target, **TURBO.variant("onnx-int8").artifact.options)
-    return target
 
 
 def size_of(folder):
     return sum(file.stat().st_size for file in folder.rglob("model.onnx*"))
 
 
-@pytest.mark.models
+@pytest.mark.variants
 def test_onnx_paints_what_diffusers_paints(graphs, reference):
     answers = answers_of("onnx", graphs)
     assert np.abs(answers["pictures"].astype(int) - reference["pictures"]).max() <= 1
     assert answers["asked_for"].mean() > 0.95
 
 
-@pytest.mark.models
+@pytest.mark.variants
 @pytest.mark.parametrize("name", ["onnx-int8", "diffusers-bf16"])
-def test_small_numbers_keep_the_floor(name, graphs, reference, tmp_path):
-    folder = WEIGHTS if name == "diffusers-bf16" else quantized(graphs, tmp_path / "int8")
+def test_small_numbers_keep_the_floor(name, graphs, reference, artifacts):
+    folder = artifacts.of(TURBO, name)
     found = compare(reference, answers_of(name, folder))
     assert below_floor(TURBO, found) == ""
     assert found["psnr"] < 60  # something was rounded
@@ -210,7 +206,7 @@ def leave_out_an_attention_to_the_prompt(graph):
     attention.input.append(query)
 
 
-@pytest.mark.models
+@pytest.mark.variants
 @pytest.mark.parametrize("spoil", [perturb, leave_out_biases_of_norms, leave_out_an_attention_to_the_prompt])
 def test_a_broken_network_is_caught_though_it_paints_what_was_asked(spoil, graphs, reference, tmp_path):
     found = compare(reference, answers_of("onnx", spoiled(graphs, tmp_path / "broken", spoil)))
@@ -218,7 +214,7 @@ def test_a_broken_network_is_caught_though_it_paints_what_was_asked(spoil, graph
     assert "PSNR" in below_floor(TURBO, found)
 
 
-@pytest.mark.models
+@pytest.mark.variants
 def test_a_broken_encoder_is_caught_by_edits_alone(graphs, reference, tmp_path):
     folder = spoiled(graphs, tmp_path / "broken", partial(perturb, share=0.2), part="vae_encoder")
     assert below_floor(TURBO, compare(reference, answers_of("onnx", folder))).startswith("PSNR of edits is")
@@ -233,9 +229,10 @@ class Darkness(quantize_images.Recorder):
         return made
 
 
-@pytest.mark.models
-def test_a_calibration_with_the_wrong_data_is_caught(graphs, reference, tmp_path, monkeypatch):
+@pytest.mark.variants
+def test_a_calibration_with_the_wrong_data_is_caught(graphs, reference, artifacts, monkeypatch):
     monkeypatch.setattr(quantize_images, "Recorder", Darkness)
-    found = compare(reference, answers_of("onnx-int8", quantized(graphs, tmp_path / "int8")))
+    folder = artifacts.made("doodle-turbo-in-darkness", partial(quantized, graphs))
+    found = compare(reference, answers_of("onnx-int8", folder))
     broken = below_floor(TURBO, found)
     assert all(title in broken for title in ("PSNR", "SSIM", "Asked for"))

@@ -25,6 +25,7 @@ def flux(tmp_path_factory):
 INT8 = {"quantizer": "torchao", "quantized": ["transformer", "text_encoder_2"]}
 
 
+@pytest.mark.models
 def test_weights_of_8_bits_are_smaller_and_paint_nearly_the_same(flux):
     small, half = load_as(flux, "int8", **INT8), load_as(flux, "bf16")
     wanted = picture(scheduler="flow-euler", steps=2)

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
+from starters import starter
 
 from models.catalog import load_catalog
 from models.engines.onnx_session import open_session
 from models.registry import load_engine
-from models.weights import fetch, locate
-
-pytestmark = pytest.mark.models
+from models.weights import locate
 
 SPEC = load_catalog().resolve("magenta-styles")
 SIZE = (256, 192)
@@ -17,9 +16,7 @@ SIZE = (256, 192)
 
 @pytest.fixture(scope="module")
 def engine():
-    variant = SPEC.variant(None)
-    fetch(SPEC, variant, lambda step: None)
-    return load_engine(SPEC, variant)
+    return starter(SPEC.id)
 
 
 @pytest.fixture(scope="module")

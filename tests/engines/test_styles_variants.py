@@ -17,10 +17,9 @@ from models.variants.block_convolutions import block
 from models.variants.fuse_attention import Graph
 from models.variants.fuse_norms import fuse as fuse_norms
 from models.variants.quantize_onnx import half
-from models.weights import fetch
 
 SPEC = load_catalog().resolve("magenta-styles")
-models = pytest.mark.models
+variants = pytest.mark.variants
 NAMED, PAINTER = "multistyle26.onnx", "arbitrary_transform.onnx"
 DRAWN = np.random.default_rng(4)
 
@@ -118,13 +117,13 @@ def test_style_distance_is_of_looks_and_not_of_places():
 
 
 @pytest.fixture(scope="module")
-def freed():
-    return fetch(SPEC, SPEC.variant("onnx"), lambda step: None)
+def freed(artifacts):
+    return artifacts.of(SPEC, "onnx")
 
 
 @pytest.fixture(scope="module")
-def reference(freed):
-    return answers_of(freed)
+def reference(freed, artifacts):
+    return artifacts.answers(SPEC.id, lambda: answers_of(freed))
 
 
 def answers_of(folder):
@@ -145,7 +144,7 @@ def with_graph(freed, folder, name: str, model: onnx.ModelProto):
     return folder
 
 
-@models
+@variants
 def test_fused_networks_are_the_reference(reference, freed, tmp_path):
     fuse_styles.fuse(freed, tmp_path)
     found, broken = judged(reference, tmp_path)
@@ -156,13 +155,13 @@ def test_fused_networks_are_the_reference(reference, freed, tmp_path):
     assert kinds(onnx.load(tmp_path / PAINTER)).count("SpaceToDepth") == 2
 
 
-@models
+@variants
 def test_halves_keep_the_floor(reference, freed, tmp_path):
     half(freed, tmp_path)
     assert not judged(reference, tmp_path)[1]
 
 
-@models
+@variants
 @pytest.mark.parametrize("name", ["onnx-gpu", "onnx-gpu-fp16", "onnx-gpu-tensorrt"])
 def test_variants_for_a_gpu_say_so_where_there_is_none_and_load_on_a_cpu(freed, monkeypatch, name):
     variant = SPEC.variant(name)
@@ -174,7 +173,7 @@ def test_variants_for_a_gpu_say_so_where_there_is_none_and_load_on_a_cpu(freed, 
         open_variant(SPEC, variant, freed)
 
 
-@models
+@variants
 @pytest.mark.parametrize("name", [NAMED, PAINTER])
 def test_perturbed_weights_break_the_floor(reference, freed, tmp_path, name):
     model, drawn = onnx.load(freed / name), np.random.default_rng(3)
@@ -187,7 +186,7 @@ def test_perturbed_weights_break_the_floor(reference, freed, tmp_path, name):
     assert judged(reference, with_graph(freed, tmp_path, name, model))[1]
 
 
-@models
+@variants
 def test_a_left_out_operator_breaks_the_floor(reference, freed, tmp_path):
     model = onnx.load(freed / NAMED)
     graph = Graph(model)
@@ -196,10 +195,10 @@ def test_a_left_out_operator_breaks_the_floor(reference, freed, tmp_path):
     assert judged(reference, with_graph(freed, tmp_path, NAMED, model))[1]
 
 
-@models
-def test_a_mixed_up_style_breaks_the_floor(freed):
+@variants
+def test_a_mixed_up_style_breaks_the_floor(reference):
     """Styles in another order: each painting is a good one, of another style."""
-    right, wrong = (answers_of(freed) for _ in range(2))
+    right, wrong = reference, dict(reference)
     named = [name for name in wrong if name.startswith("named/")]
     turned = dict(wrong) | {name: wrong[other] for name, other in zip(named, named[3:] + named[:3], strict=True)}
     found = compare(right, turned)

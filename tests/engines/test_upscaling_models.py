@@ -3,23 +3,26 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
+from starters import UPSCALING, starter
 
 from models.catalog import load_catalog
-from models.registry import load_engine
-from models.weights import fetch
-
-pytestmark = pytest.mark.models
+from models.registry import engine_class
 
 SIDE = 192
-MODELS = ["realesr-animevideov3", "realesrgan-x4plus-anime", "realesrgan-x4plus"]
+MODELS = [
+    UPSCALING,
+    *(pytest.param(name, marks=pytest.mark.models) for name in ("realesrgan-x4plus-anime", "realesrgan-x4plus")),
+]
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def engine(request):
+def engine(request, artifacts):
+    """The smallest on every commit."""
     spec = load_catalog().resolve(request.param)
     variant = spec.variant("torch")
-    fetch(spec, variant, lambda step: None)
-    return load_engine(spec, variant)
+    if request.param == UPSCALING:
+        return starter(UPSCALING)
+    return engine_class(spec.task, variant.backend).load(spec, variant, artifacts.of(spec, "torch"))
 
 
 @pytest.fixture(scope="module")

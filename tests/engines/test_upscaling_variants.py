@@ -2,30 +2,35 @@
 broken ones do not."""
 
 import json
-import time
+import threading
 from shutil import copytree
 
 import numpy as np
 import onnx
 import pytest
+import tiny_graphs
 import torch
 from onnx import numpy_helper
+from onnxruntime import RunOptions
+from patience import patience
 from safetensors.torch import save_file
 
 from models.catalog import load_catalog
 from models.engines.networks.real_esrgan import RRDBNet, SRVGGNetCompact
+from models.engines.onnx_session import open_session
 from models.engines.upscaling_onnx import OnnxUpscaling
 from models.engines.upscaling_torch import TorchUpscaling
 from models.errors import OutOfMemory
+from models.evaluation import upscaling
 from models.evaluation.fidelity import below_floor
 from models.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
-from models.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk, truths
+from models.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk
 from models.specs import Needs, VariantSpec
 from models.variants import export_upscaling, quantize_upscaling
-from models.weights import fetch
+from models.variants.quantize_onnx import half
 
 SPEC = load_catalog().resolve("realesr-animevideov3")
-models = pytest.mark.models
+variants = pytest.mark.variants
 
 
 def variant_of(**engine) -> VariantSpec:
@@ -42,71 +47,70 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and int(np.abs(a.astype(int) - b).max()) <= 1
 
 
-@pytest.fixture(scope="module", params=["compact", "dense"])
-def tiny(request, tmp_path_factory):
-    """A network with random weights, in torch and exported: its folder of ONNX, and the engine of torch."""
-    network = SRVGGNetCompact(2) if request.param == "compact" else RRDBNet(1)
-    config = {"architecture": "SRVGGNetCompact", "convolutions": 2}
-    if request.param == "dense":
-        config = {"architecture": "RRDBNet", "blocks": 1}
-    drawn = torch.Generator().manual_seed(7)
-    # PReLUs of upstream have slopes below 0 and above 1.
-    state = {
-        name: torch.randn(value.shape, generator=drawn) * (0.6 if value.ndim == 1 and "weight" in name else 0.05)
-        for name, value in network.state_dict().items()
-    }
-    folder, unpacked = tmp_path_factory.mktemp("onnx"), tmp_path_factory.mktemp("torch")
-    save_file(state, unpacked / "model.safetensors")
-    (unpacked / "config.json").write_text(json.dumps(config))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_upscaling, "unpack", lambda source, target: copytree(source, target, dirs_exist_ok=True))
-        export_upscaling.export(unpacked, folder)
-    return folder, TorchUpscaling(unpacked, "cpu", torch.float32)
-
-
-@pytest.mark.parametrize("size", [(24, 40), (61, 33), (1, 1), (2, 5)])
-def test_the_exported_network_draws_what_torch_draws(tiny, size):
-    folder, engine = tiny
-    wanted = engine.upscale(noise(*size))
-    assert wanted.std() > 1
-    assert same(wanted, OnnxUpscaling(folder, variant_of()).upscale(noise(*size)))
+@pytest.fixture(scope="module", params=[tiny_graphs.compact_upscaler, tiny_graphs.dense_upscaler])
+def graphs(request, tmp_path_factory):
+    """A folder of tiny graphs: one that draws alone, and two, of which one has the other's features."""
+    return request.param(tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.mark.parametrize("size", [(90, 70), (5, 300)])
-def test_tiles_leave_no_seams(tiny, size):
-    folder, _ = tiny
-    whole = OnnxUpscaling(folder, variant_of(trunk_tile=4096, draw_tile=4096)).upscale(noise(*size))
-    engine = OnnxUpscaling(folder, variant_of(trunk_tile=24, draw_tile=16))
+def test_tiles_leave_no_seams(graphs, size):
+    whole = OnnxUpscaling(graphs, variant_of(trunk_tile=4096, draw_tile=4096)).upscale(noise(*size))
+    engine = OnnxUpscaling(graphs, variant_of(trunk_tile=24, draw_tile=16))
+    assert whole.std() > 10
     assert same(whole, engine.upscale(noise(*size)))
     engine.config |= {"trunk_reach": 0, "draw_reach": 0}
     assert not same(whole, engine.upscale(noise(*size)))
 
 
-def test_it_can_be_stopped_in_the_middle_of_a_tile(tiny):
-    folder, _ = tiny
-    engine = OnnxUpscaling(folder, variant_of(trunk_tile=4096, draw_tile=4096))
-    image = noise(500, 500)
-    began = time.perf_counter()
-    engine.upscale(image)
-    whole = time.perf_counter() - began
+class EndlessSession:
+    """A session whose run ends only when it is told to."""
+
+    def __init__(self):
+        self.ended = threading.Event()
+
+    def get_inputs(self):
+        return [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.UINT8, None)]
+
+    def run(self, outputs, inputs, options):
+        waited = threading.Event()
+        for _ in range(int(patience(60) / 0.01)):
+            if options.terminate:
+                self.ended.set()
+                raise RuntimeError("Exiting due to terminate flag being set to true.")
+            waited.wait(0.01)
+
+
+def test_it_can_be_stopped_in_the_middle_of_a_tile(graphs, monkeypatch):
+    engine, session = OnnxUpscaling(graphs, variant_of()), EndlessSession()
+    monkeypatch.setattr(engine, "draw_session", session)
+    monkeypatch.setattr(engine, "trunk_session", None)
     calls = []
 
     def stop_at_the_third() -> None:
-        calls.append(time.perf_counter())
+        calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.upscale(image, stop_at_the_third)
-    stopped = time.perf_counter()
-    assert stopped - calls[-1] < whole / 2
+        engine.upscale(noise(50, 50), stop_at_the_third)
+    assert session.ended.is_set()
     assert len(calls) == 3
+    monkeypatch.undo()
     assert engine.upscale(noise(8, 8)).shape == (32, 32, 3)
 
 
-def test_short_memory_is_met_with_smaller_tiles(tiny, monkeypatch):
-    folder, _ = tiny
-    engine = OnnxUpscaling(folder, variant_of(trunk_tile=128, draw_tile=128))
+def test_the_runtime_ends_a_run_that_is_told_to(graphs):
+    """What the test above stands in for."""
+    options = RunOptions()
+    options.terminate = True
+    (first, *_) = sorted(graphs.glob("*.onnx"), reverse=True)
+    with pytest.raises(Exception, match="terminate"):
+        open_session(first).run(None, {"input": noise(20, 20)}, options)
+
+
+def test_short_memory_is_met_with_smaller_tiles(graphs, monkeypatch):
+    engine = OnnxUpscaling(graphs, variant_of(trunk_tile=128, draw_tile=128))
     image = noise(150, 150)
     wanted, draw, most = engine.upscale(image), engine.draw, 80 * 80
 
@@ -122,15 +126,17 @@ def test_short_memory_is_met_with_smaller_tiles(tiny, monkeypatch):
         engine.upscale(image)
 
 
-def test_prelus_are_unfolded_and_channels_equalized_without_a_change(tiny, tmp_path):
-    folder, engine = tiny
-    model = onnx.load(folder / "draw.onnx")
-    if not any(node.op_type == "PRelu" for node in model.graph.node):
-        with pytest.raises(ValueError, match="no chain"):
-            quantize_upscaling.quantize(folder, tmp_path)
-        return
-    before = onnx.load(folder / "draw.onnx")
-    quantize_upscaling.equalize(model, [noise(20, 20)], tmp_path)
+def test_prelus_are_unfolded_and_channels_equalized_without_a_change(tmp_path):
+    folder = tiny_graphs.compact_upscaler(tmp_path)
+    unfolded_and_equalized(folder, tmp_path, OnnxUpscaling(folder, variant_of()))
+
+
+def unfolded_and_equalized(folder, target, engine):
+    """What comes before rounding moves the weights of a network and draws what `engine` draws."""
+    before, model = (onnx.load(folder / "draw.onnx") for _ in range(2))
+    wanted = engine.upscale(noise(30, 30))
+    assert wanted.std() > 10
+    quantize_upscaling.equalize(model, [noise(20, 20)], target)
     quantize_upscaling.unfold_prelus(model)
     assert not any(node.op_type == "PRelu" for node in model.graph.node)
     moved = [
@@ -140,14 +146,20 @@ def test_prelus_are_unfolded_and_channels_equalized_without_a_change(tiny, tmp_p
         if a.name == b.name
     ]
     assert any(moved)
-    onnx.save(model, tmp_path / "draw.onnx")
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert same(engine.upscale(noise(30, 30)), OnnxUpscaling(tmp_path, variant_of()).upscale(noise(30, 30)))
+    onnx.save(model, target / "draw.onnx")
+    (target / "config.json").write_text((folder / "config.json").read_text())
+    assert same(wanted, OnnxUpscaling(target, variant_of()).upscale(noise(30, 30)))
 
 
-def test_torch_compiled_can_be_stopped_between_tiles(tiny, monkeypatch):
+def test_what_is_no_chain_has_no_form_in_8_bits(tmp_path):
+    folder = tiny_graphs.dense_upscaler(tmp_path)
+    with pytest.raises(ValueError, match="no chain"):
+        quantize_upscaling.quantize(folder, tmp_path)
+
+
+def test_torch_compiled_can_be_stopped_between_tiles(tmp_path):
     """What is compiled is left to torch; here it is what it was, so that the test takes no minute."""
-    _, plain = tiny
+    plain = torch_upscaler(tmp_path, SRVGGNetCompact(1), {"architecture": "SRVGGNetCompact", "convolutions": 1})
     engine = TorchUpscaling.__new__(TorchUpscaling)
     engine.__dict__ |= plain.__dict__ | {"draw_tile": 16, "trunk_tile": 16}
     engine.compiled = {"trunk": plain.network.trunk, "draw": plain.network.draw}
@@ -158,9 +170,22 @@ def test_torch_compiled_can_be_stopped_between_tiles(tiny, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.upscale(noise(60, 60), stop)
+        engine.upscale(noise(40, 40), stop)
     assert calls == [1]
-    assert same(plain.upscale(noise(60, 60)), engine.upscale(noise(60, 60)))
+    assert same(plain.upscale(noise(40, 40)), engine.upscale(noise(40, 40)))
+
+
+def torch_upscaler(folder, network, config) -> TorchUpscaling:
+    """A network with random weights."""
+    drawn = torch.Generator().manual_seed(7)
+    # PReLUs of upstream have slopes below 0 and above 1.
+    state = {
+        name: torch.randn(value.shape, generator=drawn) * (0.6 if value.ndim == 1 and "weight" in name else 0.05)
+        for name, value in network.state_dict().items()
+    }
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return TorchUpscaling(folder, "cpu", torch.float32)
 
 
 def test_likeness_of_pictures():
@@ -186,7 +211,6 @@ def test_scenes_repeat_and_differ():
     for name in one:
         np.testing.assert_array_equal(one[name], again[name])
         assert psnr(one[name], other[name]) < 25
-    assert len(truths()) == 17
 
 
 def test_pictures_of_other_kinds_are_what_they_are_called():
@@ -199,37 +223,79 @@ def test_pictures_of_other_kinds_are_what_they_are_called():
     assert other["photograph"].std() > 50
 
 
-def test_the_truth_is_nearer_to_itself():
-    truth = dict(truths())
+def test_the_set_has_every_kind_of_picture_of_every_seed(monkeypatch):
+    """Drawn small, which is what takes long about it."""
+    monkeypatch.setattr(upscaling, "SIDE", 8)
+    names = upscaling.truths.__wrapped__()
+    assert len(names) == len(upscaling.SEEDS) * len(scenes(8, 1)) + len(other_kinds(8))
+    assert {picture.shape for picture in names.values()} == {(32, 32, 3)}
+
+
+def test_the_truth_is_nearer_to_itself(monkeypatch):
+    truth = {**scenes(64, 4), **other_kinds(64)}
+    monkeypatch.setattr(upscaling, "truths", lambda: truth)
     blurred = {name: shrunk(image).repeat(4, 0).repeat(4, 1) for name, image in truth.items()}
     assert compare(truth, truth)["truth_lost"] == 0
     assert compare(truth, blurred)["truth_lost"] > 10
     assert compare(blurred, truth)["truth_lost"] < -10
 
 
+@pytest.fixture(scope="module", params=["compact", "dense"])
+def tiny(request, artifacts, tmp_path_factory):
+    """A network with random weights, in torch and exported: its folder of ONNX, and the engine of torch."""
+    network = SRVGGNetCompact(2) if request.param == "compact" else RRDBNet(1)
+    config = {"architecture": "SRVGGNetCompact", "convolutions": 2}
+    if request.param == "dense":
+        config = {"architecture": "RRDBNet", "blocks": 1}
+    unpacked = tmp_path_factory.mktemp("torch")
+    engine = torch_upscaler(unpacked, network, config)
+
+    def export(target) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                export_upscaling, "unpack", lambda source, target: copytree(source, target, dirs_exist_ok=True)
+            )
+            export_upscaling.export(unpacked, target)
+
+    return artifacts.made(f"tiny-upscaler-{request.param}", export), engine
+
+
+@variants
+@pytest.mark.parametrize("size", [(24, 40), (61, 33), (1, 1), (2, 5)])
+def test_the_exported_network_draws_what_torch_draws(tiny, size):
+    folder, engine = tiny
+    wanted = engine.upscale(noise(*size))
+    assert wanted.std() > 1
+    assert same(wanted, OnnxUpscaling(folder, variant_of()).upscale(noise(*size)))
+    small = OnnxUpscaling(folder, variant_of(trunk_tile=24, draw_tile=16))
+    assert same(wanted, small.upscale(noise(*size)))
+
+
+@variants
+def test_exported_prelus_are_unfolded_and_channels_equalized_without_a_change(tiny, tmp_path):
+    folder, engine = tiny
+    if (folder / "trunk.onnx").exists():
+        with pytest.raises(ValueError, match="no chain"):
+            quantize_upscaling.quantize(folder, tmp_path)
+    else:
+        unfolded_and_equalized(folder, tmp_path, engine)
+
+
 @pytest.fixture(scope="module")
-def reference():
+def reference(artifacts):
     variant = SPEC.variant(SPEC.reference_variant)
-    return answers_of(open_variant(SPEC, variant, fetch(SPEC, variant, lambda step: None)))
+    folder = artifacts.of(SPEC, SPEC.reference_variant)
+    return artifacts.answers(SPEC.id, lambda: answers_of(open_variant(SPEC, variant, folder)))
 
 
 @pytest.fixture(scope="module")
-def source():
-    return fetch(SPEC, SPEC.variant("torch").model_copy(update={"artifact": None}), lambda step: None)
+def exported(artifacts):
+    return artifacts.of(SPEC, "onnx")
 
 
 @pytest.fixture(scope="module")
-def exported(source, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
-    export_upscaling.export(source, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def quantized(exported, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quantized")
-    quantize_upscaling.quantize(exported, folder)
-    return folder
+def quantized(artifacts):
+    return artifacts.of(SPEC, "onnx-int8")
 
 
 def answers_of(subject):
@@ -242,37 +308,35 @@ def judged(reference, folder) -> tuple[dict[str, float], str]:
     return found, below_floor(SPEC, found)
 
 
-@models
+@variants
 def test_the_exported_model_is_the_reference(reference, exported):
     found, broken = judged(reference, exported)
     assert not broken
     assert found["psnr_worst"] > 80
 
 
-@models
+@variants
 def test_8_bits_keep_the_floor(reference, quantized):
     assert not judged(reference, quantized)[1]
     kinds = [node.op_type for node in onnx.load(quantized / "draw.onnx").graph.node]
     assert kinds.count("QuantizeLinear") >= 16
 
 
-@models
-def test_bf16_keeps_the_floor(reference):
+@variants
+def test_bf16_keeps_the_floor(reference, artifacts):
     variant = SPEC.variant("torch-bf16")
-    subject = open_variant(SPEC, variant, fetch(SPEC, variant, lambda step: None))
+    subject = open_variant(SPEC, variant, artifacts.of(SPEC, "torch-bf16"))
     assert not below_floor(SPEC, compare(reference, answers_of(subject)))
 
 
-@models
+@variants
 def test_halves_keep_the_floor(reference, exported, tmp_path):
-    from models.variants.quantize_onnx import half
-
     half(exported, tmp_path)
     assert (tmp_path / "draw.onnx").stat().st_size < 0.6 * (exported / "draw.onnx").stat().st_size
     assert not judged(reference, tmp_path)[1]
 
 
-@models
+@variants
 def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, monkeypatch):
     """With nothing but grey."""
     grey = {"grey": np.full((64, 64, 3), 128, np.uint8)}
@@ -282,7 +346,7 @@ def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, mon
     assert judged(reference, tmp_path)[1]
 
 
-@models
+@variants
 def test_a_calibration_without_strong_contrast_breaks_the_floor(reference, exported, tmp_path, monkeypatch):
     """It is seen on stripes, which are nothing like the pictures of the calibration."""
     monkeypatch.setattr(quantize_upscaling, "CALIBRATION_BLOCKS", ())
@@ -290,7 +354,7 @@ def test_a_calibration_without_strong_contrast_breaks_the_floor(reference, expor
     assert "Worst PSNR" in judged(reference, tmp_path)[1]
 
 
-@models
+@variants
 def test_8_bits_are_nearer_with_equalized_channels(reference, exported, quantized, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize_upscaling, "equalize", lambda *_: None)
     quantize_upscaling.quantize(exported, tmp_path)
@@ -299,7 +363,7 @@ def test_8_bits_are_nearer_with_equalized_channels(reference, exported, quantize
     assert equal["ssim"] > plain["ssim"]
 
 
-@models
+@variants
 def test_perturbed_weights_break_the_floor(reference, exported, tmp_path):
     model, drawn = onnx.load(exported / "draw.onnx"), np.random.default_rng(3)
     for tensor in model.graph.initializer:
@@ -312,17 +376,16 @@ def test_perturbed_weights_break_the_floor(reference, exported, tmp_path):
     assert judged(reference, tmp_path)[1]
 
 
-@models
 @pytest.mark.parametrize("name", ["torch-gpu-compiled", "onnx-gpu-fp16", "onnx-gpu-tensorrt"])
-def test_variants_for_a_gpu_say_so_where_there_is_none(exported, monkeypatch, name):
+def test_variants_for_a_gpu_say_so_where_there_is_none(monkeypatch, tmp_path, name):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(RuntimeError, match=r"GPU|ExecutionProvider"):
-        open_variant(SPEC, SPEC.variant(name), exported)
+        open_variant(SPEC, SPEC.variant(name), tiny_graphs.compact_upscaler(tmp_path))
 
 
-@models
-def test_a_variant_for_a_gpu_loads_on_a_cpu(exported):
+def test_a_variant_for_a_gpu_loads_on_a_cpu(tmp_path):
+    exported = tiny_graphs.compact_upscaler(tmp_path)
     variant = SPEC.variant("onnx-gpu-tensorrt")
     engine = {name: value for name, value in variant.engine.items() if name != "provider"}
     swapped = variant.model_copy(update={"engine": engine, "needs": Needs(cpus=1, memory_gib=1)})

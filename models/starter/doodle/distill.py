@@ -27,7 +27,7 @@ from rich.progress import track
 
 from models.starter.doodle.drawings import SIDE, training_example
 from models.starter.doodle.emoji_pictures import NAMES
-from models.starter.doodle.train import new_schedule, steps_of, tokenize
+from models.starter.doodle.train import autocast, new_schedule, steps_of, tokenize
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def follow_teacher(pipeline: StableDiffusionPipeline, options: Options) -> Paths
         latents = torch.randn((len(meaning), 4, SIDE // 4, SIDE // 4), generator=chance).to(device)
         way = [latents]
         for number, time in enumerate(schedule.timesteps):
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 without, with_ = pipeline.unet(torch.cat([latents] * 2), time, both).sample.float().chunk(2)
             guided = without + options.guidance * (with_ - without)
             latents = schedule.step(guided, time, latents).prev_sample
@@ -115,7 +115,7 @@ def train_student(teacher: UNet2DConditionModel, paths: Paths, options: Options)
     for step in steps_of(optimizer, options.training_steps, 4e-4, "Student"):
         chosen = torch.randint(0, paths.latents.shape[1], (options.batch,))
         stage = torch.randint(0, options.steps, (options.batch,))
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             times = schedule.timesteps[stage].to(device)
             found = student(paths.latents[stage, chosen].to(device), times, paths.meanings[chosen].to(device)).sample
         loss = F.mse_loss(found.float(), velocities[stage, chosen].to(device))
