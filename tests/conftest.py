@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import hypothesis
 import jsonschema
 import pytest
 from fakes import CHAT, EMBEDDINGS, fake_embedding_server
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from deployments.servers.embeddings import EmbeddingServer
 
 pytest_plugins = ["tiers", "costs"]
+
+
+# Its limits of time for an example and for drawing one are those of a free machine.
+hypothesis.settings.register_profile(
+    "medley", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("medley")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What Hypothesis draws follows from the printed seed too, where it was not given one of its own."""
+    if hypothesis.core.global_force_seed is None:
+        hypothesis.core.global_force_seed = session.config.getoption("randomly_seed")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: Any) -> Mapping[str, Callable[[], Any]]:

@@ -43,6 +43,8 @@ def test_a_policy_gives_a_usable_number_whatever_it_is_told(requests, queued, ru
     assert math.isfinite(wanted)
     assert wanted >= 0
     assert isinstance(kept, dict)
+    if "last_error" in kept:
+        assert wanted == ctx.target_num_replicas
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Recorder:
         return np.array([[tokens[0], len(tokens)] for tokens in batch], dtype=np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(lengths, min_size=1, max_size=8))
 def test_every_request_gets_its_own_rows_in_order_within_the_bounds(requests):
     recorder = Recorder()

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from deployments import telemetry
-from deployments.metering import MemoryMeter, NoMeter
+from deployments.metering import MemoryMeter
 from deployments.telemetry import IN_FLIGHT, METRICS, QUEUE_WAIT, REQUESTS, STATE, Kind, Metric
 
 HISTOGRAMS = [metric for metric in METRICS if metric.kind is Kind.HISTOGRAM]
@@ -40,11 +40,6 @@ def test_what_was_never_written_is_nothing_and_asking_writes_nothing(metric):
 def test_a_wrong_number_of_labels_is_refused_by_the_metrics_name(labels):
     with pytest.raises(ValueError, match="medley_requests"):
         MemoryMeter().write(REQUESTS, 1, *labels)
-
-
-def test_no_meter_takes_everything():
-    for metric in METRICS:
-        NoMeter().write(metric, 1.0, *metric.labels)
 
 
 def test_the_table_has_every_metric_once():

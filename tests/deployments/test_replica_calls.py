@@ -1,12 +1,13 @@
 """What a replica adds to its answers and writes down about them."""
 
 import asyncio
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from deployments.board import MemoryBoard
 from deployments.metering import MemoryMeter
+from deployments.servers import calls
 from deployments.servers.calls import Begun, BusyClock, CallContext, CallLog, Ended, Refused
 from deployments.servers.causes import explain
 from deployments.servers.chat import ChatServer
@@ -20,6 +21,8 @@ from models.tasks.usage import Usage
 from models.weights import WeightsDamaged, WeightsMissing
 
 CHAT = "smollm2-135m-instruct"
+
+pytestmark = pytest.mark.usefixtures("virtual_clock")
 
 
 class Server(ChatServer):
@@ -42,15 +45,15 @@ def request(text="one two", **body) -> GenerationRequest:
     return GenerationRequest({"messages": [{"role": "user", "content": text}], **body}, "r-1")
 
 
-async def answer(server, call, sent: float | None = None):
-    context = CallContext("r-1", time.time() if sent is None else sent)
+async def answer(server, call, sent_ago: float = 0.0):
+    context = CallContext("r-1", calls.time.time() - sent_ago)
     return [item async for item in server.serve_stream(context, "chat", call)]
 
 
 async def test_a_stream_begins_with_its_wait_and_ends_with_its_usage(server):
-    first, *events, end = await answer(server, request(stream=True), sent=time.time() - 0.5)
+    first, *events, end = await answer(server, request(stream=True), sent_ago=0.5)
     assert isinstance(first, Begun)
-    assert 0.5 <= first.queue_s < 2
+    assert first.queue_s == pytest.approx(0.5, abs=1e-5)
     assert all(type(event) is bytes for event in events)
     assert isinstance(end, Ended)
     assert end.usage == Usage(2, 2)
@@ -78,7 +81,7 @@ async def test_words_that_look_like_a_usage_event_are_words(server):
 
 
 async def test_a_clock_that_is_behind_makes_no_negative_wait(server):
-    first, *_ = await answer(server, request(stream=True), sent=time.time() + 60)
+    first, *_ = await answer(server, request(stream=True), sent_ago=-60)
     assert first.queue_s == 0
 
 
@@ -86,7 +89,7 @@ async def test_a_refusal_is_an_answer_and_not_an_exception(server, caplog):
     (refused,) = await answer(server, request("word " * 3000))
     assert isinstance(refused, Refused)
     assert refused.error.code == "context_length_exceeded"
-    whole = await server.serve(CallContext("r-2", time.time()), "fail")
+    whole = await server.serve(CallContext("r-2", calls.time.time()), "fail")
     assert isinstance(whole.result, Refused)
 
 
@@ -100,24 +103,23 @@ Server.fail = _fail  # type: ignore[attr-defined]
 async def test_a_caller_that_leaves_is_a_cancelled_call(server, caplog):
     caplog.set_level("INFO", "ray.serve.access")
     server.engine.seconds_per_token = 0.01
-    stream = server.serve_stream(CallContext("r-3", time.time()), "chat", request("word " * 100, stream=True))
+    stream = server.serve_stream(CallContext("r-3", calls.time.time()), "chat", request("word " * 100, stream=True))
     await anext(stream)
     await stream.aclose()
+    assert server.engine.tokens_made == 1
     (line,) = [record for record in caplog.records if record.name == "ray.serve.access"]
     assert (line.outcome, line.request_id, line.method) == ("cancelled", "r-3", "chat")
     assert "word" not in str(line.__dict__)
-    assert server.meter.total(BUSY, CHAT, "cpu") > 0
+    assert server.meter.total(BUSY, CHAT, "cpu") == pytest.approx(0.01 * server.calls.devices)
 
 
 async def test_overlapping_calls_are_busy_once():
     busy = BusyClock()
-    began = time.monotonic()
     busy.enter()
     await asyncio.sleep(0.1)
     busy.enter()
     await asyncio.sleep(0.1)
-    seconds = busy.leave() + busy.leave()
-    assert 0.2 <= seconds <= time.monotonic() - began
+    assert busy.leave() + busy.leave() == pytest.approx(0.2)
 
 
 @pytest.fixture
@@ -133,7 +135,9 @@ def start(board) -> ColdStart:
 PROGRESS_KEY = f"progress/{CHAT}/rep"
 
 
-def test_a_start_is_shown_phase_by_phase(start, board):
+def test_a_start_is_shown_phase_by_phase(start, board, monkeypatch):
+    clock = SimpleNamespace(now=start.process_started + 3)
+    monkeypatch.setattr("deployments.servers.cold_start.time", SimpleNamespace(time=lambda: clock.now))
     with start.phase("import"):
         assert board.facts[PROGRESS_KEY]["phase"] == "import"
         assert board.facts[PROGRESS_KEY]["since"] == start.process_started
@@ -143,11 +147,10 @@ def test_a_start_is_shown_phase_by_phase(start, board):
         assert board.facts[PROGRESS_KEY]["fraction"] == 0.5
     with start.phase("load"):
         assert "fraction" not in board.facts[PROGRESS_KEY]
-        time.sleep(0.02)
+        clock.now += 2
     start.ready()
     told = board.facts[f"cold_start/{CHAT}/vllm-cpu"]
-    assert list(told["seconds"]) == ["import", "fetch", "load"]
-    assert told["seconds"]["load"] >= 0.02
+    assert told["seconds"] == {"import": 3, "fetch": 0, "load": 2}
     assert told["replica"] == "rep"
     assert board.facts[PROGRESS_KEY]["done"]
 

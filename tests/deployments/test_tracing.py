@@ -14,6 +14,7 @@ from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+from patience import patience
 
 from deployments.board import MemoryBoard
 from deployments.metering import MemoryMeter
@@ -266,7 +267,8 @@ async def test_a_caller_that_leaves_is_no_error(spans, server):
     await anext(stream)
     await stream.aclose()
     queue, engine = spans()
-    assert (queue.end_time - queue.start_time) / 1e9 == pytest.approx(0.5, abs=0.3)
+    assert queue.start_time / 1e9 == pytest.approx(context.sent, abs=1e-5)
+    assert queue.end_time == engine.start_time >= queue.start_time + 499_000_000
     assert engine.attributes["medley.outcome"] == "cancelled"
     assert engine.status.status_code is StatusCode.UNSET
     assert "error.type" not in engine.attributes
@@ -326,7 +328,7 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         env={"PATH": "", "PYTHONPATH": ":".join(sys.path)},
         check=False,
     )

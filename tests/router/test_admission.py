@@ -7,7 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.router.admission import Admission, Asker, is_batch, key_of
@@ -55,7 +55,6 @@ def full(admission, asker=Asker(), replicas=1, most=1000):  # noqa: B008
 
 
 @given(st.floats(0, 2), st.floats(0.001, 5))
-@settings(deadline=None)
 def test_a_line_is_learnt(slope, base):
     line = taught(Line(), slope, base)
     assert line.at(20) == pytest.approx(base + 20 * slope, rel=0.01, abs=0.01)
@@ -123,7 +122,6 @@ def test_noise_is_room_that_is_kept():
 
 
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1e3)), min_size=LEAST, max_size=80), st.floats(0.001, 1e3))
-@settings(deadline=None)
 def test_nothing_that_is_learnt_breaks_the_arithmetic(observed, limit):
     line = Line()
     for load, seconds in observed:

@@ -255,7 +255,7 @@ def never_a_server_error(response, assert_error):
 
 @pytest.mark.parametrize("examples", [50, pytest.param(1000, marks=pytest.mark.matrix)])
 def test_no_spoiled_body_is_a_server_error(image_app, post_each, assert_error, examples):
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(spoiled())
     def refused_or_answered(case):
         path, body = case
@@ -278,7 +278,7 @@ def forms(draw):
 
 @pytest.mark.parametrize("examples", [50, pytest.param(1000, marks=pytest.mark.matrix)])
 def test_no_form_is_a_server_error(image_app, post_each, assert_error, examples):
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(forms())
     def refused_or_answered(case):
         path, raw = case

@@ -356,7 +356,7 @@ def spoiled(draw):
 
 @pytest.mark.parametrize("examples", [60, pytest.param(2000, marks=pytest.mark.matrix)])
 def test_no_spoiled_body_is_a_server_error(application, post_each, assert_error, examples):
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(spoiled())
     def refused_or_answered(case):
         path, body = case
