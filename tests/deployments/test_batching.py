@@ -1,11 +1,11 @@
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import until
 
 from deployments.servers.batching import LengthBatcher
 
@@ -15,13 +15,14 @@ lengths = st.lists(st.integers(1, 200), min_size=1, max_size=40)
 class Recorder:
     """Embeds a token list as (first token, length), and keeps every batch."""
 
-    def __init__(self, seconds: float = 0.0):
+    def __init__(self):
         self.batches: list[list[list[int]]] = []
-        self.seconds = seconds
 
     def __call__(self, batch):
         self.batches.append([list(tokens) for tokens in batch])
-        time.sleep(self.seconds)
+        return self.vectors(batch)
+
+    def vectors(self, batch):
         return np.array([[tokens[0], len(tokens)] for tokens in batch], dtype=np.float32)
 
 
@@ -42,38 +43,63 @@ def test_every_request_gets_its_own_rows_in_order_within_the_bounds(requests):
         assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= 512
 
 
+class Held(Recorder):
+    """Works on a batch when it is let go, batch by batch or, once it is open, at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Semaphore(0)
+        self.open = False
+
+    def __call__(self, batch):
+        self.batches.append([list(tokens) for tokens in batch])
+        while not self.open and not self.go.acquire(timeout=0.01):
+            pass
+        return self.vectors(batch)
+
+    async def begun(self, count):
+        await until(lambda: len(self.batches) >= count, f"batch {count} is under way")
+
+
 async def test_a_large_request_does_not_hold_up_a_small_one():
-    recorder = Recorder(seconds=0.001)
-    batcher = LengthBatcher(recorder, max_batch=8)
+    held = Held()
+    batcher = LengthBatcher(held, max_batch=8)
     large = asyncio.create_task(batcher.submit([[0] * 10] * 400))
-    await asyncio.sleep(0.005)
-    before = len(recorder.batches)
-    await batcher.submit([[1] * 10])
-    assert len(recorder.batches) - before <= 3
+    held.go.release(5)
+    await held.begun(6)
+    small = asyncio.create_task(batcher.submit([[1] * 10]))
+    await asyncio.sleep(0)
+    held.go.release(3)  # the batch that was under way, and two more
+    assert (await small).tolist() == [[1, 10]]
     assert not large.done()
-    await large
+    held.open = True
+    assert len(await large) == 400
 
 
 async def test_similar_lengths_share_a_batch():
-    recorder = Recorder(seconds=0.01)
-    batcher = LengthBatcher(recorder)
+    held = Held()
+    batcher = LengthBatcher(held)
     first = asyncio.create_task(batcher.submit([[0] * 5]))
-    await asyncio.sleep(0.002)
-    await asyncio.gather(batcher.submit([[1] * 5, [1] * 200]), batcher.submit([[2] * 6, [2] * 190]), first)
-    assert [sorted(map(len, batch)) for batch in recorder.batches] == [[5], [5, 6], [190, 200]]
+    await held.begun(1)
+    others = [asyncio.create_task(batcher.submit(one)) for one in ([[1] * 5, [1] * 200], [[2] * 6, [2] * 190])]
+    await asyncio.sleep(0)
+    held.open = True
+    await asyncio.gather(first, *others)
+    assert [sorted(map(len, batch)) for batch in held.batches] == [[5], [5, 6], [190, 200]]
 
 
 async def test_a_cancelled_request_is_dropped():
-    recorder = Recorder(seconds=0.02)
-    batcher = LengthBatcher(recorder)
+    held = Held()
+    batcher = LengthBatcher(held)
     first = asyncio.create_task(batcher.submit([[0]]))
-    await asyncio.sleep(0.005)
+    await held.begun(1)
     gone = asyncio.create_task(batcher.submit([[7]]))
     kept = asyncio.create_task(batcher.submit([[8]]))
     await asyncio.sleep(0)
     gone.cancel()
+    held.open = True
     await asyncio.gather(first, kept)
-    assert [7] not in [tokens for batch in recorder.batches for tokens in batch]
+    assert held.batches == [[[0]], [[8]]]
 
 
 async def test_an_error_fails_its_batch_only():

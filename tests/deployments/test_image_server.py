@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience, until
 from PIL import Image
 
 from deployments.metering import NoMeter
@@ -194,25 +196,24 @@ async def test_a_withheld_picture_is_an_error_and_its_file_does_not_leave(server
 
 
 async def test_cancelled_requests_stop_their_pictures(server):
-    stepped = []
-    step = server.engine.step
+    begun, step, go = [], server.engine.step, threading.Semaphore(0)
 
-    def slow(batch):
-        stepped.append(len(batch))
-        import time
-
-        time.sleep(0.02)
+    def held(batch):
+        begun.append(len(batch))
+        assert go.acquire(timeout=patience())
         step(batch)
 
-    server.engine.step = slow
-    task = asyncio.create_task(server.make(ImageRequest("red", n=2, steps=100, seed=1)))
-    await asyncio.sleep(0.15)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0.05)
-    count = len(stepped)
-    await asyncio.sleep(0.1)
-    assert len(stepped) == count < 100
+    server.engine.step = held
+    leaving = asyncio.create_task(server.make(ImageRequest("red", n=2, steps=100, seed=1)))
+    go.release(3)
+    await until(lambda: sum(begun) == 8, "the fourth step of both")
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    staying = asyncio.create_task(server.make(ImageRequest("red", n=1, steps=4, seed=1)))
+    go.release(100)
+    assert len((await staying).images) == 1
+    assert begun == [2, 2, 2, 2, 1, 1, 1, 1]
 
 
 def test_sizes_a_model_can_work_at():

@@ -3,10 +3,10 @@
 import asyncio
 import io
 import threading
-import time
 
 import numpy as np
 import pytest
+from patience import patience, until
 from picture_servers import file_of, noise, opened, ready
 from PIL import Image
 
@@ -43,6 +43,12 @@ class SlowUpscaling(FakeUpscaling):
             raise
         finally:
             self.busy = False
+
+
+async def queued(server, count):
+    """So many calls wait for the engine."""
+    waiting = server._engine_thread._work_queue
+    await until(lambda: waiting.qsize() == count, f"{count} calls wait for their turn")
 
 
 class FailingUpscaling(FakeUpscaling):
@@ -118,10 +124,7 @@ async def test_calls_take_turns_and_do_not_hold_up_the_loop():
     server = await ready(UpscalingServer, MODEL, engine)
     engine.go.clear()
     calls = [asyncio.create_task(server.upscale(UpscaleRequest(file_of(noise(24, 40 + n))))) for n in range(4)]
-    began = time.monotonic()
-    for _ in range(20):
-        await asyncio.sleep(0.005)
-    assert time.monotonic() - began < 2
+    await queued(server, 3)  # the loop is not held up: it sees to this while the engine works
     assert len(engine.given) == 2  # the warm-up and one of the calls
     engine.go.set()
     results = await asyncio.gather(*calls)
@@ -137,7 +140,7 @@ async def test_who_leaves_while_waiting_is_not_worked_for():
     first = asyncio.create_task(server.upscale(UpscaleRequest(file_of(noise(24, 41)))))
     await asyncio.to_thread(engine.begun.acquire)
     second = asyncio.create_task(server.upscale(UpscaleRequest(file_of(noise(24, 42)))))
-    await asyncio.sleep(0.2)
+    await queued(server, 1)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -157,7 +160,7 @@ async def test_who_leaves_in_the_middle_stops_the_work():
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await asyncio.to_thread(engine.left.wait, 5)
+    assert await asyncio.to_thread(engine.left.wait, patience())
     engine.go.set()
     assert (await server.upscale(UpscaleRequest(file_of(noise())))).width == 160
 
