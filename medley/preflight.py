@@ -25,10 +25,10 @@ def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
 
 
 def _python(config: ClusterConfig) -> list[str]:
-    if sys.version_info[:2] == (3, 11):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return []
     version = sys.version.split()[0]
-    return [f"This is Python {version}; the locked packages are for 3.11. Run `make serve PYTHON=python3.11`."]
+    return [f"This is Python {version}; the locked packages are for 3.11, 3.12 and 3.13. Run `make clean serve`."]
 
 
 def _memory(config: ClusterConfig) -> list[str]:
