@@ -1,12 +1,15 @@
 """Engines of the starter models as tests of every commit use them: in float32, from the files that `make models` made,
 loaded once in a process however many tests ask."""
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from models.catalog import load_catalog
 from models.registry import load_engine
 from models.specs import ModelSpec, Precision, VariantSpec
+from models.weights import locate
 
 CHAT = "smollm2-135m-instruct"
 EMBEDDINGS = "all-minilm-l6-v2"
@@ -25,3 +28,17 @@ def row(model: str, variant: str | None = None) -> tuple[ModelSpec, VariantSpec]
 def starter(model: str, variant: str | None = None) -> Any:
     """Its engine. Where its files are missing, the error says how they come."""
     return load_engine(*row(model, variant))
+
+
+LAYERS = 3
+
+
+def shallow_chat(folder: Path) -> Path:
+    """The starter chat model with its first layers only, a fifth of the work: its tokens, and nothing that it knew."""
+    whole = locate(*row(CHAT, "transformers"))
+    for file in whole.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "config.json").unlink()
+    config = json.loads((whole / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
+    return folder

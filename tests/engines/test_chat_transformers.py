@@ -1,32 +1,43 @@
-"""The starter chat model on transformers."""
+"""The starter chat model on transformers: in float32, in which every CPU computes alike."""
 
 import asyncio
 import json
+import random
 import re
 from contextlib import aclosing
 
 import pytest
 import torch
+from patience import patience
+from starters import CHAT, row, shallow_chat, starter
 
 from models.catalog import load_catalog
+from models.engines.chat_transformers import TransformersChat
+from models.engines.chat_vllm import VLLMChat
 from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from models.registry import load_engine
 from models.tasks.chat import GenerationRequest
 from models.tasks.tokens import TokenizeRequest
-from models.weights import fetch
-
-pytestmark = pytest.mark.models
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = [{"role": "user", "content": "Write a long story about a dog."}]
 
 
 @pytest.fixture(scope="module")
-def engine():
-    spec = load_catalog().resolve("smollm2-135m-instruct")
-    variant = spec.variant("transformers")
-    fetch(spec, variant, lambda step: None)
-    return load_engine(spec, variant)
+def whole():
+    return starter(CHAT, "transformers")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """With a few of the layers, for what does not depend on what is said."""
+    return TransformersChat.load(*row(CHAT, "transformers"), shallow_chat(tmp_path_factory.mktemp("shallow")))
+
+
+@pytest.fixture(scope="module")
+def full(whole) -> str:
+    """What the whole model answers to FRANCE."""
+    return asyncio.run(text(whole, temperature=0))
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def forward_passes(engine):
 
 
 async def until_running(passes, count):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience(30)):
         while len(passes) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -70,8 +81,8 @@ def contents(events, index=0):
     return [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
 
 
-async def test_it_knows_the_capital_of_france(engine):
-    answer = await document(engine, temperature=0)
+async def test_it_knows_the_capital_of_france(whole):
+    answer = await document(whole, temperature=0)
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["model"] == "smollm2-135m-instruct"
@@ -80,12 +91,14 @@ async def test_it_knows_the_capital_of_france(engine):
 
 async def test_content_may_be_parts(engine):
     parts = [{"role": "user", "content": [{"type": "text", "text": FRANCE[0]["content"]}]}]
-    assert await text(engine, messages=parts, temperature=0) == await text(engine, temperature=0)
+    few = {"temperature": 0, "max_tokens": 3}
+    assert await text(engine, messages=parts, **few) == await text(engine, **few) != ""
 
 
-async def test_a_stream_says_the_same(engine):
-    whole = await document(engine, messages=STORY, temperature=0, max_tokens=40)
-    events = await chunks(engine, messages=STORY, temperature=0, max_tokens=40, stream_options={"include_usage": True})
+@pytest.mark.models
+async def test_a_stream_says_the_same(whole):
+    whole = await document(whole, messages=STORY, temperature=0, max_tokens=40)
+    events = await chunks(whole, messages=STORY, temperature=0, max_tokens=40, stream_options={"include_usage": True})
     assert "".join(contents(events)) == whole["choices"][0]["message"]["content"]
     assert len(contents(events)) > 10
     assert events[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -116,10 +129,22 @@ async def test_the_limit_ends_with_length(engine, name):
 
 
 # The answer is "The capital of France is Paris."
-@pytest.mark.parametrize("stop", [" France", ["zzz", " France"], "pital of Fr", "l of France is P"])
+STOPS = [" France", ["zzz", " France"], "pital of Fr", "l of France is P"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-async def test_nothing_after_a_stop_string_is_sent(engine, stop, stream):
-    full = await text(engine, temperature=0)
+async def test_nothing_after_a_stop_string_is_sent(whole, full, stream):
+    await stops(whole, full, random.choice(STOPS), stream)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nothing_after_any_stop_string_is_sent(whole, full, stop, stream):
+    await stops(whole, full, stop, stream)
+
+
+async def stops(engine, full, stop, stream):
     word = stop if isinstance(stop, str) else stop[1]
     wanted = full[: full.index(word)]
     if stream:
@@ -134,9 +159,8 @@ async def test_nothing_after_a_stop_string_is_sent(engine, stop, stream):
     assert wanted.startswith("".join(entry["token"] for entry in told))
 
 
-async def test_text_that_only_began_like_a_stop_string_is_sent(engine):
-    full = await text(engine, temperature=0)
-    assert await text(engine, temperature=0, stop=["France is Rome", full + " And"]) == full
+async def test_text_that_only_began_like_a_stop_string_is_sent(whole, full):
+    assert await text(whole, temperature=0, stop=["France is Rome", full + " And"]) == full
 
 
 async def test_a_stop_string_ends_the_work(engine, forward_passes):
@@ -145,7 +169,7 @@ async def test_a_stop_string_ends_the_work(engine, forward_passes):
 
 
 async def test_a_seed_makes_it_repeatable(engine):
-    body = {"messages": STORY, "temperature": 1.5, "max_tokens": 12}
+    body = {"messages": STORY, "temperature": 1.5, "max_tokens": 6}
     first = await text(engine, seed=7, **body)
     unseeded = [await text(engine, **body) for _ in range(2)]
     assert await text(engine, seed=7, **body) == first
@@ -159,17 +183,17 @@ async def test_every_seed_of_64_bits_is_taken(engine, seed):
 
 
 async def test_n_answers(engine):
-    answer = await document(engine, messages=STORY, n=3, temperature=1.2, seed=1, max_tokens=8)
+    answer = await document(engine, messages=STORY, n=3, temperature=1.2, seed=1, max_tokens=4)
     texts = [choice["message"]["content"] for choice in answer["choices"]]
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert len(set(texts)) == 3
-    assert answer["usage"]["completion_tokens"] == 24
-    events = await chunks(engine, messages=STORY, n=3, temperature=1.2, seed=1, max_tokens=8)
+    assert answer["usage"]["completion_tokens"] == 12
+    events = await chunks(engine, messages=STORY, n=3, temperature=1.2, seed=1, max_tokens=4)
     assert ["".join(contents(events, index)) for index in range(3)] == texts
 
 
 async def test_sampling_parameters_take_effect(engine):
-    body = {"messages": STORY, "max_tokens": 8}
+    body = {"messages": STORY, "max_tokens": 4}
     greedy = await text(engine, temperature=0, **body)
     assert await text(engine, temperature=2, top_k=1, seed=1, **body) == greedy
     assert await text(engine, temperature=2, top_p=1e-6, seed=1, **body) == greedy
@@ -259,32 +283,36 @@ async def test_a_prompt_over_the_context_is_refused_with_both_numbers(engine):
 
 
 async def test_the_answer_ends_where_the_context_does(engine, monkeypatch):
-    limits = engine.spec.limits.model_copy(update={"context_tokens": 45})
+    prompt = await engine.tokenize(TokenizeRequest(messages=tuple(STORY)))
+    room = len(prompt.tokens) + 4
+    limits = engine.spec.limits.model_copy(update={"context_tokens": room})
     monkeypatch.setattr(engine, "spec", engine.spec.model_copy(update={"limits": limits}))
     for body in ({}, {"max_tokens": 1000}):
         answer = await document(engine, messages=STORY, temperature=0, **body)
-        assert answer["usage"]["total_tokens"] == 45
+        assert answer["usage"]["total_tokens"] == room
         assert answer["choices"][0]["finish_reason"] == "length"
 
 
-async def test_completions_take_texts_and_token_ids(engine):
-    ids = list((await engine.tokenize(TokenizeRequest(text="The capital of France is"))).tokens)
-    one = await document(engine, "complete", prompt="The capital of France is", temperature=0)
+async def test_completions_take_texts_and_token_ids(whole):
+    ids = list((await whole.tokenize(TokenizeRequest(text="The capital of France is"))).tokens)
+    one = await document(whole, "complete", prompt="The capital of France is", temperature=0)
     assert one["object"] == "text_completion"
     assert one["usage"]["completion_tokens"] == 16
     assert "Paris" in one["choices"][0]["text"]
     for prompt in (ids, [ids], ["The capital of France is"]):
-        again = await document(engine, "complete", prompt=prompt, temperature=0)
-        assert again["choices"][0]["text"] == one["choices"][0]["text"]
-    two = await document(engine, "complete", prompt=[ids, ids[:3]], n=2, temperature=0, max_tokens=2)
+        again = await document(whole, "complete", prompt=prompt, temperature=0, max_tokens=4)
+        assert one["choices"][0]["text"].startswith(again["choices"][0]["text"])
+        assert again["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"] == len(ids)
+    two = await document(whole, "complete", prompt=[ids, ids[:3]], n=2, temperature=0, max_tokens=2)
     assert [choice["index"] for choice in two["choices"]] == [0, 1, 2, 3]
     assert two["usage"]["prompt_tokens"] == len(ids) + 3
     assert two["usage"]["completion_tokens"] == 8
 
 
-async def test_completion_streams_agree(engine):
-    whole = await document(engine, "complete", prompt="Once upon a time", temperature=0)
-    events = await chunks(engine, "complete", prompt="Once upon a time", temperature=0)
+@pytest.mark.models
+async def test_completion_streams_agree(whole):
+    whole = await document(whole, "complete", prompt="Once upon a time", temperature=0)
+    events = await chunks(whole, "complete", prompt="Once upon a time", temperature=0)
     assert "".join(event["choices"][0]["text"] for event in events) == whole["choices"][0]["text"]
 
 
@@ -320,32 +348,41 @@ async def test_cancelling_the_task_stops_the_generation(engine, forward_passes):
 
 
 async def test_a_cancelled_request_in_the_queue_never_runs(engine, forward_passes):
-    first = asyncio.create_task(document(engine, messages=STORY, temperature=0, max_tokens=15))
+    first = asyncio.create_task(document(engine, messages=STORY, temperature=0, max_tokens=8))
     await until_running(forward_passes, 1)
     second = asyncio.create_task(document(engine, messages=STORY, temperature=0, max_tokens=400))
     await asyncio.sleep(0.05)
     second.cancel()
     await first
     await asyncio.sleep(0.2)
-    assert len(forward_passes) == 15
+    assert len(forward_passes) == 8
 
 
 async def test_requests_at_once_do_not_mix(engine):
-    body = {"messages": STORY, "temperature": 1.0, "max_tokens": 8}
+    body = {"messages": STORY, "temperature": 1.0, "max_tokens": 4}
     alone = [await text(engine, seed=seed, **body) for seed in range(3)]
     assert await asyncio.gather(*(text(engine, seed=seed, **body) for seed in range(3))) == alone
 
 
-async def test_characters_that_span_tokens_are_not_broken(engine):
-    # The model repeats what it has been shown; each emoji is several tokens.
+async def test_characters_that_span_tokens_are_not_broken(whole):
+    await keeps_characters_whole(whole, random.choice([10, 11, 12]))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("limit", [20, 21, 22])
+async def test_characters_of_long_answers_are_not_broken(whole, limit):
+    await keeps_characters_whole(whole, limit)
+
+
+async def keeps_characters_whole(engine, limit):
+    """The model repeats what it has been shown; each emoji is several tokens."""
     shown = "🦜🌍🦜🌍🦜🌍🦜🌍🦜🌍"
     ids = (await engine.tokenize(TokenizeRequest(text=shown))).tokens
     assert len(ids) > len(shown)
-    for limit in (20, 21, 22):
-        events = await chunks(engine, "complete", prompt=shown, temperature=0, max_tokens=limit)
-        pieces = [event["choices"][0]["text"] for event in events]
-        assert any(not piece.isascii() for piece in pieces)
-        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+    events = await chunks(engine, "complete", prompt=shown, temperature=0, max_tokens=limit)
+    pieces = [event["choices"][0]["text"] for event in events]
+    assert any(not piece.isascii() for piece in pieces)
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
 async def test_tokenize_and_detokenize(engine):
@@ -375,12 +412,22 @@ def test_a_gpu_that_is_absent_is_an_error(engine, monkeypatch):
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
-def test_a_cpu_that_has_to_convert_bf16_computes_in_float32(engine, monkeypatch, capability, dtype):
-    from models.engines.chat_vllm import VLLMChat
-
-    variant = engine.spec.variant("transformers")
+def test_a_cpu_that_has_to_convert_bf16_computes_in_float32(engine, monkeypatch, tmp_path, capability, dtype):
+    variant, made = load_catalog()[CHAT].variant("transformers"), []
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
-    assert load_engine(engine.spec, variant).model.dtype == dtype
+    monkeypatch.setattr(TransformersChat, "__init__", lambda self, *arguments: made.append(arguments))
+    TransformersChat.load(engine.spec, variant, tmp_path)
+    assert made == [(engine.spec, tmp_path, "cpu", dtype, None)]
     vllm, vllm_on_gpu = (engine.spec.variant(name) for name in ("vllm-cpu", "vllm"))
     assert VLLMChat.dtype(vllm) == {torch.float32: "float32", torch.bfloat16: "auto"}[dtype]
     assert VLLMChat.dtype(vllm_on_gpu) == "auto"
+
+
+@pytest.mark.models
+async def test_it_knows_as_much_in_the_numbers_of_the_catalog(whole, full):
+    as_served = load_engine(whole.spec, whole.spec.variant("transformers"))
+    assert "Paris" in await text(as_served, temperature=0)
+    few = {"temperature": 0, "max_tokens": 2, "logprobs": True}
+    told = [(await document(one, **few))["choices"][0]["logprobs"]["content"][0] for one in (whole, as_served)]
+    assert told[0]["token"] == told[1]["token"]
+    assert told[0]["logprob"] == pytest.approx(told[1]["logprob"], abs=0.1)

@@ -29,8 +29,9 @@ STARTERS = {
     Task.UPSCALING: starters.UPSCALING,
     Task.STYLES: starters.STYLES,
 }
-# Their starter variants are no file that `make models` makes.
+# Where the starter variant takes long to compute, or is no file that `make models` makes.
 TINY = {
+    (Task.CHAT, Backend.TRANSFORMERS): starters.shallow_chat,
     (Task.IMAGES, Backend.ONNX): lambda folder: tiny_graphs.stable_diffusion(
         tiny_diffusion.stable_diffusion(folder / "source"), folder
     ),
@@ -186,14 +187,6 @@ async def test_logprobs_cover_the_answer(chat):
     entries = answer["choices"][0]["logprobs"]["content"]
     assert len(entries) > 1
     assert all(entry["logprob"] <= 0 and bytes(entry["bytes"]).decode() == entry["token"] for entry in entries)
-
-
-async def test_a_model_knows_the_capital_of_france(chat, request):
-    """But for the fake, which repeats the question."""
-    _, engine = chat
-    asked = [{"role": "user", "content": "What is the capital of France?"}]
-    answer = (await document(engine.chat(call(messages=asked))))["choices"][0]["message"]["content"]
-    assert "fake" in request.node.callspec.id or "Paris" in answer
 
 
 async def test_greedy_answers_repeat(chat):
