@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from models.documents import loader_for
+
 KeyPath = tuple[Any, ...]  # keys and indexes from the top of the document, such as ("applications", 0, "name")
 MOST_NODES = 100_000  # far above any real document; a few lines of nested aliases stand for billions
 NAMED_LISTS = {"applications": "application", "models": "model"}
@@ -135,7 +137,17 @@ def read_document(path: Path) -> Document:
 
 
 def _read(document: Document) -> None:
-    loader = yaml.SafeLoader(document.path.read_text())
+    text = document.path.read_text()
+    try:
+        _build(document, loader_for(text)(text))
+    except yaml.YAMLError:
+        # Again, for PyYAML's words of what is wrong: they say more than libyaml's.
+        _build(document, yaml.SafeLoader(text))
+
+
+def _build(document: Document, loader: Any) -> None:
+    document.lines.clear()
+    document.problems.clear()
     try:
         node = loader.get_single_node()
         if node is not None:
@@ -155,7 +167,7 @@ class _RefusedError(Exception):
 class _Builder:
     """Makes values of nodes, and notes their lines."""
 
-    def __init__(self, document: Document, loader: yaml.SafeLoader):
+    def __init__(self, document: Document, loader: Any):
         self.document = document
         self.loader = loader
         self.nodes = 0

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from models.documents import read_yaml
 from models.errors import ModelNotFound
 from models.specs import ModelSpec, Task
 
@@ -85,7 +85,7 @@ def read_catalog(folder: Path) -> Catalog:
         raise ValueError(f"the folder {folder} is not there")
     specs: list[ModelSpec] = []
     for file in sorted(folder.glob("*.yaml")):
-        for spec in _CatalogFile.model_validate(yaml.safe_load(file.read_text())).models:
+        for spec in _CatalogFile.model_validate(read_yaml(file.read_text())).models:
             if spec.task.value != file.stem:
                 raise ValueError(f"{file.name} holds {spec.id}, whose task is {spec.task.value}")
             specs.append(spec)

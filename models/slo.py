@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from models.catalog import load_catalog
+from models.documents import read_yaml
 from models.specs import ModelId, Spec, Task
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -84,7 +85,7 @@ def load_slo(path: Path) -> Slo:
         ValueError: it is not there, not YAML, or has an unknown key or a wrong value; the message names it.
     """
     try:
-        return Slo.model_validate(yaml.safe_load(path.read_text()))
+        return Slo.model_validate(read_yaml(path.read_text()))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:
