@@ -39,9 +39,9 @@ hypothesis.settings.load_profile("medley")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What Hypothesis draws follows from the printed seed too, where it was not given one of its own."""
+    """What Hypothesis draws follows from the printed seed, too, if there is one and it was not given its own."""
     if hypothesis.core.global_force_seed is None:
-        hypothesis.core.global_force_seed = session.config.getoption("randomly_seed")
+        hypothesis.core.global_force_seed = session.config.getoption("randomly_seed", None)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: Any) -> Mapping[str, Callable[[], Any]]:
