@@ -141,7 +141,7 @@ def rule_problems(one: Object) -> Iterator[Finding]:
     if not (promtool := shutil.which("promtool")):
         return
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
-        yaml.safe_dump(one["spec"], file)
+        yaml.dump(one["spec"], file, getattr(yaml, "CSafeDumper", yaml.SafeDumper))
         file.flush()
         done = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True, check=False)
     if done.returncode:

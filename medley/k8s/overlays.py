@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from models.documents import loader_for
 from models.specs import Spec
 
 FOLDER = Path("k8s")
@@ -65,7 +66,8 @@ def settings_of(overlay: Path) -> Settings:
 
 def render(overlay: Path) -> list[Object]:
     """The objects that `kubectl apply -k` would apply. Raises OverlayError."""
-    return [document for document in yaml.safe_load_all(text_of(overlay)) if document]
+    text = text_of(overlay)
+    return [document for document in yaml.load_all(text, loader_for(text)) if document]
 
 
 def text_of(overlay: Path) -> str:

@@ -15,6 +15,7 @@ from medley.k8s.findings import Finding, Findings
 from medley.k8s.operator_rules import INCREMENTAL
 from medley.k8s.overlays import Object, groups_of, name_of, of_kind, worker_groups_of
 from medley.yaml_lines import read_document
+from models.documents import read_yaml
 
 DRAIN, READY = "medley.node.drain", "medley.node.ready"
 # A node is drained of a replica when another one has started elsewhere, and the one here has ended what it had.
@@ -39,7 +40,7 @@ Found = Iterator[tuple[str, str]]
 def serve_config_of(service: Object) -> Object:
     """What serveConfigV2 says; empty where that is no mapping."""
     try:
-        document = yaml.safe_load(service["spec"].get("serveConfigV2") or "")
+        document = read_yaml(service["spec"].get("serveConfigV2") or "")
     except yaml.YAMLError:
         return {}
     return document if isinstance(document, dict) else {}

@@ -80,7 +80,8 @@ def replicas_of(application: Object) -> tuple[int, int]:
 
 def placements(service: Object, serve_config: Object) -> list[Placement]:
     """For each application, what one replica would start on an empty cluster."""
-    return [Placement(demand, started(service, [demand])) for demand in demands_of(serve_config)]
+    groups = autoscaling_of(service)
+    return [Placement(demand, started(groups, [demand])) for demand in demands_of(serve_config)]
 
 
 def scheduling_problems(service: Object, serve_config: Object) -> Findings:
@@ -95,7 +96,7 @@ def scheduling_problems(service: Object, serve_config: Object) -> Findings:
                 name_of(service), f"application {one.demand.application}", f"no group has {words(one.demand)}."
             )
     possible = [one.demand for one in found if one.groups is not None]
-    if started(service, several(possible, "least")) is None:
+    if started(autoscaling_of(service), several(possible, "least")) is None:
         yield Finding(name_of(service), "workerGroupSpecs", "the replicas that shall always run do not fit together.")
 
 
@@ -103,20 +104,29 @@ def several(demands: Iterable[Demand], count: str) -> list[Demand]:
     return [one for one in demands for _ in range(getattr(one, count))]
 
 
-def started(service: Object, demands: list[Demand]) -> dict[str, int] | None:
-    """Nodes by group that Ray's scheduler starts for replicas on a cluster of nothing but its head; None if one of them
-    fits nowhere. Groups that have a minimum start that in any case."""
+def autoscaling_of(service: Object) -> Any:
+    """What Ray's autoscaler would make of the groups of a RayService. Raises UNREADABLE."""
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+    cluster = {"metadata": service["metadata"], "spec": service["spec"]["rayClusterConfig"]}
+    cluster["metadata"] = {"namespace": "default", **cluster["metadata"]}
+    return AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(cluster), skip_content_hash=True)
+
+
+def started(groups: Any, demands: list[Demand]) -> dict[str, int] | None:
+    """Nodes by group that Ray's scheduler starts for replicas on a cluster of nothing but its head; None if one of them
+    fits nowhere. Groups that have a minimum start that in any case.
+
+    Args:
+        groups: as the autoscaler has them.
+    """
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
     from ray.core.generated.autoscaler_pb2 import GangResourceRequest  # pyright: ignore[reportAttributeAccessIssue]
     from ray.core.generated.common_pb2 import LabelSelectorOperator  # pyright: ignore[reportAttributeAccessIssue]
 
     logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
-    cluster = {"metadata": service["metadata"], "spec": service["spec"]["rayClusterConfig"]}
-    cluster["metadata"] = {"namespace": "default", **cluster["metadata"]}
-    config = AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(cluster), skip_content_hash=True)
     single, gangs = [], []
     for demand in demands:
         selector = [(key, LabelSelectorOperator.LABEL_OPERATOR_IN, [value]) for key, value in demand.labels.items()]
@@ -130,8 +140,8 @@ def started(service: Object, demands: list[Demand]) -> dict[str, int] | None:
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
             disable_launch_config_check=True,
-            node_type_configs=config.get_node_type_configs(),
-            max_num_nodes=config.get_max_num_nodes(),
+            node_type_configs=groups.get_node_type_configs(),
+            max_num_nodes=groups.get_max_num_nodes(),
             resource_requests=ResourceRequestUtil.group_by_count(single),
             gang_resource_requests=gangs,
         )

@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medley.k8s.findings import Finding, Findings
 from medley.k8s.overlays import Object, name_of
+from models.documents import read_yaml
 
 # The oldest one that is maintained has all that is used here.
 KUBERNETES = "1.34"
@@ -22,8 +21,7 @@ CRDS = "KUBERAY_CRDS"
 
 def core_problems(one: Object, subject: str | None = None) -> Findings:
     """An object of Kubernetes itself against its schema, strictly: an unknown key is a mistake."""
-    import kubernetes_validate
-
+    validation = _validation()
     subject = subject or name_of(one)
     group = str(one.get("apiVersion", "")).rpartition("/")[0]
     if group in ("ray.io", *OTHERS):
@@ -31,11 +29,20 @@ def core_problems(one: Object, subject: str | None = None) -> Findings:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    except kubernetes_validate.SchemaNotFoundError:
+            validation.validate(one, KUBERNETES, strict=True)
+    except validation.SchemaNotFoundError:
         yield Finding(subject, "kind", f"Kubernetes {KUBERNETES} has no {one.get('kind')} in {one.get('apiVersion')}.")
-    except kubernetes_validate.ValidationError as error:
+    except validation.ValidationError as error:
         yield Finding(subject, ".".join(map(str, error.path)), first_line(error.message))
+
+
+@cache
+def _validation() -> Any:
+    """The library, which would read megabytes of schemas again for each object."""
+    from kubernetes_validate import utils
+
+    utils.schema_contents = cache(utils.schema_contents)
+    return utils
 
 
 def ray_problems(one: Object, folder: Path) -> Findings:
@@ -68,7 +75,7 @@ def schemas_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """By kind and version. Raises ValueError: the folder has none."""
     found = {}
     for file in sorted(folder.glob("ray.io_*.yaml")):
-        definition = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
+        definition = read_yaml(file.read_text())["spec"]
         for version in definition["versions"]:
             strict = strictly(version["schema"]["openAPIV3Schema"])
             found[definition["names"]["kind"], version["name"]] = strict

@@ -1,5 +1,6 @@
 """The Helm chart of an overlay: the overlay's objects, and values that change what they name and nothing else."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def helm(command, *arguments):
 def template(folder, *arguments):
     done = helm("template", "medley", folder, "--namespace", "medley", *arguments)
     assert done.returncode == 0, done.stderr
-    return by_name(one for one in yaml.safe_load_all(done.stdout) if one)
+    return by_name(one for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one)
 
 
 def test_helm_makes_what_kustomize_makes(overlay):
@@ -57,21 +58,37 @@ def test_helm_finds_nothing_wrong(overlay):
 
 
 def test_each_value_changes_its_places_and_nothing_else(overlay, tmp_path):
+    """All at once, each to something that no other one has."""
     _, objects, folder = overlay
-    text = (folder / "values.yaml").read_text()
-    values = tmp_path / "values.yaml"
-    for path, value in leaves(yaml.safe_load(text)):
+    wanted = set()
+    changed = yaml.safe_load((folder / "values.yaml").read_text())
+    for number, (path, value) in enumerate(leaves(copy.deepcopy(changed))):
+        other = value + 1000 + number if isinstance(value, int) else f"other-{number}-{value}"
+        wanted.add((value, other))
+        put(changed, path, other)
+    assert wanted
+    assert differences(objects, folder, tmp_path, changed) == wanted
+
+
+@pytest.mark.matrix
+def test_one_value_changes_its_places_and_nothing_else(overlay, tmp_path):
+    _, objects, folder = overlay
+    for path, value in leaves(yaml.safe_load((folder / "values.yaml").read_text())):
         other = value + 1 if isinstance(value, int) else f"other-{value}"
-        values.write_text(yaml.safe_dump(nested(path, other)))
-        changed = template(folder, "--values", values)
-        differences = {pair for name, one in changed.items() for pair in differing(objects[name], one)}
-        assert differences == {(value, other)}, path
+        assert differences(objects, folder, tmp_path, nested(path, other)) == {(value, other)}, path
+
+
+def differences(objects, folder, scratch, values):
+    """Pairs of what is in the overlay and what the chart makes of these values instead."""
+    (scratch / "values.yaml").write_text(yaml.safe_dump(values))
+    changed = template(folder, "--values", scratch / "values.yaml")
+    return {pair for name, one in changed.items() for pair in differing(objects[name], one)}
 
 
 def test_the_namespace_is_the_releases(overlay):
     _, _, folder = overlay
     done = helm("template", "medley", folder, "--namespace", "elsewhere")
-    spaces = {one["metadata"].get("namespace") for one in yaml.safe_load_all(done.stdout) if one}
+    spaces = {one["metadata"].get("namespace") for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one}
     assert "elsewhere" in spaces
     assert spaces <= {"elsewhere", None}
 
@@ -133,6 +150,12 @@ def nested(path, value):
     for key in reversed(path):
         value = {key: value}
     return value
+
+
+def put(tree, path, value):
+    for key in path[:-1]:
+        tree = tree[key]
+    tree[path[-1]] = value
 
 
 def differing(one, other):
