@@ -37,7 +37,7 @@ $(VENV)/.python:
 
 # The locks come first, so that torch finds all that it asks for. A build for CUDA asks for more, and brings it.
 $(VENV)/.locked: $(VENV)/.python requirements/cpu.txt
-	@echo "Installing $$(grep -c == requirements/cpu.txt) locked packages (a minute or two the first time)"
+	@echo "Installing $$(grep -c '^[a-z]' requirements/cpu.txt) locked packages (a minute or two the first time)"
 	@$(PIP) install $(LOCKED) -r requirements/cpu.txt $(LOGGED)
 	@touch $@
 
@@ -51,7 +51,7 @@ $(VENV)/.cpu: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
-	@echo "Installing $$(grep -c == requirements/dev.txt) packages for tests"
+	@echo "Installing $$(grep -c '^[a-z]' requirements/dev.txt) packages for tests"
 	@$(PIP) install $(LOCKED) -r requirements/dev.txt $(LOGGED)
 	@touch $@
 
