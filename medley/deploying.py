@@ -179,8 +179,11 @@ def way_back(wanted: ClusterConfig) -> str:
     return f"`medley rollback` goes back to {entry}." if entry else ""
 
 
-def fetch_models(config: ClusterConfig) -> None:
+def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
     """Have the weights of every model on this machine.
+
+    Args:
+        verify: hash every file, too, and fetch or make again what is damaged.
 
     Raises:
         ClusterError: those of one cannot be had.
@@ -188,10 +191,13 @@ def fetch_models(config: ClusterConfig) -> None:
     from models import weights
 
     for model in config.models:
+        get = weights.mend if verify else weights.fetch
         try:
-            weights.fetch(model.spec, model.variant, lambda text, name=model.app: console.print(f"  {name}: {text}"))
+            get(model.spec, model.variant, lambda text, name=model.app: console.print(f"  {name}: {text}"))
         except Exception as error:
             raise ClusterError(f"{model.app}: its weights cannot be had. {error}") from error
+        if verify:
+            console.print(f"  {model.app}: every file is whole")
 
 
 @contextlib.contextmanager

@@ -65,20 +65,13 @@ def down() -> None:
 @app.command()
 def fetch(
     config: ConfigPath = DEFAULT_CONFIG,
-    verify: Annotated[bool, typer.Option(help="also compare every file with its checksum")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="also compare every file with its checksum, and replace what is damaged")
+    ] = False,
 ) -> None:
     """Download and convert the models of a config. Done once; the second time takes no time."""
-    from models import weights
-
     with failures_in_words():
-        wanted = read_config(config)
-        fetch_models(wanted)
-        for model in wanted.models if verify else ():
-            try:
-                weights.verify(model.spec, model.variant)
-            except weights.WeightsDamaged as error:
-                raise ClusterError(str(error)) from None
-            console.print(f"  {model.app}: every file is whole")
+        fetch_models(read_config(config), verify)
 
 
 @app.command()

@@ -171,15 +171,55 @@ def fidelity_of(folder: Path) -> dict[str, float]:
 
 
 def verify(spec: ModelSpec, variant: VariantSpec) -> None:
-    """Hash every file and compare it with the manifest. Raises WeightsDamaged naming the first that differs."""
-    folder = locate(spec, variant)
+    """Hash every file that a variant is loaded from or was made of, and compare it with its manifest. What is not here
+    is passed over. Raises WeightsDamaged naming the first that differs."""
+    for folder in _folders(spec, variant):
+        if damage := _damage_in(folder):
+            raise WeightsDamaged(f"{damage} Run `medley fetch --verify`, which fetches or makes it again.")
+
+
+def mend(spec: ModelSpec, variant: VariantSpec, report: Report) -> None:
+    """`fetch`, with whatever is damaged fetched or made again.
+
+    Raises: as `fetch`.
+    """
+    removed = False
+    for folder in _folders(spec, variant):
+        if damage := _damage_in(folder):
+            with FileLock(folder.with_name(folder.name + ".lock")):
+                if _damage_in(folder):  # and nobody has mended it meanwhile
+                    report(damage)
+                    shutil.rmtree(folder)
+                    removed = True
+    if removed and variant.artifact is not None and variant.artifact.of is not None:
+        fetch(spec, spec.variant(variant.artifact.of), report)
+    fetch(spec, variant, report)
+
+
+def _folders(spec: ModelSpec, variant: VariantSpec) -> list[Path]:
+    """With what a variant was made of and is loaded from, as far as it is here and in our keeping; what is made of
+    another folder comes after it."""
+    sources = [source_of(spec, variant), *spec.controls.values(), *spec.adapters.values()]
+    made = []
+    while variant.artifact is not None:
+        made.append(artifact_folder(spec, variant))
+        if variant.artifact.of is None:
+            break
+        variant = spec.variant(variant.artifact.of)
+    folders = [_source_folder(spec.row, source) for source in sources if isinstance(source, WheelSource)]
+    return [folder for folder in (*folders, *reversed(made)) if (folder / MANIFEST).exists()]
+
+
+def _damage_in(folder: Path) -> str:
+    """Which file is not what its checksum says, in a sentence; empty where all are."""
     for name, facts in manifest_of(folder).items():
         try:
             whole = sha256_of(folder / name) == facts["sha256"]
         except OSError as error:
-            raise WeightsDamaged(f"{folder / name} cannot be read: {error.strerror}.") from None
+            return f"{folder / name} cannot be read: {error.strerror}."
         if not whole:
-            raise WeightsDamaged(f"{folder / name} has changed. Remove {folder} and run `make models`.")
+            return f"{folder / name} has changed."
+    return ""
 
 
 def _fetch_source(model: str, source: Source, report: Report, fraction: Fraction) -> None:
@@ -255,7 +295,7 @@ def _whole(folder: Path, what: str) -> Path:
     for name, facts in json.loads(manifest.read_text()).items():
         file = folder / name
         if not file.exists() or file.stat().st_size != facts["bytes"]:
-            raise WeightsMissing(f"{file} is not whole. Remove {folder} and run `make models`.")
+            raise WeightsMissing(f"{file} is not whole. Run `medley fetch --verify`, which fetches it again.")
     return folder
 
 

@@ -18,7 +18,7 @@ KNOWN: tuple[tuple[type[BaseException], str, str], ...] = (
     (
         WeightsDamaged,
         "A file of its weights is not what its checksum says.",
-        "Run `medley fetch --verify`: it names the folder to remove. Then deploy again.",
+        "Run `medley fetch --verify` there, which fetches it again. Then deploy again.",
     ),
     (MemoryError, "There was not enough memory.", "Free some, or raise `needs.memory_gib` in the catalog."),
     (ImportError, "A library it needs is missing or broken.", "Install the lock of its backend. " + WHOLE_STORY),

@@ -46,7 +46,7 @@ class EngineServer:
             tell = (logger.info, self.cold_start.fraction)
             folder = await asyncio.to_thread(weights.fetch, self.spec, self.variant, *tell)
         with self.cold_start.phase("load"):
-            self.engine = await self.load(engine, folder)
+            self.engine = await self.load_or_find_damage(engine, folder)
         with self.cold_start.phase("warm_up"):
             await self.warm_up()
         self.cold_start.ready()
@@ -58,6 +58,14 @@ class EngineServer:
     async def load(self, engine: type[Any], folder: Path) -> Any:
         """Load the engine, off the event loop so that Serve's probes are answered meanwhile."""
         return await asyncio.to_thread(engine.load, self.spec, self.variant, folder)
+
+    async def load_or_find_damage(self, engine: type[Any], folder: Path) -> Any:
+        """`load`. Where that fails, damaged weights are the reason that is told: libraries speak of headers."""
+        try:
+            return await self.load(engine, folder)
+        except Exception:
+            await asyncio.to_thread(weights.verify, self.spec, self.variant)
+            raise
 
     async def warm_up(self) -> None:
         """Run one small request, so that the first real one finds everything paged in."""

@@ -1,11 +1,10 @@
 """Quantized variants of the starter chat model, on the engines that serve them."""
 
-import asyncio
-import json
 import shutil
 
 import pytest
 import torch
+from artifacts import home_is
 from safetensors.torch import load_file, save_file
 
 from models.catalog import load_catalog
@@ -14,12 +13,9 @@ from models.evaluation.chat_texts import FACTS
 from models.evaluation.fidelity import below_floor, reference_answers
 from models.evaluation.hardware import this_hardware
 from models.evaluation.trial import environment_of
-from models.registry import load_engine
 from models.specs import Backend, Task
-from models.tasks.chat import GenerationRequest
-from models.weights import fetch, locate
 
-pytestmark = pytest.mark.models
+pytestmark = pytest.mark.variants
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +24,10 @@ def spec():
 
 
 @pytest.fixture(scope="module")
-def reference(spec):
-    return reference_answers(spec, lambda step: None)
+def reference(spec, artifacts):
+    artifacts.published(spec)
+    with home_is(artifacts.home):
+        return reference_answers(spec, lambda step: None)
 
 
 @pytest.fixture
@@ -50,10 +48,10 @@ def opened(spec, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vllm-cpu-int8", "vllm-cpu-int8-kv8"])
-def test_vllm_serves_the_int8_model_and_it_knows_the_capital_of_france(spec, reference, opened, name):
+def test_vllm_serves_the_int8_model_and_it_knows_the_capital_of_france(spec, reference, opened, artifacts, name):
     if "kv8" in name and "avx512f" not in this_hardware().cpu:
         pytest.skip("vLLM keeps a cache of 8 bits only on CPUs with AVX-512")
-    subject = opened(name, fetch(spec, spec.variant(name), lambda step: None))
+    subject = opened(name, artifacts.of(spec, name))
     said = subject.answers(lambda done: None)
     assert next(iter(FACTS)) == "What is the capital of France?"
     assert "Paris" in subject._tokenizer.decode(said["greedy"][0][said["greedy"][0] >= 0])
@@ -64,18 +62,20 @@ def test_vllm_serves_the_int8_model_and_it_knows_the_capital_of_france(spec, ref
     assert 0 < times["time_per_output_token_s"] < times["time_to_first_token_s"] * 64
 
 
-def test_the_int8_model_is_smaller(spec):
+def test_the_int8_model_is_smaller(spec, artifacts):
     size = {
-        name: sum(file.stat().st_size for file in locate(spec, spec.variant(name)).glob("*.safetensors"))
+        name: sum(file.stat().st_size for file in artifacts.of(spec, name).glob("*.safetensors"))
         for name in ("vllm-cpu", "vllm-cpu-int8")
     }
     assert size["vllm-cpu-int8"] < 0.85 * size["vllm-cpu"]  # down_proj and embeddings stay in 16 bits
 
 
-def test_a_checkpoint_with_noise_in_one_kind_of_layer_falls_below_the_floor(spec, reference, opened, tmp_path):
+def test_a_checkpoint_with_noise_in_one_kind_of_layer_falls_below_the_floor(
+    spec, reference, opened, artifacts, tmp_path
+):
     """Of six of the 255 steps. Scales of one layer that are mixed up change less than an fp8 cache, and pass."""
     folder = tmp_path / "broken"
-    shutil.copytree(fetch(spec, spec.variant("vllm-cpu-int8"), lambda step: None), folder)
+    shutil.copytree(artifacts.of(spec, "vllm-cpu-int8"), folder)
     weights = load_file(folder / "model.safetensors")
     drawn = torch.Generator().manual_seed(0)
     for name, value in weights.items():
@@ -87,25 +87,16 @@ def test_a_checkpoint_with_noise_in_one_kind_of_layer_falls_below_the_floor(spec
     assert "Perplexity ratio" in below_floor(spec, found)
 
 
-def test_transformers_quantizes_on_loading_and_stays_above_the_floor(spec, reference, opened):
-    subject = opened("transformers-int8", fetch(spec, spec.variant("transformers-int8"), lambda step: None))
-    found = compare(reference, subject.answers(lambda done: None))
+def test_transformers_quantizes_on_loading_and_stays_above_the_floor(spec, reference, opened, artifacts):
+    subject = opened("transformers-int8", artifacts.of(spec, "transformers-int8"))
+    layer = subject._engine.model.model.layers[0].mlp.up_proj
+    assert "Int8" in type(layer.weight.data).__name__
+    said = subject.answers(lambda done: None)
+    assert said["right"][0]  # the capital of France
+    found = compare(reference, said)
     assert not below_floor(spec, found)
     assert found["agreement"] < 0.999  # not the same weights
     assert set(subject.work(1, 0)) == {"time_to_first_token_s", "time_per_output_token_s"}
-
-
-def test_transformers_answers_in_int8(spec):
-    engine = load_engine(spec, spec.variant("transformers-int8"))
-    layer = engine.model.model.layers[0].mlp.up_proj
-    assert "Int8" in type(layer.weight.data).__name__
-
-    async def answer():
-        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 12}
-        (document,) = [item async for item in engine.chat(GenerationRequest(body, "test"))]
-        return json.loads(document)["choices"][0]["message"]["content"]
-
-    assert "Paris" in asyncio.run(answer())
 
 
 def test_vllm_takes_the_arguments_of_every_row():

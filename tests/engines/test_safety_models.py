@@ -4,6 +4,7 @@ and that the networks are fed and read as their publishers' own code does it, wh
 import matplotlib.cbook
 import numpy as np
 import pytest
+from artifacts import home_is
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_image
 
@@ -38,6 +39,13 @@ def pictures() -> dict[str, np.ndarray]:
         portrait = np.asarray(Image.open(file).convert("RGB"))
     photographs = {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
     return {**photographs, "portrait": portrait, "drawn": np.asarray(drawn)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def downloads(artifacts):
+    """The judges' weights are no starter model's; they are kept with what other tests made."""
+    with home_is(artifacts.downloads):
+        yield
 
 
 @pytest.fixture(scope="module")

