@@ -1,6 +1,7 @@
 """A cluster as it was recorded when all was well, to be made ill in a test, behind a client without sockets."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def sample(name: str) -> dict[str, Any]:
 class RecordedCluster:
     """
     Attributes:
+        now: the time, which stands still.
         down: of "serve", "router", "ray" and "nodes", those that do not answer.
         metrics: Prometheus' text by target.
         answer: status, headers and body of every request to a model.
@@ -39,6 +41,7 @@ class RecordedCluster:
         self.ready = sample("readyz.json")
         self.cluster_status = sample("cluster_status.json")
         self.nodes = sample("nodes.json")
+        self.now = 1795250000.0
         self.down: set[str] = set()
         self.metrics: dict[str, str] = {}
         self.answer: tuple[int, dict[str, str], dict[str, Any]] = (200, {}, {"choices": []})
@@ -49,7 +52,7 @@ class RecordedCluster:
 
     def live(self) -> Live:
         with self.client() as client:
-            return look(client, client)
+            return dataclasses.replace(look(client, client), now=self.now)
 
     def application(self, app: str = CHAT) -> dict[str, Any]:
         return self.serve["applications"][app]

@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
 import yaml
 from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, FakeServe, answer, entry, model, replica, status_text, with_release
+from patience import patience
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -165,7 +165,7 @@ def test_an_autoscaler_that_goes_on_working_does_not_hold_up_a_finished_upgrade(
     document = on(serve, with_release("2"))
     scaling = [replica(NEW), replica("newer", "STARTING")]
     serve.after_put = [in_between(document, application="RUNNING", status="UPSCALING", replicas=scaling)]
-    assert medley("deploy", with_release("2"), "--patience", 5).exit_code == 0
+    assert medley("deploy", with_release("2"), "--patience", patience()).exit_code == 0
 
 
 def test_it_waits_until_what_was_taken_out_is_gone(medley, serve):
@@ -202,7 +202,7 @@ def test_a_router_that_still_sends_the_variants_name_elsewhere_is_waited_for(med
     assert f"because of {EMBEDDINGS}, after" in result.output
     ready_now = {"state": "ready", "variant": "onnx"}
     serve.readyz = (200, {"ready": True, "models": {CHAT: ready, EMBEDDINGS: ready_now}})
-    assert medley("deploy", with_release("3"), "--patience", 5).exit_code == 0
+    assert medley("deploy", with_release("3"), "--patience", patience()).exit_code == 0
 
 
 def test_a_variant_that_is_left_to_measurements_is_chosen_once_and_put_by_its_name(medley, serve, monkeypatch):
@@ -234,7 +234,7 @@ def test_a_start_says_which_variant_was_chosen(serve, tmp_path, monkeypatch, cap
     entry(document, EMBEDDINGS)["args"]["variant"] = "auto"
     file = tmp_path / "first.yaml"
     file.write_text(yaml.safe_dump(on(serve, document)))
-    deploying.start(deploying.read_config(file), 5)
+    deploying.start(deploying.read_config(file), patience())
     assert f"{EMBEDDINGS}: auto -> torch: it is fast\n" in capsys.readouterr().out
     assert entry(serve.puts[0], EMBEDDINGS)["args"]["variant"] == "torch"
 
@@ -245,7 +245,7 @@ def test_the_router_is_asked_where_serve_listens_and_not_where_the_file_would_ha
     file.write_text(yaml.safe_dump(elsewhere))
     here = answer(on(serve, with_release("2")), "new")
     serve.after_put = [here]
-    result = medley("deploy", file, "--patience", 5)
+    result = medley("deploy", file, "--patience", patience())
     assert result.exit_code == 0, result.output
     assert "http_options differ from what Serve started with (port)" in result.output
 
@@ -259,13 +259,13 @@ def test_phases_of_a_start_are_lines_where_there_is_no_terminal(medley, serve):
     assert output.count(f"{CHAT}: warm up 40%") == 1
 
 
-def test_how_long_a_new_replica_took_is_kept_for_the_next_plan(medley, serve):
+def test_how_long_a_new_replica_took_is_kept_for_the_next_plan(medley, serve, monkeypatch):
     document = on(serve, with_release("2"))
     live = answer(document, "new")
-    model(live)["replicas"][0]["start_time_s"] = time.time() - 42
+    monkeypatch.setattr(rollout.time, "time", lambda: model(live)["replicas"][0]["start_time_s"] + 42)
     serve.after_put = [live]
     medley("deploy", with_release("2"))
-    assert history.cold_starts()[CHAT] == pytest.approx(42, abs=2)
+    assert history.cold_starts()[CHAT] == 42
     assert "503 for about 42 s" in medley("plan", with_release("3")).output
 
 
@@ -273,7 +273,7 @@ def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, 
     serve.live = [answer(None)]
     file = tmp_path / "first.yaml"
     file.write_text(yaml.safe_dump(on(serve, DOCUMENT)))
-    deploying.start(deploying.read_config(file), 5)
+    deploying.start(deploying.read_config(file), patience())
     assert serve.puts == [on(serve, DOCUMENT)]
     assert history.started_with().document == on(serve, DOCUMENT)
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import time
 
 import pytest
 import typer
@@ -32,7 +31,7 @@ def look(recorded, tmp_path):
     """All checks of a model."""
 
     def look(model: str | None = CHAT, processes: int = 3, metrics: str = "", last_start_s: float | None = None):
-        scrape = Scrape(time.time(), {"one": parse(metrics)})
+        scrape = Scrape(recorded.now, {"one": parse(metrics)})
         patient = Patient(
             model, recorded.live(), processes, recorded.client(), scrape, last_start_s, tmp_path, here=tmp_path
         )
@@ -113,9 +112,9 @@ def test_a_variant_is_looked_for_in_the_application_that_serves_it(look, recorde
 def test_weights_are_missing(look, recorded, monkeypatch):
     monkeypatch.setattr(diagnosis_deployment, "weights_missing", lambda spec, variant: "They are not here.")
     assert look()[-1].verdict is Verdict.OK  # a replica runs: it has them
-    recorded.loads("fetch", since=time.time())
+    recorded.loads("fetch", since=recorded.now)
     assert finding(look()).name == "start"  # it fetches them
-    recorded.loads("load", since=time.time())
+    recorded.loads("load", since=recorded.now)
     check = finding(look())
     assert (check.name, check.finding, check.next) == ("weights", "They are not here.", "`medley fetch`")
 
@@ -143,7 +142,7 @@ def test_what_would_make_room_and_how_long_it_has_been_idle(look, recorded, tmp_
     recorded.waits_for_room()
     recorded.free(cpus=1.5, memory_gib=3.6)
     assert f"Taking out {EMBEDDINGS} (0.25 CPU, 0.5 GiB) would make room." in finding(look()).finding
-    line = {"event": "call", "model": EMBEDDINGS, "timestamp_ns": int((time.time() - 720) * 1e9)}
+    line = {"event": "call", "model": EMBEDDINGS, "timestamp_ns": int((recorded.now - 720) * 1e9)}
     (tmp_path / f"replica_{EMBEDDINGS}_model_abc.log").write_text(json.dumps(line) + "\n")
     assert f"{EMBEDDINGS} (0.25 CPU, 0.5 GiB; last call 12 min ago) would make room." in finding(look()).finding
     busy = f'ray_medley_requests_in_flight{{WorkerId="w1",model="{EMBEDDINGS}"}} 2.0\n'
@@ -176,7 +175,7 @@ def test_a_replica_that_waits_though_there_is_room_is_starting(look, recorded):
 
 
 def test_a_loading_replica_beside_its_usual_cold_start(look, recorded):
-    recorded.loads("load", since=time.time() - 12, fraction=0.5)
+    recorded.loads("load", since=recorded.now - 12, fraction=0.5)
     metrics = "".join(
         COLD_START.format(model=CHAT, variant="vllm-cpu", phase=phase, value=seconds)
         for phase, seconds in {"schedule": 2, "import": 9, "load": 31, "warm_up": 2}.items()
@@ -208,14 +207,14 @@ def test_a_replica_that_keeps_failing_has_cause_remedy_and_last_words(look, reco
 
 
 def test_attempts_that_failed_come_before_the_attempt_that_is_under_way(look, recorded):
-    recorded.loads("load", since=time.time(), cause="It failed in the phase load.", remedy="Look.")
+    recorded.loads("load", since=recorded.now, cause="It failed in the phase load.", remedy="Look.")
     check = finding(look())
     assert (check.name, check.next) == ("stays alive", "Look.")
     assert "Serve goes on trying." in check.finding
 
 
 def test_replicas_that_end_one_after_another(look, recorded):
-    recorded.loads("load", since=time.time())
+    recorded.loads("load", since=recorded.now)
     deployed_s = recorded.application()["last_deployed_time_s"]
     dead = recorded.replica() | {"state": "STOPPED", "start_time_s": deployed_s + 5}
     recorded.model()["recent_dead_replicas"] = [dead, dead | {"start_time_s": deployed_s - 100}]

@@ -50,15 +50,19 @@ def test_a_port_in_use_is_named_with_who_uses_it(config, free_port):
 
 def test_too_little_memory_is_told_in_numbers(config, monkeypatch):
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(3 << 30))
+    at_once = [model.variant.needs.memory_gib for model in config.models if not model.sleeps]
+    assert len(at_once) < len(config.models)
     (problem,) = preflight.problems(config, cpus=2)
     assert problem == (
-        "6.8 GiB of memory are needed and 3.0 GiB are free. Close something, or take a model out of serve_config.yaml."
+        f"{1.5 + sum(at_once):.1f} GiB of memory are needed and 3.0 GiB are free. "
+        "Close something, or take a model out of serve_config.yaml."
     )
 
 
 def test_too_few_cpus_are_told_in_numbers(config):
+    needed = 0.2 + sum(model.variant.needs.cpus for model in config.models)
     (problem,) = preflight.problems(config, cpus=1)
-    assert problem == "1.95 CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
+    assert problem == f"{needed:g} CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
 
 
 def test_a_gpu_config_without_a_gpu_is_refused(monkeypatch):

@@ -38,7 +38,7 @@ def erlang_c(load, servers):
 
 @pytest.mark.parametrize(("slots", "replicas", "load"), [(1, 1, 0.5), (4, 1, 3.0), (2, 4, 6.0)])
 def test_waits_are_those_of_queueing_theory(slots, replicas, load):
-    arrivals = poisson(load / 0.5, 20000)
+    arrivals = poisson(load / 0.5, 8000)
     services = exponential(len(arrivals), 0.5)
     run = simulate(arrivals, services, fixed(replicas), Settings(slots, min_replicas=replicas, max_replicas=replicas))
     servers = slots * replicas

@@ -1,5 +1,6 @@
 """Cards as tables and pages, and that the published ones are what their figures say."""
 
+import random
 import re
 from pathlib import Path
 
@@ -72,16 +73,33 @@ def test_a_second_run_is_held_against_the_spread_that_the_first_one_stated():
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
-def test_a_published_card_is_of_this_catalog_and_its_pages_are_of_it(file: Path):
+def test_a_published_card_is_of_this_catalog_and_its_pages_are_of_it(file: Path, monkeypatch):
+    monkeypatch.setattr("medley.variants.page.plots_of", lambda card: ["<svg></svg>\n"])  # compared below
     published = cards.read(file)
     spec = load_catalog()[published.model]
     assert published.text() == file.read_text()
     assert file.with_suffix(".md").read_text() == markdown(published)
-    assert page(published).split("<svg")[0] == file.with_suffix(".html").read_text().split("<svg")[0]
+    shown, written = page(published), file.with_suffix(".html").read_text()
+    assert shown.split("<svg")[0] == written.split("<svg")[0]
+    assert shown.split("</svg>")[-1] == written.split("</svg>")[-1]
     assert published.floors == spec.fidelity
     for one in published.variants:
         assert one.made_as == made_as(spec, one.variant), f"{one.variant} is made otherwise now: verify it again"
         assert one.variant == spec.reference_variant or below_floor(spec, one.fidelity) == one.below_floor == ""
+
+
+def test_a_published_page_has_the_plots_of_its_card():
+    """Of one card, by the seed: drawing takes longest."""
+    file = random.choice(PUBLISHED)
+    plots = re.compile(r"<svg.*?</svg>", re.DOTALL)
+    drawn, written = plots.findall(page(cards.read(file))), plots.findall(file.with_suffix(".html").read_text())
+    assert all(words(plot) for plot in written)
+    assert [words(plot) for plot in drawn] == [words(plot) for plot in written], file
+
+
+def words(plot: str) -> list[str]:
+    """Titles, names and figures of a plot, without their places."""
+    return re.findall(r"<text[^>]*>(.*?)</text>", plot)
 
 
 def test_every_task_has_a_card_with_a_variant_that_is_faster_or_smaller():
