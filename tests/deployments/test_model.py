@@ -1,6 +1,7 @@
 import pytest
+from ray.serve._private import constants
 
-from deployments.model import GIB, SERVERS, SERVERS_BY_BACKEND, build, resources, resources_of_llm
+from deployments.model import BRIEF_DRAIN, GIB, SERVERS, SERVERS_BY_BACKEND, build, resources, resources_of_llm
 from deployments.servers.engine import EngineServer
 from deployments.settings import ModelArgs
 from models.catalog import load_catalog
@@ -15,6 +16,15 @@ def test_a_replica_reserves_what_it_needs():
     actor = options["ray_actor_options"]
     assert (actor["num_cpus"], actor["num_gpus"], actor["memory"]) == (0.5, 0.25, int(1.5 * GIB))
     assert actor["runtime_env"]["env_vars"]["A"] == "1"
+
+
+@pytest.mark.parametrize("options", [resources(Needs(), {}), resources_of_llm(Needs(), {})], ids=["model", "llm"])
+def test_a_replica_that_no_load_balancer_knows_drains_briefly(options):
+    variables = options["ray_actor_options"]["runtime_env"]["env_vars"]
+    ((name, seconds),) = BRIEF_DRAIN.items()
+    assert hasattr(constants, name), "Serve has no such setting any more"
+    assert variables[name] == seconds
+    assert 0 < float(seconds) < 5
 
 
 def test_an_llm_on_the_cpu_has_one_bundle_without_a_gpu():

@@ -72,9 +72,14 @@ async def test_a_whole_answer_has_no_time_to_a_first_token(counting, meter, chat
 
 async def test_embeddings_count_what_they_read(counting, meter, embedding_model):
     async with counting as http:
-        await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one two"})
-    assert meter.total(REQUESTS, embedding_model, "embeddings", "200") == 1
-    assert meter.total(TOKENS, embedding_model, "embeddings", "prompt") > 0
+        answer = await http.post("/v1/embeddings", json={"model": embedding_model, "input": ["one two", "three"]})
+        tokens = [
+            len((await http.post("/tokenize", json={"model": embedding_model, "prompt": text})).json()["tokens"])
+            for text in ("one two", "three")
+        ]
+    assert meter.total(REQUESTS, embedding_model, "embeddings", "200") == 3
+    assert meter.total(TOKENS, embedding_model, "embeddings", "prompt") == sum(tokens) > 2
+    assert answer.json()["usage"]["prompt_tokens"] == sum(tokens)
 
 
 async def test_an_error_is_counted_by_its_code_and_not_as_a_duration(counting, meter, chat_model):
