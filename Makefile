@@ -10,7 +10,8 @@ CONFIG ?= serve_config.yaml
 TORCH_OPTIONS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles a module when it is first imported. To compile all of them beforehand is half of the work of installing.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 # What pip says goes to a file, whose end is shown when it fails: its warnings would hide what make says.
 LOG := $(VENV)/setup.log
 LOGGED = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "All that pip said: $(LOG)"; exit 1; }
@@ -37,22 +38,22 @@ $(VENV)/.python:
 
 # The locks come first, so that torch finds all that it asks for. A build for CUDA asks for more, and brings it.
 $(VENV)/.locked: $(VENV)/.python requirements/cpu.txt
-	@echo "Installing $$(grep -c '^[a-z]' requirements/cpu.txt) locked packages (a minute or two the first time)"
-	@$(PIP) install $(LOCKED) -r requirements/cpu.txt $(LOGGED)
+	@echo "Installing $$(grep -c '^[a-z]' requirements/cpu.txt) locked packages (a minute the first time)"
+	@$(INSTALL) $(LOCKED) -r requirements/cpu.txt $(LOGGED)
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.locked Makefile
 	@echo "Installing torch"
-	@$(PIP) install $(TORCH_OPTIONS) torch==2.13.0 $(LOGGED)
+	@$(INSTALL) $(TORCH_OPTIONS) torch==2.13.0 $(LOGGED)
 	@touch $@
 
 $(VENV)/.cpu: $(VENV)/.torch pyproject.toml
-	@$(PIP) install --no-deps --no-build-isolation --editable . $(LOGGED)
+	@$(INSTALL) --no-deps --no-build-isolation --editable . $(LOGGED)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
 	@echo "Installing $$(grep -c '^[a-z]' requirements/dev.txt) packages for tests"
-	@$(PIP) install $(LOCKED) -r requirements/dev.txt $(LOGGED)
+	@$(INSTALL) $(LOCKED) -r requirements/dev.txt $(LOGGED)
 	@touch $@
 
 setup: $(VENV)/.cpu
