@@ -3,15 +3,15 @@
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
+from patience import patience, wait_until
 
 ROOT = Path(__file__).parents[2]
-SCRAPE_S = 3
+SCRAPE_S = 1
 
 
 class Prometheus:
@@ -37,19 +37,14 @@ class Prometheus:
             "--log.level=warn",
         ]
         self.process = subprocess.Popen(command)
-        self.http = httpx.Client(base_url=self.address, timeout=30, trust_env=False)
-        self._wait_until_ready()
+        self.http = httpx.Client(base_url=self.address, timeout=patience(), trust_env=False)
+        wait_until(self._is_ready, "Prometheus to be ready", every=0.2)
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                if self.http.get("/-/ready").is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    def _is_ready(self) -> bool:
+        try:
+            return self.http.get("/-/ready").is_success
+        except httpx.TransportError:
+            return False
 
     def ask(self, expr: str) -> list[dict[str, Any]]:
         """The answer to an instant query."""
