@@ -273,6 +273,15 @@ def test_a_sample_grows_until_it_proves_something_and_no_further(world):
     assert len(world.truth(server)) - len(run.records) < 3 * 15  # and sending ends
 
 
+def test_workers_are_told_to_end_when_the_sample_is_large_enough(world):
+    from virtual_locust import workers
+
+    server = world.server()
+    run = workers(world, 2, server, at(15, 4, looks=3) | EMBEDDINGS)
+    assert run.code == 0, run.output
+    assert len(world.truth(server)) - len(run.records) < 3 * 15
+
+
 def test_a_growing_sample_that_proves_nothing_ends_with_the_last_look(world):
     """As good as is promised and no better: no sample can tell."""
     run = world.harness(world.server(refuse=20), at(15, 4, looks=2) | EMBEDDINGS)

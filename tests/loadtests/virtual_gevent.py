@@ -103,6 +103,8 @@ class FaithfulHub(Hub):
     def handle_error(self, context, kind, value, tb):
         if not issubclass(kind, self.NOT_ERROR):
             self.faults.append(value)
+        if not issubclass(kind, (Exception, *self.NOT_ERROR)):  # a test that ends: out of time, or interrupted
+            self.parent.throw(value)
         super().handle_error(context, kind, value, tb)
 
 

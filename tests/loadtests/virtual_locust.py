@@ -17,6 +17,8 @@ from unittest import mock
 import gevent
 import msgpack
 from fake_server import Server
+from gevent import socket
+from gevent.pool import Group
 from geventhttpclient.connectionpool import ConnectionPool
 from runs import Run, written
 from virtual_gevent import virtual_time
@@ -46,7 +48,7 @@ class World:
     servers: dict[str, Server] = field(default_factory=dict)
     cpu: float = 0.1
     runners: list[Any] = field(default_factory=list)
-    greenlets: Any = field(default_factory=gevent.pool.Group)
+    greenlets: Any = field(default_factory=Group)
 
     def server(self, **settings):
         """Start one. Its address."""
@@ -63,7 +65,7 @@ class World:
         server = self.servers.get(pool._connection_host)
         if server is None:
             raise ConnectionRefusedError(f"nobody is at {pool._connection_host}")
-        ours, theirs = gevent.socket.socketpair()
+        ours, theirs = socket.socketpair()
         ours.settimeout(pool.network_timeout)
         self.greenlets.spawn(server.connected, theirs)
         return ours
