@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import psutil
 from medley.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
 from medley.preflight import DASHBOARD_PORT, HEAD_PORT
 
-STOP_PATIENCE_S = 20
+# A process that was asked to end is ended after so long: Ray's own wait for each other, and have nothing to lose.
+TERMINATE_PATIENCE_S, KILL_PATIENCE_S = 5, 20
 
 
 class ClusterError(Exception):
@@ -22,13 +25,27 @@ class ClusterError(Exception):
 
 
 def processes() -> list[psutil.Process]:
-    """Every living process of this cluster: those that carry its mark in their environment."""
-    mine = []
-    for process in psutil.process_iter():
+    """Every living process of this cluster: those that carry its mark in their environment, and what they started: the
+    agents of Ray write their titles over it."""
+    marked = {process for process in psutil.process_iter() if _is_marked(process)}
+    mine = set(marked)
+    for process in marked:
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(CLUSTER_VARIABLE) == str(home()) and process.status() != psutil.STATUS_ZOMBIE:
-                mine.append(process)
-    return mine
+            if process.parent() not in marked:
+                mine.update(process.children(recursive=True))
+    return [process for process in mine if lives(process)]
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get(CLUSTER_VARIABLE) == str(home())
+    return False
+
+
+def lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def start_ray(cpus: int | None) -> None:
@@ -87,21 +104,24 @@ def logs() -> Path:
 def stop() -> int:
     """End every process of the cluster: ask first, then insist. Returns how many there were."""
     found = processes()
-    _end(found, psutil.Process.terminate, STOP_PATIENCE_S)
-    # Children of what has just ended may have been started meanwhile.
-    remaining = processes()
-    _end(remaining, psutil.Process.kill, STOP_PATIENCE_S)
-    left = processes()
+    _end(found, psutil.Process.terminate, TERMINATE_PATIENCE_S)
+    # Some were started meanwhile; others are known only by a parent that has ended.
+    remaining = {*found, *processes()}
+    _end(remaining, psutil.Process.kill, KILL_PATIENCE_S)
+    left = {process for process in (*remaining, *processes()) if lives(process)}
     if left:
         raise ClusterError(f"These processes did not end: {', '.join(str(process.pid) for process in left)}.")
     return len(found)
 
 
-def _end(victims: list[psutil.Process], how: Any, patience_s: float) -> None:
+def _end(victims: Collection[psutil.Process], how: Any, patience_s: float) -> None:
+    """Zombies have ended: in a container, nobody may come for them."""
     for process in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             how(process)
-    psutil.wait_procs(victims, timeout=patience_s)
+    deadline = time.monotonic() + patience_s
+    while any(lives(process) for process in victims) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def memory_gib() -> float:
