@@ -6,10 +6,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from local_cluster import REQUEST_S
+from local_cluster import CHAT, EMBEDDINGS, REQUEST_S
 from patience import patience, wait_until
 
+# Between an answer and the next request: who asks without a pause takes the machine from what comes up.
+PAUSE_S = 0.1
+
 Ask = Callable[[httpx.Client], httpx.Response]
+
+
+def ask_chat(http: httpx.Client) -> httpx.Response:
+    body = {"model": CHAT, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    return http.post("/v1/chat/completions", json=body)
+
+
+def ask_embeddings(http: httpx.Client) -> httpx.Response:
+    return http.post("/v1/embeddings", json={"model": EMBEDDINGS, "input": "a ship"})
 
 
 class Asking:
@@ -44,7 +56,7 @@ class Asking:
 
     def _run(self) -> None:
         with httpx.Client(base_url=self.address, timeout=patience(REQUEST_S), trust_env=False) as http:
-            while not self._stop.wait(0.01):
+            while not self._stop.wait(PAUSE_S):
                 answer = self.ask(http)
                 self.statuses[answer.status_code] += 1
                 self.check(answer)

@@ -112,23 +112,16 @@ def running(document: dict[str, Any], folder: Path, **environment: str) -> Itera
 
 
 def end() -> None:
-    """`medley down`, after which not one process of the cluster lives: by their ids and those of their children, as
-    `down` finds them by a mark in their environment, which one may have lost."""
-    members = local.processes()
-    with_children = {*members}
-    for process in members:
+    """`medley down`, after which not one process of the cluster lives, by their ids. What they started is found here,
+    too: `down` does not miss what it does not know of."""
+    members = {*local.processes()}
+    for process in list(members):
         with contextlib.suppress(psutil.Error):
-            with_children |= set(process.children(recursive=True))
+            members.update(process.children(recursive=True))
     run([*MEDLEY, "down"])
-    left = [(process.pid, " ".join(process.cmdline())) for process in with_children if lives(process)]
+    left = [(process.pid, " ".join(process.cmdline())) for process in members if local.lives(process)]
     assert not left, f"these outlived the cluster: {left}"
     assert not local.processes(), "something of the cluster was started while it ended"
-
-
-def lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def run(command: list[str], **options: Any) -> str:
