@@ -97,6 +97,7 @@ class Application:
         self.serve, self.name, self.places, self.queue, self.lowest = serve, name, places, queue, lowest
         self.replicas: list[Replica] = []
         self.waiting = 0
+        self.state = "RUNNING"  # of its replicas
         self.called: list[str] = []
         self.changed = asyncio.Event()
 
@@ -125,11 +126,11 @@ class Application:
     def details(self) -> dict[str, Any]:
         """As the controller tells of it."""
         replicas = [
-            {"replica_id": one.name, "state": "RUNNING", "pid": 1, "start_time_s": 1.0} for one in self.replicas
+            {"replica_id": one.name, "state": self.state, "pid": 1, "start_time_s": 1.0} for one in self.replicas
         ]
         config = {"autoscaling_config": {"min_replicas": self.lowest}}
         return {
-            "status": "RUNNING",
+            "status": "RUNNING" if self.state == "RUNNING" else "DEPLOYING",
             "last_deployed_time_s": 1.0,
             "deployed_app_config": {"args": {"model": self.name, "release": "1"}},
             "deployments": {"model": {"replicas": replicas, "deployment_config": config}},
