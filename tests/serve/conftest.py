@@ -3,6 +3,7 @@ scaled, broken and watched at length, where the cluster of every commit (tests/c
 
 import copy
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,13 +70,15 @@ def running(folder: Path) -> Iterator[Cluster]:
     """The cluster, with a home of its own, so that the history of who runs the tests is left alone. Weights are his:
     those that are made here are not made again."""
     assert not local.processes(), "a cluster is running already: `make stop` ends it"
-    home = folder / "home"
-    home.mkdir()
-    (weights.home() / "models").mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(weights.home() / "models")
+    home, models = weights.home() / "serve-tests", weights.home() / "models"
+    models.mkdir(parents=True, exist_ok=True)
     collector = Collector()
     with pytest.MonkeyPatch.context() as patch:  # for every command, not just the one that starts it
         patch.setenv("MEDLEY_HOME", str(home))
+        run([*MEDLEY, "down"])  # what a run that was killed has left
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+        (home / "models").symlink_to(models)
         patch.setenv("MEDLEY_CATALOG", str(write_catalog(folder)))
         document = served(folder)
         config = folder / "serve_config.yaml"
