@@ -131,3 +131,11 @@ def test_a_file_without_applications_is_refused(tmp_path, text):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / 'none.yaml'} cannot be read")):
         read_config(tmp_path / "none.yaml")
+
+
+def test_a_reload_of_the_proxy_cuts_no_request_that_may_still_run(document):
+    """HAProxy is reloaded by each deploy. Its old process ends what it has, and cuts what lasts longer than this."""
+    arguments = {one["name"]: one.get("args") or {} for one in document["applications"]}["router"]
+    variables = document["controller_options"]["runtime_env"]["env_vars"]
+    longest_s = RouterArgs.model_validate(arguments).deadline_s
+    assert float(variables["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= longest_s
