@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
 import sys
 
 import psutil
 
 from medley.config import ClusterConfig
+from models.specs import Backend
 
 HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
+# vLLM for CPUs is linked to it. It is not in the wheel, and small systems lack it.
+LIBNUMA = "libnuma.so.1"
 
 
 def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
@@ -21,7 +25,7 @@ def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
         cpus: CPUs that Ray is told to count on; None is as many as there are.
     """
     found = _cpus(config, cpus or psutil.cpu_count() or 1)
-    return found + [problem for check in (_python, _memory, _ports, _gpus) for problem in check(config)]
+    return found + [problem for check in (_python, _libraries, _memory, _ports, _gpus) for problem in check(config)]
 
 
 def _python(config: ClusterConfig) -> list[str]:
@@ -29,6 +33,18 @@ def _python(config: ClusterConfig) -> list[str]:
         return []
     version = sys.version.split()[0]
     return [f"This is Python {version}; the locked packages are for 3.11, 3.12 and 3.13. Run `make clean serve`."]
+
+
+def _libraries(config: ClusterConfig) -> list[str]:
+    wanting = [m.app for m in config.models if m.variant.backend is Backend.VLLM and not m.variant.needs.gpus]
+    if not wanting:
+        return []
+    try:
+        ctypes.CDLL(LIBNUMA)
+    except OSError:
+        what = "Install it: apt-get install libnuma1 (Fedora: dnf install numactl-libs)"
+        return [f"{', '.join(wanting)}: vLLM needs libnuma, which was not found. {what}."]
+    return []
 
 
 def _memory(config: ClusterConfig) -> list[str]:

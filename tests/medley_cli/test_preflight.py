@@ -1,5 +1,6 @@
 """What would stop the cluster from starting is said before anything starts, with the remedy."""
 
+import dataclasses
 import socket
 from collections import namedtuple
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from medley import preflight
 from medley.config import read_config
+from models.specs import Backend
 
 ROOT = Path(__file__).parents[2]
 Memory = namedtuple("Memory", "available")
@@ -30,6 +32,7 @@ def config(tmp_path, free_port, monkeypatch):
     file.write_text(yaml.safe_dump(document))
     monkeypatch.setattr(preflight, "HEAD_PORT", free_port)
     monkeypatch.setattr(preflight, "DASHBOARD_PORT", free_port)
+    monkeypatch.setattr(preflight, "LIBNUMA", "libc.so.6")  # is everywhere
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(32 << 30))
     return read_config(file)
 
@@ -46,6 +49,24 @@ def test_a_port_in_use_is_named_with_who_uses_it(config, free_port):
         problem, *_ = preflight.problems(config, cpus=2)
     assert problem.startswith(f"Port {free_port} is in use by ")
     assert problem.endswith("Stop that program or choose another port.")
+
+
+def test_a_system_without_the_library_of_vllm_is_told_its_package(config, monkeypatch):
+    monkeypatch.setattr(preflight, "LIBNUMA", "libnuma-that-is-nowhere.so.1")
+    (problem,) = preflight.problems(config, cpus=2)
+    assert problem.startswith("smollm2-135m-instruct: vLLM needs libnuma, which was not found.")
+    assert "apt-get install libnuma1" in problem
+
+
+@pytest.mark.parametrize("models", ["without vLLM", "on GPUs"])
+def test_the_library_of_vllm_is_asked_for_only_where_vllm_runs_on_a_cpu(config, monkeypatch, models):
+    monkeypatch.setattr(preflight, "LIBNUMA", "libnuma-that-is-nowhere.so.1")
+    if models == "on GPUs":
+        config = read_config(ROOT / "serve_config.gpu.yaml")
+    else:
+        rest = [model for model in config.models if model.variant.backend is not Backend.VLLM]
+        config = dataclasses.replace(config, models=rest)
+    assert not any("libnuma" in problem for problem in preflight.problems(config, cpus=64))
 
 
 def test_too_little_memory_is_told_in_numbers(config, monkeypatch):
