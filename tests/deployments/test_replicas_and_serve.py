@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.metering import MemoryMeter
+from deployments.model import build
 from deployments.servers import calls, engine
 from deployments.servers.calls import CallContext, CallLog
 from deployments.servers.denoising import DenoisingLoop
@@ -62,6 +63,13 @@ async def test_a_replica_loads_the_weights_of_its_own_variant(start, name):
     variant = CHAT.variant(name)
     assert server.engine.variant == variant
     assert server.engine.folder == folder_of(variant)
+
+
+def test_a_new_release_reaches_the_replicas_and_the_old_one_takes_it_back():
+    """It is how an operator has replicas replaced; each tells the router which one it is of."""
+    given = [build(ModelArgs(model=CHAT.id, release=release))._bound_deployment.init_args[0] for release in ("1", "2")]
+    assert [args.release for args in given] == ["1", "2"]
+    assert given[0] == ModelArgs(model=CHAT.id).settled() != given[1]
 
 
 async def test_a_replica_whose_engine_is_dead_says_so(start):
