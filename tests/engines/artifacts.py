@@ -1,9 +1,9 @@
 """What makers make for tests of the release tier, and what references answer: made once and kept in pytest's cache, for
 all processes of a run and for the next run.
 
-A folder of the cache is named after all that its content depends on: the files of `models`, those that tests make
-things from, this CPU and the versions of libraries. So nothing in it is ever stale. The user's own MEDLEY_HOME is
-read and never written to."""
+A folder of the cache is named after all that its content depends on: the files of `models` and of these tests, some
+of which spoil things on purpose, this CPU and the versions of libraries. So nothing in it is ever stale. The user's own
+MEDLEY_HOME is read and never written to."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def digest() -> str:
             continue
     product = Path(models.__file__).parent
     files = [*product.rglob("*.py"), *product.rglob("*.yaml"), *product.rglob("*.txt")]
-    for file in sorted([*files, Path(__file__).with_name("tiny_diffusion.py"), Path(__file__)]):
+    for file in sorted([*files, *Path(__file__).parent.glob("*.py")]):
         facts.update(file.read_bytes())
     return facts.hexdigest()[:16]
 

@@ -86,12 +86,13 @@ def test_the_recipe_learns_and_writes_a_folder_that_diffusers_opens(tmp_path):
 @pytest.mark.models
 def test_the_recipe_learns_more_in_more_steps(tmp_path):
     options = train.Options(
-        shapes=64, emoji_share=0, batch=8, autoencoder_steps=60, denoiser_steps=60, seed=1, device="cpu"
+        shapes=64, emoji_share=0, batch=8, autoencoder_steps=40, denoiser_steps=30, seed=1, device="cpu"
     )
     few = distill.Options(pictures=8, emoji_share=0, batch=4, training_steps=4, device="cpu")
     autoencoder, denoiser = learns(tmp_path, options, few)
+    print(f"errors after training, of 1 before: {autoencoder:.2f} and {denoiser:.2f}")
     assert autoencoder < 0.5
-    assert denoiser < 0.95
+    assert denoiser < 0.7
 
 
 def learns(folder, options, few) -> tuple[float, float]:

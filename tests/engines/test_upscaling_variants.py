@@ -347,18 +347,18 @@ def test_a_wrong_calibration_breaks_the_floor(reference, exported, tmp_path, mon
 
 
 @variants
-def test_a_calibration_without_strong_contrast_breaks_the_floor(reference, exported, tmp_path, monkeypatch):
+def test_a_calibration_without_strong_contrast_breaks_the_floor(reference, exported, artifacts, monkeypatch):
     """It is seen on stripes, which are nothing like the pictures of the calibration."""
     monkeypatch.setattr(quantize_upscaling, "CALIBRATION_BLOCKS", ())
-    quantize_upscaling.quantize(exported, tmp_path)
-    assert "Worst PSNR" in judged(reference, tmp_path)[1]
+    folder = artifacts.made("upscaler-without-contrast", lambda target: quantize_upscaling.quantize(exported, target))
+    assert "Worst PSNR" in judged(reference, folder)[1]
 
 
 @variants
-def test_8_bits_are_nearer_with_equalized_channels(reference, exported, quantized, tmp_path, monkeypatch):
+def test_8_bits_are_nearer_with_equalized_channels(reference, exported, quantized, artifacts, monkeypatch):
     monkeypatch.setattr(quantize_upscaling, "equalize", lambda *_: None)
-    quantize_upscaling.quantize(exported, tmp_path)
-    plain, equal = (judged(reference, folder)[0] for folder in (tmp_path, quantized))
+    unequal = artifacts.made("upscaler-unequal", lambda target: quantize_upscaling.quantize(exported, target))
+    plain, equal = (judged(reference, folder)[0] for folder in (unequal, quantized))
     assert equal["psnr"] > plain["psnr"] + 1
     assert equal["ssim"] > plain["ssim"]
 
