@@ -19,7 +19,7 @@ LOCKED := --no-deps --require-hashes
 # Two processes of one thread each, in an order that the seed decides: `make test-fast SEED=7` runs the same again.
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
-PYTEST = PYTHONHASHSEED=$(SEED) $(BIN)/python -m pytest
+PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=$(SEED) $(BIN)/python -m pytest
 IN_TWO = OMP_NUM_THREADS=1 $(PYTEST) --randomly-seed=$(SEED) -n 2 --dist loadfile --no-loadscope-reorder
 IN_ORDER = $(PYTEST) -p no:randomly
 PARTS = $(BIN)/python tests/parts.py
