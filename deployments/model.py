@@ -25,6 +25,10 @@ SERVERS_BY_BACKEND = {(Task.CHAT, Backend.VLLM): "deployments.servers.chat_vllm:
 # without Serve's extra thread for user code, which saves every request and every token a hop between threads.
 SINGLE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
+# A replica that is told to stop takes requests for as long, in seconds, from callers that have not heard of it. Behind
+# HAProxy Serve makes it 30 in every application; but only the router's replicas have a load balancer before them.
+BRIEF_DRAIN = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
+
 GIB = 1 << 30
 
 
@@ -59,7 +63,7 @@ def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] 
             "num_cpus": needs.cpus,
             "num_gpus": needs.gpus,
             "memory": int(needs.memory_gib * GIB),
-            "runtime_env": {"env_vars": {**SINGLE_LOOP, **env}},
+            "runtime_env": {"env_vars": BRIEF_DRAIN | {**SINGLE_LOOP, **env}},
             **labels,
         }
     }

@@ -18,9 +18,9 @@ def test_a_replica_reserves_what_it_needs():
     assert actor["runtime_env"]["env_vars"]["A"] == "1"
 
 
-@pytest.mark.parametrize("options", [resources(Needs(), {}), resources_of_llm(Needs(), {})], ids=["model", "llm"])
+@pytest.mark.parametrize("options", [resources, resources_of_llm])
 def test_a_replica_that_no_load_balancer_knows_drains_briefly(options):
-    variables = options["ray_actor_options"]["runtime_env"]["env_vars"]
+    variables = options(Needs(cpus=1, memory_gib=4), {})["ray_actor_options"]["runtime_env"]["env_vars"]
     ((name, seconds),) = BRIEF_DRAIN.items()
     assert hasattr(constants, name), "Serve has no such setting any more"
     assert variables[name] == seconds
