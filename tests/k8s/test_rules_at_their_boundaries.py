@@ -1,4 +1,4 @@
-"""Rules over objects that are right but for one thing, without kubectl: the last right value, the first wrong one."""
+"""Rules over objects that are right but for one thing: the last right value, and the first wrong one."""
 
 import copy
 from typing import Any
