@@ -7,6 +7,7 @@ import pytest
 
 from medley.k8s.operator_rules import INCREMENTAL, operator_problems
 from medley.k8s.pod_security import pod_problems
+from medley.k8s.scheduling import demand_of
 
 OPTIONS = {"gatewayClassName": "istio", "stepSizePercent": 10, "intervalSeconds": 10, "maxSurgePercent": 100}
 SERVICE: dict[str, Any] = {
@@ -84,3 +85,16 @@ def test_what_a_container_does_not_say_the_pod_says(of_pod, of_container, where)
     }
     found = [finding.where.rpartition(".")[2] for finding in pod_problems("pod", {"spec": spec})]
     assert found == ([where] if where else [])
+
+
+@pytest.mark.parametrize(
+    ("args", "bundle"),
+    [
+        ({"model": "bge-m3"}, {"CPU": 2, "GPU": 0.25, "memory": 8 << 30}),
+        ({"model": "all-minilm-l6-v2"}, {"CPU": 0.25, "memory": 512 << 20}),
+    ],
+)
+def test_a_replica_demands_all_that_it_needs(args, bundle):
+    """Or it would seem to fit where there is no GPU."""
+    application = {"name": args["model"], "import_path": "deployments.model:build", "args": args}
+    assert demand_of(application).bundles == (bundle,)
