@@ -1,5 +1,6 @@
 """Which processes are the cluster's, and that none of them outlives `medley down`. Real processes, and no Ray."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,13 +27,16 @@ def start(tmp_path, monkeypatch):
 
     def start(code: str, mark: str = str(tmp_path)) -> subprocess.Popen[str]:
         environment = {**os.environ, CLUSTER_VARIABLE: mark}
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
         process.communicate()
 
 
