@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 # libyaml calls itself for what is inside, without asking how deep it is, and ends the process where the stack does.
 DEEPEST = 1000
+# What stands before the first word of a line: `- - a` is two levels.
+INDENT = re.compile(r"^[ \t?:-]+", re.MULTILINE)
 
 
 def read_yaml(text: str) -> Any:
@@ -19,8 +22,8 @@ def read_yaml(text: str) -> Any:
 
 
 def loader_for(text: str) -> Any:
-    """The fastest loader that a text can be trusted to. Each level takes a bracket or moves to the right; a list in a
-    mapping may stand right below it."""
-    longest = max(map(len, text.splitlines()), default=0)
-    possible = text.count("[") + text.count("{") + 2 * longest
+    """The fastest loader that a text can be trusted to. Each level takes a bracket or begins further to the right; a list
+    in a mapping may stand right below it."""
+    furthest = max(map(len, INDENT.findall(text)), default=0)
+    possible = text.count("[") + text.count("{") + 2 * furthest
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader) if possible < DEEPEST else yaml.SafeLoader

@@ -56,7 +56,7 @@ def ray_problems(one: Object, folder: Path) -> Findings:
     group, _, version = str(one.get("apiVersion", "")).rpartition("/")
     if group != "ray.io":
         return
-    schema = schemas_of(folder).get((str(one.get("kind")), version))
+    schema = schemas_of(folder, str(one.get("kind"))).get(version)
     if schema is None:
         yield Finding(name_of(one), "kind", f"KubeRay has no {one.get('kind')} in {one.get('apiVersion')}.")
         return
@@ -71,17 +71,15 @@ def crds() -> Path | None:
 
 
 @cache
-def schemas_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """By kind and version. Raises ValueError: the folder has none."""
-    found = {}
-    for file in sorted(folder.glob("ray.io_*.yaml")):
-        definition = read_yaml(file.read_text())["spec"]
-        for version in definition["versions"]:
-            strict = strictly(version["schema"]["openAPIV3Schema"])
-            found[definition["names"]["kind"], version["name"]] = strict
-    if not found:
+def schemas_of(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """Of one kind, by version. Raises ValueError: the folder has no CRDs of Ray."""
+    files = {file.name: file for file in folder.glob("ray.io_*.yaml")}
+    if not files:
         raise ValueError(f"{folder} has no ray.io_*.yaml")
-    return found
+    # Only the file of this kind is read: each has a megabyte.
+    file = files.get(f"ray.io_{kind.lower()}s.yaml")
+    versions = read_yaml(file.read_text())["spec"]["versions"] if file else []
+    return {version["name"]: strictly(version["schema"]["openAPIV3Schema"]) for version in versions}
 
 
 def strictly(schema: Any) -> Any:
