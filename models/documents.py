@@ -22,8 +22,8 @@ def read_yaml(text: str) -> Any:
 
 
 def loader_for(text: str) -> Any:
-    """The fastest loader that a text can be trusted to. Each level takes a bracket or begins further to the right; a list
-    in a mapping may stand right below it."""
+    """The fastest loader that a text can be trusted to. Each level takes a bracket or begins further to the right; a
+    list in a mapping may stand right below it."""
     furthest = max(map(len, INDENT.findall(text)), default=0)
     possible = text.count("[") + text.count("{") + 2 * furthest
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader) if possible < DEEPEST else yaml.SafeLoader
