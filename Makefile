@@ -122,7 +122,7 @@ loadtest: setup-dev
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 # KUBERAY_CRDS names a folder of KubeRay's CRDs, such as ray-operator/config/crd/bases of its repository.
