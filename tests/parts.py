@@ -2,7 +2,7 @@
 
     python tests/parts.py run check test-fast     these parts, up to the first that fails
     python tests/parts.py resume                  all parts; those that have passed on the same files are left out
-    python tests/parts.py page RECORDS            docs/testing.md, from a folder of records
+    python tests/parts.py page RECORDS            docs/testing.md and the minutes in CONTRIBUTING.md, from records
 
 A record of each run lies in build/parts: what was run, on which files and machine, its minutes, and the dearest
 tests."""
@@ -10,6 +10,7 @@ tests."""
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "build" / "parts"
 PAGE = ROOT / "docs" / "testing.md"
+RULES = ROOT / "CONTRIBUTING.md"
 
 # In the order in which they run: what is cheap and often wrong first, what takes the machine for itself last.
 EVERY_COMMIT = {
@@ -187,7 +189,7 @@ def resume() -> int:
 
 
 def page(folder: Path) -> None:
-    """Write docs/testing.md."""
+    """Write docs/testing.md, and the minutes of each part into the table of CONTRIBUTING.md."""
     records = read(folder)
     (any_record,) = {record.machine for record in records.values()}
     lines = [
@@ -212,7 +214,15 @@ def page(folder: Path) -> None:
         if record := records.get(part):
             lines += [f"| {part} | `{name}` | {cpu_s} |" for name, cpu_s in record.dearest[:5]]
     PAGE.write_text("\n".join(lines) + "\n")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    rules = RULES.read_text()
+    for part, record in records.items():
+        rules, rows = re.subn(
+            rf"^(\| `make {part}` \|)[^|]*\|", rf"\1 {minutes(record.seconds)} |", rules, flags=re.MULTILINE
+        )
+        if rows != 1:
+            raise SystemExit(f"CONTRIBUTING.md has {rows} rows for `make {part}`, not one.")
+    RULES.write_text(rules)
+    print(f"wrote {PAGE.relative_to(ROOT)} and the minutes in {RULES.relative_to(ROOT)}")
 
 
 def main() -> int:
