@@ -124,8 +124,10 @@ async def test_calls_take_turns_and_do_not_hold_up_the_loop():
     server = await ready(UpscalingServer, MODEL, engine)
     engine.go.clear()
     calls = [asyncio.create_task(server.upscale(UpscaleRequest(file_of(noise(24, 40 + n))))) for n in range(4)]
-    await queued(server, 3)  # the loop is not held up: it sees to this while the engine works
-    assert len(engine.given) == 2  # the warm-up and one of the calls
+    # The loop is not held up: it sees to this while the engine works, after its warm-up, at one of the calls.
+    await until(lambda: len(engine.given) == 2, "the engine works at the first call")
+    await queued(server, 3)
+    assert len(engine.given) == 2
     engine.go.set()
     results = await asyncio.gather(*calls)
     assert [result.width for result in results] == [160, 164, 168, 172]
