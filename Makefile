@@ -9,6 +9,9 @@ CONFIG ?= serve_config.yaml
 # On a machine whose package index serves CUDA builds of torch, point pip at PyTorch's index of CPU builds here.
 TORCH_OPTIONS ?=
 
+ifneq ($(words $(VENV)),1)
+$(error VENV is a folder without spaces in its name, because make takes them for several)
+endif
 BIN := $(VENV)/bin
 # Python compiles a module when it is first imported. To compile all of them beforehand is half of the work of installing.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
@@ -79,7 +82,7 @@ test-all: setup-dev
 
 # The tests of every commit that a change can touch; SINCE=main for a branch.
 test-changed: setup-dev
-	@$(BIN)/python tests/changed.py $(SINCE)
+	@SEED=$(SEED) PYTHONHASHSEED=$(SEED) $(BIN)/python tests/changed.py $(SINCE)
 
 check: setup-dev
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint check-k8s

@@ -32,21 +32,29 @@ class Ledger:
         times = os.times()
         return times.user + times.system + times.children_user + times.children_system - self.shared_s
 
+    def share(self, seconds: float) -> None:
+        self.shared_s += seconds
+
 
 ledger = Ledger()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> Any:
-    began = ledger.clock()
+    """What tests share is on the bill of none: not its making, nor its end, which may come in the midst of another."""
+    if fixturedef.scope == "function":
+        return (yield)
+    began, ends = ledger.clock(), []
+    # Finalizers run from the last to the first: these two enclose the fixture's own.
+    fixturedef.addfinalizer(lambda: ledger.share(ledger.clock() - ends.pop()))
     try:
         return (yield)
     finally:
-        if fixturedef.scope != "function":
-            took = ledger.clock() - began
-            ledger.shared_s += took
-            name = f"{fixturedef.baseid}::{fixturedef.argname}"
-            ledger.fixtures[name] = round(max(took, ledger.fixtures.get(name, 0.0)), 2)
+        fixturedef.addfinalizer(lambda: ends.append(ledger.clock()))
+        took = ledger.clock() - began
+        ledger.share(took)
+        name = f"{fixturedef.baseid}::{fixturedef.argname}"
+        ledger.fixtures[name] = round(max(took, ledger.fixtures.get(name, 0.0)), 2)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -69,17 +77,30 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Any:
+    began = ledger.clock()
+    try:
+        return (yield)
+    finally:
+        item.stash[OWN] += ledger.clock() - began
+        if seen := ledger.tests.get(item.nodeid):
+            seen["cpu_s"] = round(item.stash[OWN], 2)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     """A test that costs too much fails itself, so that it is seen where it is written."""
     report = yield
-    if call.when == "call" and report.passed and is_of_every_commit(item):
+    if call.when in ("call", "teardown") and report.passed and is_of_every_commit(item):
         limit = LIMIT_S * slowness_of_cpu()
         if item.stash[OWN] > limit:
             report.outcome = "failed"
             report.longrepr = (
                 f"{item.nodeid} took {item.stash[OWN]:.1f} CPU seconds. A test of every commit may take {limit:.1f} on "
-                "this machine: make it cheaper, or mark it as a part of the release tier (CONTRIBUTING.md)."
+                "this machine: make it cheaper, or mark it as a part of the release tier (CONTRIBUTING.md). Processes "
+                "and threads that an earlier test has left count here, too."
             )
+            item.stash[OWN] = 0.0  # said once
     return report
 
 

@@ -12,8 +12,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -63,25 +65,48 @@ class Record:
     cpu_s: float = 0.0
     tests: int = 0
     dearest: list[tuple[str, float]] = field(default_factory=list)
+    has: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it passed, on these files, on a machine like this."""
+        return self.passed and bool(self.files) and (self.files, self.has) == (files(), has())
+
+
+def git(*arguments: str, **variables: str) -> str:
+    """What git says; nothing where it cannot, as in an unpacked archive, whose records hold for no files."""
+    command = ["git", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+        return ""
+    return done.stdout.strip()
 
 
 def files() -> str:
-    """A name for the working tree as it is: git's, of everything that it does not ignore."""
-    index = ROOT / "build" / "index-of-parts"
-    index.parent.mkdir(exist_ok=True)
-    index.unlink(missing_ok=True)
-    environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
-    subprocess.run(["git", "add", "--all"], cwd=ROOT, env=environment, check=True, capture_output=True)
-    tree = subprocess.run(["git", "write-tree"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    index.unlink()
-    return tree.stdout.strip()
+    """A name for the working tree as it is: git's, of everything that it does not ignore; or nothing."""
+    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects")
+    with tempfile.TemporaryDirectory() as folder:  # so that git writes nothing into the repository
+        apart = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": folder,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        git("add", "--all", **apart)
+        return git("write-tree", **apart) if objects else ""
 
 
 def commit() -> str:
-    shown = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return shown.stdout.strip()
+    return git("describe", "--always", "--dirty")
+
+
+def has() -> str:
+    """What this machine has that some tests are skipped without."""
+    programs = [name for name in ("promtool", "redis-server", "buildah") if shutil.which(name)]
+    data = [name for name in ("KUBERAY_CRDS", "MEDLEY_OPENAI_API") if name in os.environ]
+    return ", ".join([*(["root"] if os.geteuid() == 0 else []), *programs, *data])
 
 
 def machine() -> str:
@@ -97,28 +122,66 @@ def run(part: str) -> Record:
     """Run a part in this terminal and write its record."""
     folder = RECORDS / f"{part}.costs"
     shutil.rmtree(folder, ignore_errors=True)
+    (RECORDS / f"{part}.json").unlink(missing_ok=True)  # of a run that is broken off there is no record
     print(f"\n=== {part}: {PARTS[part]}", flush=True)
-    tree, began, lines = files(), time.monotonic(), []
-    command = ["make", "--no-print-directory", part]
-    environment = {**os.environ, "MEDLEY_TEST_COSTS": str(folder)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            lines.append(line)
+    tree, described, began = files(), commit(), time.monotonic()
+    code, lines = run_make(part, {**os.environ, "MEDLEY_TEST_COSTS": str(folder)})
+    seconds = time.monotonic() - began
+    if files() != tree:
+        print(f"Files have changed while {part} ran: it counts as not run on any.")
+        tree = ""
     record = Record(
         part=part,
-        passed=process.returncode == 0,
-        seconds=round(time.monotonic() - began, 1),
+        passed=code == 0,
+        seconds=round(seconds, 1),
         files=tree,
-        commit=commit(),
+        commit=described,
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         machine=machine(),
         summary=last_summary(lines),
+        has=has(),
         **costs(folder),
     )
     RECORDS.mkdir(parents=True, exist_ok=True)
     (RECORDS / f"{part}.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
     return record
+
+
+def run_make(target: str, environment: dict[str, str]) -> tuple[int, list[str]]:
+    """Its exit code and its lines.
+
+    Whoever interrupts or ends this program interrupts all processes of the target, and this waits for them: a cluster
+    takes seconds to close.
+    """
+    stopped: list[int] = []
+    processes: list[subprocess.Popen[str]] = []
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        for process in processes:
+            os.killpg(process.pid, signal.SIGINT)
+
+    # Before the target starts: a shell may have set this program to ignore Ctrl+C, and its processes would do so, too.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    lines = []
+    with subprocess.Popen(
+        ["make", "--no-print-directory", target],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",  # a program that a test starts may write any bytes
+        process_group=0,
+    ) as process:
+        processes.append(process)
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if stopped:
+        raise SystemExit(128 + stopped[0])
+    return process.returncode, lines
 
 
 def last_summary(lines: list[str]) -> str:
@@ -177,8 +240,8 @@ def resume() -> int:
     """All parts that have not passed on the files as they are; a failed part does not keep the others from running."""
     records = read(RECORDS)
     for part in PARTS:
-        if part in records and records[part].passed and records[part].files == files():
-            print(f"{part} has passed on these files already.")
+        if part in records and records[part].holds:
+            print(f"{part} has passed on these files already: {records[part].summary}")
         else:
             records[part] = run(part)
     show(records)
@@ -191,14 +254,17 @@ def resume() -> int:
 def page(folder: Path) -> None:
     """Write docs/testing.md, and the minutes of each part into the table of CONTRIBUTING.md."""
     records = read(folder)
-    (any_record,) = {record.machine for record in records.values()}
+    if failed := [part for part, record in records.items() if not record.passed]:
+        raise SystemExit(f"{', '.join(failed)} did not pass.")
+    if len(machines := {record.machine for record in records.values()}) != 1:
+        raise SystemExit(f"The records in {folder} are not of one machine: {', '.join(machines)}")
     lines = [
         "# What each part of the proof takes",
         "",
         f"Written by `python tests/parts.py page {folder.relative_to(ROOT)}` from the records of runs; do not edit. "
         "What goes into which part stands in [CONTRIBUTING.md](../CONTRIBUTING.md).",
         "",
-        f"Machine: {any_record}.",
+        f"Machine: {machines.pop()}.",
         "",
         "| part | proves | tests | minutes | CPU seconds of tests | run on | commit |",
         "|---|---|---:|---:|---:|---|---|",

@@ -3,6 +3,8 @@
 `pytest tests/router` runs the tests of every commit there; `pytest -m matrix tests/router` that part. A test that is
 named whole, as `pytest tests/router/test_chat.py::test_it`, runs whatever it is marked."""
 
+import os
+
 import pytest
 
 
@@ -18,8 +20,15 @@ def is_of_every_commit(item: pytest.Item) -> bool:
 # Last: folders mark their tests in hooks of their own.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.markexpr or any("::" in argument for argument in config.args):
+    if config.option.markexpr:
         return
-    others = [item for item in items if not is_of_every_commit(item)]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if is_of_every_commit(item)]
+    chosen = [item for item in items if is_of_every_commit(item) or is_named(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def is_named(item: pytest.Item) -> bool:
+    """Whether the command line names it, or its class, and not only its file or folder."""
+    own = f"{item.path}::{item.nodeid.partition('::')[2]}"
+    named = [os.path.abspath(argument) for argument in item.config.args if "::" in argument]
+    return any(own == name or own.startswith((f"{name}[", f"{name}::")) for name in named)

@@ -59,7 +59,9 @@ def test_two_processes_send_one_schedule(fake, harness):
 def test_a_test_that_is_stopped_by_hand_has_not_passed(fake, tmp_path):
     server = fake()
     folder, words = written(tmp_path, server.address, at(5, 120) | EMBEDDINGS)
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), *words]
+    # A shell that runs the tests in the background makes all that it starts ignore Ctrl+C.
+    listens = ["env", "--default-signal=INT"]
+    command = [*listens, sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(server.truth, "requests arrive", 60)

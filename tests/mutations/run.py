@@ -205,9 +205,17 @@ class Runner:
         """
         self.trees = trees
         self.red: list[str] = []
+        self.running: set[int] = set()
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([*PRELOADED, *(PRELOADED_FOR_ENGINES if engines else ())])
         self._numbers = count()
+
+    def end(self, pool: ThreadPoolExecutor) -> None:
+        """Tests are in sessions of their own, which no Ctrl+C reaches."""
+        pool.shutdown(wait=False, cancel_futures=True)
+        for pid in self.running.copy():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
     def of_part(self, part: str) -> list[str]:
         """The options that choose its tests. Without any, tests/tiers.py chooses those of every commit."""
@@ -229,11 +237,13 @@ class Runner:
         home = home_with_weights(self.trees.folder / f"home-{number}")
         process = self.context.Process(target=run_tests, args=(tree, home, [*options, *tests], log))
         process.start()
+        self.running.add(process.pid or 0)
         process.join(LONGEST_WITH_CLUSTER_S if part in WITH_CLUSTER else LONGEST_S)
         hangs = process.is_alive()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
+        self.running.discard(process.pid or 0)
         shutil.rmtree(home, ignore_errors=True)
         text = log.read_text(errors="replace") if log.exists() else ""
         words = {0: "green", 1: "red", 5: "no tests"}
@@ -282,8 +292,12 @@ def try_all(faults: Sequence[Fault], trees: Trees, tell: Callable[[Found], None]
         tests = sorted({test for fault in of_part for test in named[fault.id]})
         with ThreadPoolExecutor(processes) as pool:
             shares = [tests[start::processes] for start in range(processes)]
-            list(pool.map(lambda share, part=part: share and runner.without_fault(share, part), shares))
-            list(pool.map(one, of_part))
+            try:
+                list(pool.map(lambda share, part=part: share and runner.without_fault(share, part), shares))
+                list(pool.map(one, of_part))
+            except BaseException:
+                runner.end(pool)
+                raise
     return [found[fault.id] for fault in faults], runner.red
 
 
@@ -306,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cluster", action="store_true", help="also those that only a cluster shows")
     parser.add_argument("--report", type=Path, help="write what was found to this file, as JSON")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended as by Ctrl+C: nothing is left behind
     faults = read_faults()
     if unknown := set(given.ids) - {fault.id for fault in faults}:
         parser.error(f"there is no fault {', '.join(sorted(unknown))}")

@@ -166,6 +166,8 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.init, signal.SIGKILL)
         self._shell.wait()
+        # The kernel takes its card away some time later; the next machine of this number needs the name.
+        subprocess.run(["ip", "link", "delete", f"v{self.number}"], check=False, capture_output=True)
 
     def cut(self) -> None:
         """Pull its cable: it goes on, and nobody hears of it. Without a word to those who wait for it."""
