@@ -186,7 +186,7 @@ def run_make(target: str, environment: dict[str, str]) -> tuple[int, list[str]]:
 
 def last_summary(lines: list[str]) -> str:
     """What the part says of itself at its end: pytest's counts, or the last line."""
-    counts = [line.strip(" =\n") for line in lines if " passed" in line or " failed" in line]
+    counts = [line.strip(" =\n") for line in lines if re.search(r"\d (passed|failed).* in \d", line)]
     return (counts or [line.strip() for line in lines if line.strip()] or [""])[-1][:200]
 
 

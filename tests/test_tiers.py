@@ -189,3 +189,13 @@ def test_a_thread():
         *settings,
     )
     found.assert_outcomes(failed=1)
+
+
+def test_contributors_read_the_minutes_of_every_part():
+    def minutes(file):
+        table = re.findall(r"^\| `make (\S+)` \|(.*)", Path(parts.ROOT, file).read_text(), re.MULTILINE)
+        return {part: re.findall(r" (\d+:\d\d) \|", row) for part, row in table}
+
+    assert set(minutes("CONTRIBUTING.md")) == set(parts.PARTS)
+    assert minutes("CONTRIBUTING.md") == minutes("docs/testing.md")
+    assert all(len(found) == 1 for found in minutes("docs/testing.md").values())
