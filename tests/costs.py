@@ -6,7 +6,8 @@ share (of a module, of the session) is counted by itself."""
 
 import json
 import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tiers import is_of_every_commit
 LIMIT_S = 5.0
 
 OWN: pytest.StashKey[float] = pytest.StashKey()
+RAN: pytest.StashKey[bool] = pytest.StashKey()
+TOLD: pytest.StashKey[bool] = pytest.StashKey()
 
 
 class Ledger:
@@ -57,41 +60,44 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Any:
         ledger.fixtures[name] = round(max(took, ledger.fixtures.get(name, 0.0)), 2)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Any:
+@contextmanager
+def billed(item: pytest.Item) -> Iterator[None]:
+    """What happens inside is on this test's bill."""
     began = ledger.clock()
     try:
-        return (yield)
+        yield
     finally:
-        item.stash[OWN] = ledger.clock() - began
+        item.stash[OWN] = item.stash.get(OWN, 0.0) + ledger.clock() - began
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    with billed(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    began, wall = ledger.clock(), time.monotonic()
-    try:
+    item.stash[RAN] = True
+    with billed(item):
         return (yield)
-    finally:
-        item.stash[OWN] += ledger.clock() - began
-        ledger.tests[item.nodeid] = {"cpu_s": round(item.stash[OWN], 2), "wall_s": round(time.monotonic() - wall, 2)}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Any:
-    began = ledger.clock()
     try:
-        return (yield)
+        with billed(item):
+            return (yield)
     finally:
-        item.stash[OWN] += ledger.clock() - began
-        if seen := ledger.tests.get(item.nodeid):
-            seen["cpu_s"] = round(item.stash[OWN], 2)
+        if RAN in item.stash:  # and was not skipped
+            ledger.tests[item.nodeid] = {"cpu_s": round(item.stash[OWN], 2)}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     """A test that costs too much fails itself, so that it is seen where it is written."""
     report = yield
-    if call.when in ("call", "teardown") and report.passed and is_of_every_commit(item):
+    if call.when != "setup" and report.passed and TOLD not in item.stash and is_of_every_commit(item):
         limit = LIMIT_S * slowness_of_cpu()
         if item.stash[OWN] > limit:
             report.outcome = "failed"
@@ -100,7 +106,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
                 "this machine: make it cheaper, or mark it as a part of the release tier (CONTRIBUTING.md). Processes "
                 "and threads that an earlier test has left count here, too."
             )
-            item.stash[OWN] = 0.0  # said once
+            item.stash[TOLD] = True
     return report
 
 

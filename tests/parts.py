@@ -73,33 +73,36 @@ class Record:
         return self.passed and bool(self.files) and (self.files, self.has) == (files(), has())
 
 
-def git(*arguments: str, **variables: str) -> str:
-    """What git says; nothing where it cannot, as in an unpacked archive, whose records hold for no files."""
+def git(*arguments: str, **variables: str) -> str | None:
+    """What git says; None where it cannot, as in an unpacked archive, whose records hold for no files."""
     command = ["git", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, check=False, capture_output=True, text=True
     )
     if done.returncode:
         print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-        return ""
+        return None
     return done.stdout.strip()
 
 
 def files() -> str:
     """A name for the working tree as it is: git's, of everything that it does not ignore; or nothing."""
     objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects")
+    if objects is None:
+        return ""
     with tempfile.TemporaryDirectory() as folder:  # so that git writes nothing into the repository
         apart = {
             "GIT_INDEX_FILE": f"{folder}/index",
             "GIT_OBJECT_DIRECTORY": folder,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
-        git("add", "--all", **apart)
-        return git("write-tree", **apart) if objects else ""
+        if git("add", "--all", **apart) is None:
+            return ""
+        return git("write-tree", **apart) or ""
 
 
 def commit() -> str:
-    return git("describe", "--always", "--dirty")
+    return git("describe", "--always", "--dirty") or ""
 
 
 def has() -> str:
