@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import Request
 
@@ -25,7 +24,7 @@ from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
 from models.errors import InvalidRequest
 from models.specs import ModelSpec
-from models.tasks.tokens import LOOKED_UP
+from models.tasks.methods import A, Q, Stream, Unary
 
 # How often a waiting request looks whether its model is up.
 LOOK_S = 0.2
@@ -34,28 +33,26 @@ _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
 
 
-async def call(request: Request, spec: ModelSpec, method: str, *args: Any, large: bool = False) -> Any:
-    """What a method of the model's server gives."""
+async def call(request: Request, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
+    """What a method of the model's server answers."""
     services: Services = request.app.state.services
     record = record_of(request.scope)
     wanted = wanted_deadline(request)
     left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
-    if method in LOOKED_UP:
-        return await services.dispatcher.call(spec.id, method, *args, deadline=left, large=large, record=record)
+    if method.lookup:
+        return await services.dispatcher.call(spec.id, method, asked, deadline=left, record=record)
     with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
-        return await services.dispatcher.call(spec.id, method, *args, deadline=left, large=large, record=record)
+        return await services.dispatcher.call(spec.id, method, asked, deadline=left, record=record)
 
 
-async def stream(
-    request: Request, spec: ModelSpec, method: str, *args: Any, large: bool = False
-) -> AsyncGenerator[Any, None]:
+async def stream(request: Request, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
     """What a streaming method of the model's server gives. Nothing happens before the first item is asked for."""
     services: Services = request.app.state.services
     record = record_of(request.scope)
     wanted = wanted_deadline(request)
     left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
     with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
-        items = services.dispatcher.stream(spec.id, method, *args, deadline=left, large=large, record=record)
+        items = services.dispatcher.stream(spec.id, method, asked, deadline=left, record=record)
         async with aclosing(items):
             async for item in items:
                 yield item

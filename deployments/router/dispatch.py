@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from deployments.router.record import RequestRecord
 from models.errors import DeadlineExceeded, ModelNotDeployed
+from models.tasks.methods import A, Method, Q, Stream, Unary
 from models.tasks.usage import NOTHING, Usage
 
 
@@ -88,12 +89,11 @@ NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 
 
 class Dispatcher(Protocol):
-    """Calls a model's server by method name.
+    """Calls a method of a model's server.
 
     Both raise the ServingErrors of the model, and RateLimited (its queue is full), ReplicaLost, ModelNotDeployed or
-    DeadlineExceeded of their own. `deadline` is seconds from now for the whole call. `large` says that the request or
-    its answer may be over half a megabyte. Leaving early (closing the iterator, cancelling the task) cancels the call.
-    What the call says of itself (queue, engine, usage) is noted in `record`.
+    DeadlineExceeded of their own. `deadline` is seconds from now for the whole call. Leaving early (closing the
+    iterator, cancelling the task) cancels the call. What it says of itself (queue, engine, usage) is noted in `record`.
     """
 
     def states(self) -> Mapping[str, ModelState]:
@@ -107,12 +107,10 @@ class Dispatcher(Protocol):
         ...
 
     def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> AsyncGenerator[Any, None]: ...
+        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+    ) -> AsyncGenerator[A, None]: ...
 
-    async def call(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> Any: ...
+    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A: ...
 
 
 class LocalDispatcher:
@@ -139,12 +137,12 @@ class LocalDispatcher:
         self.become(model, ModelState(State.READY, self._states[model].variant, replicas=1))
 
     async def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> AsyncGenerator[Any, None]:
+        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+    ) -> AsyncGenerator[A, None]:
         record.call()
         began = time.perf_counter()
         end = time.monotonic() + deadline
-        async with aclosing(getattr(self._server(model), method)(*args)) as items:
+        async with aclosing(self._handler(model, method)(asked)) as items:
             while True:
                 try:
                     async with asyncio.timeout(end - time.monotonic()):
@@ -162,14 +160,12 @@ class LocalDispatcher:
                 record.queue_s = 0.0
                 yield item
 
-    async def call(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> Any:
+    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A:
         record.call()
         began = time.perf_counter()
         try:
             async with asyncio.timeout(deadline):
-                result = await getattr(self._server(model), method)(*args)
+                result = await self._handler(model, method)(asked)
         except TimeoutError:
             raise past(deadline) from None
         finally:
@@ -178,10 +174,10 @@ class LocalDispatcher:
         record.engine_s = time.perf_counter() - began
         return result
 
-    def _server(self, model: str) -> Any:
+    def _handler(self, model: str, method: Method[Any, Any]) -> Any:
         if model not in self.servers:
             raise not_deployed(model)
-        return self.servers[model]
+        return getattr(self.servers[model], method.name)
 
 
 def past(deadline: float) -> DeadlineExceeded:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -38,6 +38,7 @@ from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
+from models.tasks.methods import A, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
 
@@ -145,12 +146,12 @@ class ServeDispatcher:
             answer.cancel()
 
     async def stream(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> AsyncGenerator[Any, None]:
+        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+    ) -> AsyncGenerator[A, None]:
         end = time.monotonic() + deadline
         for last_try in (False, True):
-            handle = self._handle(model, "serve_stream", stream=True, large=large)
-            items = handle.remote(record.call(), method, *args)
+            handle = self._handle(model, "serve_stream", stream=True, large=method.large(asked))
+            items = handle.remote(record.call(), method.name, asked)
             started = finished = False
             self._in_flight[model] += 1
             try:
@@ -158,12 +159,12 @@ class ServeDispatcher:
                     while True:
                         try:
                             async with asyncio.timeout(end - time.monotonic()):
-                                item = await anext(items)  # pyright: ignore[reportArgumentType]
+                                item = await anext(cast(Any, items))
                         except StopAsyncIteration:
                             finished = True
                             return
                         if type(item) is bytes:
-                            yield item
+                            yield cast(A, item)
                         elif isinstance(item, Ended):
                             record.engine_s, record.usage = item.engine_s, item.usage
                         elif isinstance(item, Refused):
@@ -183,20 +184,19 @@ class ServeDispatcher:
                 if not finished:
                     items.cancel()
 
-    async def call(
-        self, model: str, method: str, *args: Any, deadline: float, large: bool = False, record: RequestRecord
-    ) -> Any:
+    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A:
         end = time.monotonic() + deadline
         try:
-            return await self._call_once(model, method, args, deadline=deadline, large=large, record=record)
+            return await self._call_once(model, method, asked, deadline=deadline, record=record)
         except ReplicaLost:
             left = end - time.monotonic()
-            return await self._call_once(model, method, args, deadline=left, large=large, record=record)
+            return await self._call_once(model, method, asked, deadline=left, record=record)
 
     async def _call_once(
-        self, model: str, method: str, args: tuple, *, deadline: float, large: bool, record: RequestRecord
-    ) -> Any:
-        response = self._handle(model, "serve", stream=False, large=large).remote(record.call(), method, *args)
+        self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+    ) -> A:
+        handle = self._handle(model, "serve", stream=False, large=method.large(asked))
+        response = handle.remote(record.call(), method.name, asked)
         self._in_flight[model] += 1
         try:
             with translated(model, deadline):

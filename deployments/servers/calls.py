@@ -13,7 +13,7 @@ from deployments.telemetry import BUSY, QUEUE_WAIT
 from deployments.tracing import close_span, open_span
 from models.errors import ServingError
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.tokens import LOOKED_UP
+from models.tasks.tokens import DETOKENIZE, TOKENIZE
 from models.tasks.usage import NOTHING, Usage
 
 logger = logging.getLogger("ray.serve.access")
@@ -21,7 +21,7 @@ logger = logging.getLogger("ray.serve.access")
 # How much one more call changes the mean time of service.
 NEWEST = 0.1
 # They say nothing about the time of service.
-ASIDE = LOOKED_UP | {"wake"}
+ASIDE = {TOKENIZE.name, DETOKENIZE.name, "wake"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Chat models as replicas."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -9,12 +9,17 @@ import orjson
 
 from deployments.servers.engine import EngineServer, broken
 from models.errors import ServingError
-from models.tasks.chat import GenerationRequest
-from models.tasks.tokens import TokenizeRequest, TokenizeResult
+from models.tasks.chat import CHAT, COMPLETE, ChatEngine, GenerationRequest
+from models.tasks.methods import handles
+from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
 from models.tasks.usage import Usage
+
+Generate = Callable[[GenerationRequest], AsyncGenerator[bytes, None]]
 
 
 class ChatServer(EngineServer):
+    engine: ChatEngine
+
     async def warm_up(self) -> None:
         """A prompt and an answer of usual length: kernels are made for the shapes they are first used with."""
         body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
@@ -22,24 +27,28 @@ class ChatServer(EngineServer):
             async for _ in self.chat(GenerationRequest(body, f"warm-up-{number}")):
                 pass
 
+    @handles(CHAT)
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
-        async for item in self._generate("chat", request):
+        async for item in self._generate(request, self.engine.chat):
             yield item
 
+    @handles(COMPLETE)
     async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
-        async for item in self._generate("complete", request):
+        async for item in self._generate(request, self.engine.complete):
             yield item
 
+    @handles(TOKENIZE)
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         return await self.engine.tokenize(request)
 
-    async def detokenize(self, tokens: Sequence[int]) -> str:
+    @handles(DETOKENIZE)
+    async def detokenize(self, tokens: list[int]) -> str:
         return await self.engine.detokenize(tokens)
 
-    async def _generate(self, method: str, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
+    async def _generate(self, request: GenerationRequest, generate: Generate) -> AsyncGenerator[bytes | Usage, None]:
         # aclosing: when the caller cancels, the engine's iterator is closed here and now, not by the garbage collector.
         try:
-            async with aclosing(getattr(self.engine, method)(asking_for_usage(request))) as items:
+            async with aclosing(generate(asking_for_usage(request))) as items:
                 async for item in items:
                     usage = usage_in(item, request.stream)
                     # The event that holds the usage has no choices; it is the client's only if the client asked for it.

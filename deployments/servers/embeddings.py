@@ -9,18 +9,22 @@ from deployments.servers.batching import LengthBatcher
 from deployments.servers.engine import EngineServer, broken
 from deployments.telemetry import BATCH_SIZE
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
-from models.tasks.embeddings import EmbeddingRequest, EmbeddingResult
-from models.tasks.tokens import TokenizeRequest, TokenizeResult
+from models.tasks.embeddings import EMBED, EmbeddingEngine, EmbeddingRequest, EmbeddingResult
+from models.tasks.methods import handles
+from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
 
 # Texts up to this many characters are tokenized on the event loop: handing them to a thread costs more.
 SHORT_TEXT = 4096
 
 
 class EmbeddingServer(EngineServer):
+    engine: EmbeddingEngine
+
     async def warm_up(self) -> None:
         self.batcher = LengthBatcher(self.engine.embed, on_batch=self._note_batch)
         await self.embed(EmbeddingRequest(("warm-up",)))
 
+    @handles(EMBED)
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         try:
             tokens = await self._encode(request)
@@ -35,6 +39,7 @@ class EmbeddingServer(EngineServer):
             prompt_tokens=sum(map(len, tokens)),
         )
 
+    @handles(TOKENIZE)
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         if request.text is None:
             raise InvalidRequest("An embedding model reads text, not messages. Send `prompt`.", "messages")
@@ -44,7 +49,8 @@ class EmbeddingServer(EngineServer):
         strings = tuple(self.engine.token_strings(tokens)) if request.return_token_strings else None
         return TokenizeResult(tuple(tokens), strings)
 
-    async def detokenize(self, tokens: Sequence[int]) -> str:
+    @handles(DETOKENIZE)
+    async def detokenize(self, tokens: list[int]) -> str:
         self._check_vocabulary("tokens", tokens)
         return self.engine.detokenize(tokens)
 

@@ -21,16 +21,21 @@ from deployments.tracing import start_tracing
 from models import weights
 from models.errors import EngineFailed, ServingError
 from models.registry import engine_class
+from models.tasks.methods import handlers_of
 from models.tasks.usage import NOTHING, Usage
 
 logger = logging.getLogger("ray.serve")
 
 
 class EngineServer:
-    """A replica around one engine. Subclasses add the methods of a task and a warm-up."""
+    """A replica around one engine. Subclasses handle the methods of a task and add a warm-up."""
 
     engine: Any
     calls: CallLog
+    handlers: dict[str, str]
+
+    def __init_subclass__(cls) -> None:
+        cls.handlers = handlers_of(cls)
 
     async def __init__(self, args: ModelArgs):
         self.args = args
@@ -74,7 +79,7 @@ class EngineServer:
     async def wake(self) -> None:
         """Does nothing: to be called is what brings up a model that is scaled to zero."""
 
-    async def serve(self, context: CallContext, method: str, *args: Any) -> Answer:
+    async def serve(self, context: CallContext, method: str, asked: Any) -> Answer:
         """Run a method that gives one answer.
 
         A ServingError is an answer too, not an exception: Serve would log that with all its text.
@@ -82,20 +87,20 @@ class EngineServer:
         call = self.calls.one(context, method)
         try:
             with call:
-                result = await getattr(self, method)(*args)
+                result = await self.handler(method)(asked)
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
         except ServingError as error:
             return Answer(Refused(error), call.queue_s, call.engine_s, NOTHING)
 
-    async def serve_stream(self, context: CallContext, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+    async def serve_stream(self, context: CallContext, method: str, asked: Any) -> AsyncGenerator[Any, None]:
         """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended; or, for a
         ServingError at any point, a Refused."""
         call = self.calls.one(context, method)
         try:
             with call:
                 begun = False
-                async with aclosing(getattr(self, method)(*args)) as items:
+                async with aclosing(self.handler(method)(asked)) as items:
                     async for item in items:
                         if isinstance(item, Usage):
                             call.usage = item
@@ -108,6 +113,10 @@ class EngineServer:
                 yield Ended(call.engine_s, call.usage)
         except ServingError as error:
             yield Refused(error)
+
+    def handler(self, method: str) -> Any:
+        """The function that handles a method, by the method's name."""
+        return getattr(self, self.handlers[method])
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve hands to the autoscaling policy; see PromisePolicy."""

@@ -23,15 +23,20 @@ from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingErro
 from models.media import EDITED, GENERATED, DecodedImage, decode_image, encode_image
 from models.specs import ImageSettings
 from models.tasks.images import (
+    MAKE,
+    MAKE_STREAM,
     ControlPicture,
     Denoising,
     EncodedImage,
+    ImageEngine,
+    ImageEvent,
     ImageRequest,
     ImageResult,
     PartialImage,
     Picture,
     Progress,
 )
+from models.tasks.methods import handles
 from models.tasks.usage import Usage
 
 Size = tuple[int, int]
@@ -55,6 +60,8 @@ class Plan:
 
 
 class ImageServer(EngineServer):
+    engine: ImageEngine
+
     async def load(self, engine: type[Any], folder: Path) -> Any:
         """In the one thread that works with the engine ever after. OpenMP keeps threads for each thread that calls it;
         with more of them than cores they sleep between the many small loops of a step, which doubled its time."""
@@ -69,6 +76,7 @@ class ImageServer(EngineServer):
         self.denoising = DenoisingLoop(self.engine, largest, self._note_batch, self._thread)
         await self.make(ImageRequest("warm-up", steps=1, seed=0))
 
+    @handles(MAKE)
     async def make(self, request: ImageRequest) -> ImageResult:
         """All pictures of a request, when the last one is finished."""
         images: list[EncodedImage] = []
@@ -80,9 +88,8 @@ class ImageServer(EngineServer):
                     return replace(item, images=tuple(sorted(images, key=lambda image: image.index)))
         raise AssertionError("a stream of pictures ends with its result")
 
-    async def make_stream(
-        self, request: ImageRequest
-    ) -> AsyncGenerator[Progress | PartialImage | EncodedImage | ImageResult | Usage, None]:
+    @handles(MAKE_STREAM)
+    async def make_stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Usage, None]:
         """Progress and unfinished pictures as they come, each picture when it is finished, and how they were made."""
         plan = await asyncio.to_thread(self.plan, request)
         items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()

@@ -7,19 +7,23 @@ import numpy as np
 
 from deployments.servers.pictures import PictureServer
 from models.errors import InvalidRequest
-from models.tasks.styles import StyleRequest
+from models.tasks.methods import handles
+from models.tasks.styles import STYLIZE, StyleEngine, StyleRequest
 from models.tasks.upscaling import PictureResult
 
 OF_A_PICTURE = "of a picture"
 
 
 class StylesServer(PictureServer):
+    engine: StyleEngine
+
     async def warm_up(self) -> None:
         await self.open()
         grey = np.full((64, 64, 3), 128, np.uint8)
         for style in (*self.spec.styles[:1], grey):
             await self._paint(grey, style)
 
+    @handles(STYLIZE)
     async def stylize(self, request: StyleRequest) -> PictureResult:
         """
         Raises:

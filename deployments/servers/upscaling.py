@@ -3,14 +3,18 @@
 import numpy as np
 
 from deployments.servers.pictures import PictureServer
-from models.tasks.upscaling import PictureResult, UpscaleRequest
+from models.tasks.methods import handles
+from models.tasks.upscaling import UPSCALE, PictureResult, UpscaleRequest, UpscalingEngine
 
 
 class UpscalingServer(PictureServer):
+    engine: UpscalingEngine
+
     async def warm_up(self) -> None:
         await self.open()
         await self._enlarge(np.zeros((32, 32, 3), np.uint8))
 
+    @handles(UPSCALE)
     async def upscale(self, request: UpscaleRequest) -> PictureResult:
         """
         Raises:

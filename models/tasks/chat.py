@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 from models.errors import ContextLengthExceeded, InvalidRequest
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.methods import Stream
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 
@@ -26,14 +27,28 @@ class GenerationRequest:
     Attributes:
         body: the request's JSON body, checked against the wire model: OpenAI's names and vLLM's extensions.
         request_id: the id in logs; also the tail of the answer's `id`.
+        size: of the body as it was sent, in bytes.
     """
 
     body: dict[str, Any]
     request_id: str
+    size: int = 0
 
     @property
     def stream(self) -> bool:
         return bool(self.body.get("stream"))
+
+
+# Of a body, over which it goes through the object store.
+LARGE_BODY = 512 << 10
+
+
+def is_large(request: GenerationRequest) -> bool:
+    return request.size > LARGE_BODY
+
+
+CHAT = Stream("chat", GenerationRequest, bytes, large=is_large)
+COMPLETE = Stream("complete", GenerationRequest, bytes, large=is_large)
 
 
 class ChatEngine(Protocol):

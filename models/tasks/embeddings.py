@@ -15,6 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.methods import Unary
 from models.tasks.usage import Usage
 
 
@@ -47,6 +48,12 @@ class EmbeddingResult:
     @property
     def usage(self) -> Usage:
         return Usage(prompt_tokens=self.prompt_tokens)
+
+
+# From this many inputs on, the answer may be over half a megabyte and goes through the object store.
+MANY_INPUTS = 128
+
+EMBED = Unary("embed", EmbeddingRequest, EmbeddingResult, large=lambda request: len(request.inputs) >= MANY_INPUTS)
 
 
 class EmbeddingEngine(Protocol):

@@ -18,6 +18,7 @@ from PIL import ImageColor
 
 from models.errors import InvalidRequest
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.methods import Stream, Unary, always
 from models.tasks.usage import NOTHING, Usage
 
 Format = Literal["png", "jpeg", "webp"]
@@ -93,8 +94,14 @@ class ImageRequest:
     partial_images: int = 0
 
 
+class ImageEvent:
+    """An item of a stream of pictures."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
+class EncodedImage(ImageEvent):
     """A finished picture. `data` is a file of the format asked for, with its making written into its metadata."""
 
     index: int
@@ -103,7 +110,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageResult:
+class ImageResult(ImageEvent):
     """The pictures and how they were made: with the same values, model and variant they can be made again."""
 
     images: tuple[EncodedImage, ...]
@@ -118,7 +125,7 @@ class ImageResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(ImageEvent):
     """An item of a stream: picture `index` has done `step` of its `steps`."""
 
     index: int
@@ -127,12 +134,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class PartialImage:
+class PartialImage(ImageEvent):
     """An item of a stream: how picture `index` would look if it ended now, an encoded file."""
 
     index: int
     partial_index: int
     data: bytes
+
+
+MAKE = Unary("make", ImageRequest, ImageResult, large=always)
+MAKE_STREAM = Stream("make_stream", ImageRequest, ImageEvent, large=always)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import numpy as np
 
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.images import Output
+from models.tasks.methods import Unary, always
+from models.tasks.upscaling import PictureResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,9 @@ class StyleRequest:
     style: str | bytes
     strength: float = 1.0
     output: Output = field(default_factory=Output)
+
+
+STYLIZE = Unary("stylize", StyleRequest, PictureResult, large=always)
 
 
 class StyleEngine(Protocol):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# Methods that look something up and make nothing: they take no place among requests, and no time worth counting.
-LOOKED_UP = frozenset({"tokenize", "detokenize"})
+from models.tasks.methods import Unary
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,10 @@ class TokenizeRequest:
 class TokenizeResult:
     tokens: tuple[int, ...]
     token_strings: tuple[str, ...] | None = None
+
+
+TOKENIZE = Unary("tokenize", TokenizeRequest, TokenizeResult, lookup=True)
+DETOKENIZE = Unary("detokenize", list[int], str, lookup=True)
 
 
 class TokenEngine(Protocol):

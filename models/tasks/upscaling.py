@@ -11,6 +11,7 @@ import numpy as np
 
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.images import Output
+from models.tasks.methods import Unary, always
 from models.tasks.usage import NOTHING, Usage
 
 
@@ -33,6 +34,9 @@ class PictureResult:
     width: int
     height: int
     usage: Usage = NOTHING
+
+
+UPSCALE = Unary("upscale", UpscaleRequest, PictureResult, large=always)
 
 
 class UpscalingEngine(Protocol):

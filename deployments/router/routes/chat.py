@@ -15,12 +15,10 @@ from deployments.router.streaming import open_event_stream
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
 from models.errors import UnsupportedParameter
 from models.specs import ModelSpec, Task
-from models.tasks.chat import GenerationRequest
+from models.tasks.chat import CHAT, COMPLETE, GenerationRequest
+from models.tasks.methods import Stream
 
 router = APIRouter(tags=["Chat and text"])
-
-# Bodies over this many bytes go through the object store.
-LARGE_BODY = 512 << 10
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = str | Annotated[Many[str], Field(max_length=16)]
@@ -200,7 +198,7 @@ async def chat_completions(request: Request) -> Response:
         raise UnsupportedParameter(
             f"{spec.id} does not support tools. Leave them out or choose another model.", "tools"
         )
-    return await generate(request, spec, "chat", body)
+    return await generate(request, spec, CHAT, body)
 
 
 @router.post("/v1/completions", **documented(CompletionBody, "Continue a text", streams=True))
@@ -208,16 +206,17 @@ async def completions(request: Request) -> Response:
     """How a text goes on, whole or as server-sent events. `prompt` may be texts or token ids."""
     body = await read_body(request, CompletionBody)
     services: Services = request.app.state.services
-    return await generate(request, services.resolve(body.model, Task.CHAT), "complete", body)
+    return await generate(request, services.resolve(body.model, Task.CHAT), COMPLETE, body)
 
 
-async def generate(request: Request, spec: ModelSpec, method: str, body: Sampling) -> Response:
+async def generate(
+    request: Request, spec: ModelSpec, method: Stream[GenerationRequest, bytes], body: Sampling
+) -> Response:
     """Run a generation and pass on what the model writes, which is in OpenAI's form already."""
     services: Services = request.app.state.services
-    call = GenerationRequest(to_engine(body), request.scope["request_id"])
-    large = len(await request.body()) > LARGE_BODY
+    asked = GenerationRequest(to_engine(body), request.scope["request_id"], len(await request.body()))
     record_of(request.scope).most_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
-    events = calling.stream(request, spec, method, call, large=large)
+    events = calling.stream(request, spec, method, asked)
     if body.stream:
         record_of(request.scope).stream = True
         return await open_event_stream(request, events, services.keep_alive_s)

@@ -16,12 +16,9 @@ from deployments.router.services import Services
 from deployments.router.wire import Many, WireModel, read_body
 from models.errors import InvalidRequest
 from models.specs import ModelSpec, Task
-from models.tasks.embeddings import EmbeddingRequest, EmbeddingResult
+from models.tasks.embeddings import EMBED, EmbeddingRequest, EmbeddingResult
 
 router = APIRouter(tags=["Embeddings"])
-
-# From this many inputs on, the answer may be over half a megabyte and goes through the object store.
-MANY_INPUTS = 128
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
@@ -50,8 +47,7 @@ async def embeddings(request: Request) -> Response:
     body = await read_body(request, EmbeddingBody)
     services: Services = request.app.state.services
     spec = services.resolve(body.model, Task.EMBEDDINGS)
-    task = to_task(body, spec)
-    result = await calling.call(request, spec, "embed", task, large=len(task.inputs) >= MANY_INPUTS)
+    result = await calling.call(request, spec, EMBED, to_task(body, spec))
     return Response(to_wire(result, spec, body.encoding_format or "float"), media_type="application/json")
 
 

@@ -14,7 +14,7 @@ from deployments.router.routes.chat import Message
 from deployments.router.services import Services
 from deployments.router.wire import Many, WireModel, read_body
 from models.specs import Task
-from models.tasks.tokens import TokenizeRequest, TokenizeResult
+from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest
 
 router = APIRouter(tags=["Tokens"])
 
@@ -51,7 +51,7 @@ async def tokenize(request: Request) -> Response:
     )
     services: Services = request.app.state.services
     spec = services.resolve(body.model, *READS_TEXT)
-    result: TokenizeResult = await calling.call(request, spec, "tokenize", task)
+    result = await calling.call(request, spec, TOKENIZE, task)
     return as_json(
         {
             "count": len(result.tokens),
@@ -67,7 +67,7 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeBody)
     services: Services = request.app.state.services
     spec = services.resolve(body.model, *READS_TEXT)
-    text = await calling.call(request, spec, "detokenize", body.tokens)
+    text = await calling.call(request, spec, DETOKENIZE, body.tokens)
     return as_json({"prompt": text})
 
 

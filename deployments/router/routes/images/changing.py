@@ -13,6 +13,8 @@ from deployments.router.routes.images import answers, requests
 from deployments.router.routes.images.bodies import StyleBody, UpscaleBody
 from deployments.router.services import Services
 from models.specs import ModelSpec, Task
+from models.tasks.styles import STYLIZE
+from models.tasks.upscaling import UPSCALE
 
 router = APIRouter(tags=["Images"])
 
@@ -24,7 +26,7 @@ async def upscales(request: Request) -> Response:
     answers.can_be_delivered(request, body)
     spec = model_for(request, body.model, Task.UPSCALING)
     asked = requests.upscale(body, spec)
-    result = await calling.call(request, spec, "upscale", asked, large=True)
+    result = await calling.call(request, spec, UPSCALE, asked)
     return await answers.changed(request, body, spec, asked.output, result)
 
 
@@ -35,7 +37,7 @@ async def styles(request: Request) -> Response:
     answers.can_be_delivered(request, body)
     spec = model_for(request, body.model, Task.STYLES)
     asked = requests.stylization(body, spec)
-    result = await calling.call(request, spec, "stylize", asked, large=True)
+    result = await calling.call(request, spec, STYLIZE, asked)
     return await answers.changed(request, body, spec, asked.output, result)
 
 

@@ -12,7 +12,7 @@ import orjson
 from deployments.router.routes.images.answers import as_base64, background, making, quality, usage
 from models.media.headers import read_header
 from models.specs import ModelSpec
-from models.tasks.images import EncodedImage, ImageRequest, ImageResult, PartialImage, Progress
+from models.tasks.images import EncodedImage, ImageEvent, ImageRequest, ImageResult, PartialImage, Progress
 from models.tasks.usage import NOTHING
 
 # A comment, which clients skip: it opens the stream at the first step, keeps it open, and finds out who has left.
@@ -22,7 +22,7 @@ Kind = Literal["image_generation", "image_edit"]
 
 
 async def events(
-    items: AsyncGenerator[Any, None], kind: Kind, asked: ImageRequest, spec: ModelSpec, progress: bool
+    items: AsyncGenerator[ImageEvent, None], kind: Kind, asked: ImageRequest, spec: ModelSpec, progress: bool
 ) -> AsyncGenerator[bytes, None]:
     """What the model's stream gives, as events: a `completed` for each picture as soon as it is finished.
 

@@ -15,7 +15,7 @@ from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import read_body
 from models.specs import ModelSpec, Task
-from models.tasks.images import ImageRequest
+from models.tasks.images import MAKE, MAKE_STREAM, ImageRequest
 
 router = APIRouter(tags=["Images"])
 
@@ -59,14 +59,14 @@ def image_model(request: Request, body: Delivery) -> ModelSpec:
 
 
 async def whole(request: Request, body: Delivery, spec: ModelSpec, asked: ImageRequest) -> Response:
-    result = await calling.call(request, spec, "make", asked, large=True)
+    result = await calling.call(request, spec, MAKE, asked)
     return await answers.made(request, body, spec, asked, result)
 
 
 async def streamed(request: Request, kind: Kind, body: Streaming, spec: ModelSpec, asked: ImageRequest) -> Response:
     services: Services = request.app.state.services
     record_of(request.scope).stream = True
-    items = calling.stream(request, spec, "make_stream", asked, large=True)
+    items = calling.stream(request, spec, MAKE_STREAM, asked)
     return await open_event_stream(
         request, events(items, kind, asked, spec, bool(body.progress)), services.keep_alive_s
     )
