@@ -117,8 +117,8 @@ def encoding_milliseconds() -> dict[str, float]:
     """What writing one picture as a file takes, metadata included."""
     import numpy as np
 
-    from models.media import GENERATED, encode_image
-    from models.tasks.images import Output
+    from models.media.encoding import GENERATED, encode_image
+    from models.media.formats import Output
 
     chance = np.random.default_rng(0)
     smooth = np.kron(chance.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)

@@ -4,22 +4,17 @@ The builder runs in a short-lived task of its own, so it stays light: neither th
 names import an engine or its libraries.
 """
 
+from typing import Any
+
 from ray import serve
 from ray.serve import Application
 
+from deployments.servers import batch
+from deployments.servers.engine import EngineServer
 from deployments.settings import ModelArgs
-from models.registry import import_string
-from models.specs import Backend, Needs, Task
-
-SERVERS = {
-    Task.CHAT: "deployments.servers.chat:ChatServer",
-    Task.EMBEDDINGS: "deployments.servers.embeddings:EmbeddingServer",
-    Task.IMAGES: "deployments.servers.images:ImageServer",
-    Task.UPSCALING: "deployments.servers.upscaling:UpscalingServer",
-    Task.STYLES: "deployments.servers.styles:StylesServer",
-}
-# vLLM runs inside ray.serve.llm's LLMServer, which places its workers on the replica's GPUs.
-SERVERS_BY_BACKEND = {(Task.CHAT, Backend.VLLM): "deployments.servers.chat_vllm:VLLMServer"}
+from models.registry import part
+from models.specs import Backend, Needs
+from models.tasks.task import Task
 
 # Engines work in threads or processes of their own, so a server's code never blocks the loop for long. It can do
 # without Serve's extra thread for user code, which saves every request and every token a hop between threads.
@@ -35,8 +30,8 @@ GIB = 1 << 30
 def build(args: ModelArgs) -> Application:
     """The application of one model: a single deployment, always named "model"."""
     args = ModelArgs.model_validate(args).settled()
-    task, variant = args.spec.task, args.variant_spec
-    server = import_string(SERVERS_BY_BACKEND.get((task, variant.backend), SERVERS[task]))
+    variant = args.variant_spec
+    server = server_class(args.spec.task, variant.backend)
     deployment = serve.deployment(
         server,
         name="model",
@@ -44,11 +39,26 @@ def build(args: ModelArgs) -> Application:
         health_check_period_s=3,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
-        **(resources_of_llm if variant.backend is Backend.VLLM else resources)(
+        **(resources_of_workers if server.places_workers else resources)(
             variant.needs, variant.env, args.label_selector
         ),
     )
     return deployment.bind(args)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def server_class(task: Task[Any], backend: Backend) -> type[EngineServer]:
+    """`Server` in deployments/servers/<task>_<backend>, or in <task>; for a task without any, the one in batch.
+
+    Raises:
+        TypeError: it does not handle all that the task's models can be asked.
+    """
+    for name in (f"{task}_{backend}", f"{task}"):
+        if (server := part(f"deployments.servers.{name}", "Server")) is not None:
+            break
+    else:
+        server = batch.Server
+    server.check(task)
+    return server
 
 
 def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
@@ -69,7 +79,7 @@ def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] 
     }
 
 
-def resources_of_llm(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
+def resources_of_workers(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
     """As `resources`, but as the placement group that ray.serve.llm asks for: the replica is in its first bundle, and
     each bundle holds one vLLM worker."""
     share = needs.gpus_per_worker

@@ -6,10 +6,14 @@ the scrape configuration and docs/metrics.md are generated from this table; see 
 Labels are few on purpose: a model's id, its task, a status, a phase. Never a request, a client, a prompt or a path.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from models.specs import Task
+from models.tasks import TASKS, usage
+from models.tasks.task import Begins, Task
+from models.tasks.usage import AUDIO_SECONDS, Counter
 
 
 class Kind(StrEnum):
@@ -25,7 +29,7 @@ class Metric:
         name: with its unit, as Prometheus asks: base units (seconds, bytes), plural for counts.
         labels: beside those that Ray adds.
         buckets: upper bounds, for histograms.
-        tasks: the tasks whose models have it; None is all.
+        tasks: the names of the tasks whose models have it; None is all.
     """
 
     name: str
@@ -33,7 +37,7 @@ class Metric:
     help: str
     labels: tuple[str, ...]
     buckets: tuple[float, ...] = ()
-    tasks: frozenset[Task] | None = None
+    tasks: frozenset[str] | None = None
 
     @property
     def series(self) -> str:
@@ -41,7 +45,13 @@ class Metric:
         return f"ray_{self.name}" + ("_total" if self.kind is Kind.COUNTER else "")
 
 
+def that(has: Callable[[Task[Any]], bool]) -> frozenset[str]:
+    """The names of the tasks of which something is true."""
+    return frozenset(task.name for task in TASKS if has(task))
+
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+FACTORS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 5, 10)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -71,7 +81,7 @@ FIRST_TOKEN = Metric(
     "From a streamed request's arrival at the router to the first event of its answer.",
     ("model",),
     SECONDS,
-    frozenset({Task.CHAT}),
+    that(lambda task: task.begins is Begins.TOKENS),
 )
 OUTPUT_TOKEN = Metric(
     "medley_time_per_output_token_seconds",
@@ -79,22 +89,36 @@ OUTPUT_TOKEN = Metric(
     "Time between tokens after the first, the mean over one streamed answer.",
     ("model",),
     TOKEN_SECONDS,
-    frozenset({Task.CHAT}),
+    that(lambda task: task.begins is Begins.TOKENS),
 )
-TOKENS = Metric(
-    "medley_tokens",
-    Kind.COUNTER,
-    "Tokens read (direction: prompt) and written (direction: completion).",
-    ("model", "task", "direction"),
-    tasks=frozenset({Task.CHAT, Task.EMBEDDINGS, Task.IMAGES}),
+FIRST_AUDIO = Metric(
+    "medley_time_to_first_audio_seconds",
+    Kind.HISTOGRAM,
+    "From a streamed request's arrival at the router to the first piece of sound of its answer.",
+    ("model",),
+    SECONDS,
+    that(lambda task: task.begins is Begins.AUDIO),
 )
-IMAGES = Metric(
-    "medley_images",
-    Kind.COUNTER,
-    "Pictures made, enlarged or painted in another style.",
-    ("model", "task"),
-    tasks=frozenset({Task.IMAGES, Task.UPSCALING, Task.STYLES}),
+REAL_TIME_FACTOR = Metric(
+    "medley_real_time_factor",
+    Kind.HISTOGRAM,
+    "Seconds that a request took for a second of its sound.",
+    ("model",),
+    FACTORS,
+    that(lambda task: AUDIO_SECONDS in task.counts),
 )
+
+
+def counter_of(counter: Counter) -> Metric:
+    """The metric that adds up what the contracts of tasks count."""
+    tasks = that(lambda task: any(count.counter is counter for count in task.counts))
+    labels = ("model", "task", *([counter.label] if counter.label else []))
+    return Metric(counter.name, Kind.COUNTER, counter.help, labels, tasks=tasks)
+
+
+# By the counters of the contracts.
+COUNTERS = {count.counter: counter_of(count.counter) for task in TASKS for count in task.counts}
+TOKENS = COUNTERS[usage.TOKENS]
 IN_FLIGHT = Metric(
     "medley_requests_in_flight", Kind.GAUGE, "Requests that are being answered, waiting ones included.", ("model",)
 )
@@ -121,7 +145,7 @@ BATCH_SIZE = Metric(
     "vLLM's own series say it for chat.",
     ("model",),
     ITEMS,
-    frozenset({Task.EMBEDDINGS, Task.IMAGES}),
+    that(lambda task: task.batched),
 )
 BUSY = Metric(
     "medley_busy_device_seconds",
@@ -137,14 +161,15 @@ COLD_START = Metric(
     ("model", "variant", "phase"),
 )
 
-METRICS = (
+ALL = (
     REQUESTS,
     ERRORS,
     DURATION,
     FIRST_TOKEN,
     OUTPUT_TOKEN,
-    TOKENS,
-    IMAGES,
+    FIRST_AUDIO,
+    REAL_TIME_FACTOR,
+    *COUNTERS.values(),
     IN_FLIGHT,
     STATE,
     REPLICAS,
@@ -153,3 +178,6 @@ METRICS = (
     BUSY,
     COLD_START,
 )
+
+# Without those that no task has.
+METRICS = tuple(metric for metric in ALL if metric.tasks is None or metric.tasks)

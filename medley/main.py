@@ -32,6 +32,7 @@ from medley.one_writer import only_writer
 from medley.preflight import DASHBOARD_PORT, problems
 from medley.simulation.command import command as simulate
 from medley.variants import command as variant
+from models.tasks import TASKS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
 
@@ -116,12 +117,15 @@ def say_how_to_use(config: ClusterConfig) -> None:
     address = config.address
     console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.")
     console.print(f"Models: {', '.join(model.spec.id for model in config.models)}\n")
-    chat = next((model for model in config.models if model.spec.task == "chat"), None)
-    if chat:
-        body = {"model": chat.spec.id, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
-        typer.echo(
-            f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'\n"
-        )
+    from deployments.router.routes import example_of  # only here: it imports a web framework
+
+    in_order = sorted(config.models, key=lambda model: TASKS.index(model.spec.task))
+    examples = ((example_of(model.spec.task), model.spec.id) for model in in_order)
+    for example, model in examples:
+        if example is not None:
+            body = json.dumps(example.for_model(model))
+            typer.echo(f"curl {address}{example.path} -H 'Content-Type: application/json' \\\n  -d '{body}'\n")
+            break
     console.print("`medley status` shows how it is doing; `make stop` ends it.")
 
 

@@ -18,7 +18,8 @@ from medley.live import Live, Node, Usage, look_here
 from medley.screen import NOTHING, amount, duration, gib, print_json, screen
 from models import weights
 from models.catalog import load_catalog
-from models.specs import HubSource, ModelSpec, Needs, VariantSpec
+from models.sources import HubSource
+from models.specs import ModelSpec, Needs, VariantSpec
 
 COLOURS = {"ready": "green", "scaled_to_zero": "green", "loading": "yellow", "draining": "yellow", "failed": "red"}
 UNREACHABLE = 2
@@ -105,7 +106,7 @@ def catalog_row(spec: ModelSpec, live: Live) -> dict[str, Any]:
     missing = weights_missing(spec, variant)
     return {
         "id": spec.id,
-        "task": spec.task.value,
+        "task": spec.task.name,
         "variants": list(spec.variants),
         "default_variant": spec.default_variant,
         "running_variant": now and now.variant,

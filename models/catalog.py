@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from models.documents import read_yaml
 from models.errors import ModelNotFound
-from models.specs import ModelSpec, Task
+from models.specs import ModelSpec
+from models.tasks.task import Task
 
 FOLDER = Path(__file__).parent / "catalog"
 # Names a folder with rows that an operator adds, laid out like the one that ships.
@@ -62,7 +64,7 @@ class Catalog(Mapping[str, ModelSpec]):
             raise ModelNotFound(message, "model")
         raise ModelNotFound(f"The model {model_id[:100]!r} does not exist. {self._suggestion(row)}", "model")
 
-    def of_task(self, task: Task) -> list[ModelSpec]:
+    def of_task(self, task: Task[Any]) -> list[ModelSpec]:
         return [spec for spec in self._specs.values() if spec.task is task]
 
     def _suggestion(self, model_id: str) -> str:
@@ -86,8 +88,8 @@ def read_catalog(folder: Path) -> Catalog:
     specs: list[ModelSpec] = []
     for file in sorted(folder.glob("*.yaml")):
         for spec in _CatalogFile.model_validate(read_yaml(file.read_text())).models:
-            if spec.task.value != file.stem:
-                raise ValueError(f"{file.name} holds {spec.id}, whose task is {spec.task.value}")
+            if spec.task.name != file.stem:
+                raise ValueError(f"{file.name} holds {spec.id}, whose task is {spec.task}")
             specs.append(spec)
     return Catalog(specs)
 

@@ -1,41 +1,46 @@
-"""(task, backend) -> engine class. Importing this imports no engine."""
+"""Finds the parts of a task by their names. Importing this imports no engine."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, Self
 
-from models.specs import Backend, ModelSpec, Task, VariantSpec
-
-ENGINES: dict[tuple[Task, Backend], str] = {
-    (Task.CHAT, Backend.VLLM): "models.engines.chat_vllm:VLLMChat",
-    (Task.CHAT, Backend.TRANSFORMERS): "models.engines.chat_transformers:TransformersChat",
-    (Task.CHAT, Backend.FAKE): "models.tasks.chat:FakeChat",
-    (Task.EMBEDDINGS, Backend.ONNX): "models.engines.embeddings_onnx:OnnxEmbeddings",
-    (Task.EMBEDDINGS, Backend.TORCH): "models.engines.embeddings_torch:TorchEmbeddings",
-    (Task.EMBEDDINGS, Backend.FAKE): "models.tasks.embeddings:FakeEmbeddings",
-    (Task.IMAGES, Backend.DIFFUSERS): "models.engines.images_diffusers:DiffusersImages",
-    (Task.IMAGES, Backend.ONNX): "models.engines.images_onnx:OnnxImages",
-    (Task.IMAGES, Backend.FAKE): "models.tasks.images:FakeImages",
-    (Task.UPSCALING, Backend.TORCH): "models.engines.upscaling_torch:TorchUpscaling",
-    (Task.UPSCALING, Backend.ONNX): "models.engines.upscaling_onnx:OnnxUpscaling",
-    (Task.UPSCALING, Backend.FAKE): "models.tasks.upscaling:FakeUpscaling",
-    (Task.STYLES, Backend.ONNX): "models.engines.styles_onnx:OnnxStyles",
-    (Task.STYLES, Backend.FAKE): "models.tasks.styles:FakeStyles",
-}
+from models.specs import Backend, ModelSpec, VariantSpec
+from models.tasks.task import Task
 
 
-def engine_class(task: Task, backend: Backend) -> type[Any]:
-    """Import the engine of a task and backend.
+class Engine(Protocol):
+    """A loaded model. Besides this, it has what the protocol in its task's contract asks for."""
+
+    @classmethod
+    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
+        """Load a variant of a model from its folder of weights. Blocks for as long as that takes."""
+        ...
+
+
+def engine_module(task: Task[Any], backend: Backend) -> str:
+    """Where the engine of a task and backend is, if there is one."""
+    return f"models.engines.{task}_{backend}"
+
+
+def backends_of(task: Task[Any]) -> list[Backend]:
+    """What can run models of a task."""
+    return [backend for backend in Backend if find_spec(engine_module(task, backend))]
+
+
+def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
+    """Import the engine of a task and backend: `Engine` in models/engines/<task>_<backend>.
 
     Raises:
         KeyError: there is none.
         ImportError: the backend's library is not installed.
     """
-    if (task, backend) not in ENGINES:
-        backends = ", ".join(known for of_task, known in ENGINES if of_task is task)
-        raise KeyError(f"{task} has no engine for {backend}; it has {backends}")
-    return import_string(ENGINES[task, backend])
+    engine = part(engine_module(task, backend), "Engine")
+    if engine is None:
+        raise KeyError(f"{task} has no engine for {backend}; it has {', '.join(backends_of(task)) or 'none'}")
+    return engine
 
 
 def load_engine(spec: ModelSpec, variant: VariantSpec) -> Any:
@@ -49,7 +54,25 @@ def load_engine(spec: ModelSpec, variant: VariantSpec) -> Any:
     return engine_class(spec.task, variant.backend).load(spec, variant, locate(spec, variant))
 
 
+def part(module: str, name: str) -> Any | None:
+    """The object of this name in a module that a task may have. None where there is no such module.
+
+    Raises:
+        ImportError: the module is there and has no such object.
+    """
+    if find_spec(module) is None:
+        return None
+    return import_string(f"{module}:{name}")
+
+
 def import_string(path: str) -> Any:
-    """The object that ``module:name`` names."""
+    """The object that ``module:name`` names.
+
+    Raises:
+        ImportError: there is no such module, or it has no such object.
+    """
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except AttributeError:
+        raise ImportError(f"{module} has no {name}, by which it is looked for.") from None

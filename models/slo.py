@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from models.catalog import load_catalog
 from models.documents import read_yaml
-from models.specs import ModelId, Spec, Task
+from models.sources import Spec
+from models.specs import ModelId
+from models.tasks import BY_NAME
+from models.tasks.task import Task
 
 Seconds = Annotated[float, Field(gt=0)]
 # The alert for a budget that burns 14.4 times too fast must be reachable: below 1 - 1/14.4 = 0.931 it never is.
@@ -31,26 +34,63 @@ class Targets(Spec):
     availability: Share = Field(description="share of requests that end without a server error")
 
 
-class Profile(Spec):
-    """The promises of one kind of cluster."""
+LIMITS = tuple(name for name in Targets.model_fields if name not in ("good", "availability"))
 
-    tasks: dict[Task, Targets] = Field(min_length=1)
-    models: dict[ModelId, dict[str, float]] = Field(default={}, description="what differs from the task's promise")
+
+class Profile(Spec):
+    """The promises of one kind of cluster.
+
+    Attributes:
+        default: for every task without a line of its own.
+        tasks: by the name of a task.
+        models: by the id of a model, what differs from the promise for its task.
+    """
+
+    default: Targets | None = None
+    tasks: dict[str, Targets] = {}
+    models: dict[ModelId, dict[str, float]] = {}
 
     @model_validator(mode="after")
-    def _models_differ_in_what_there_is(self) -> Self:
+    def _can_be_kept(self) -> Self:
+        if self.default is None and not self.tasks:
+            raise ValueError("nothing is promised: write a default, or a line under tasks")
+        for name, targets in self.tasks.items():
+            if name not in BY_NAME:
+                raise ValueError(f"there is no task {name!r}; there are {', '.join(BY_NAME)}")
+            check_limits(targets, BY_NAME[name])
         for model in self.models:
             if model not in load_catalog():
                 raise ValueError(f"the catalog has no model {model!r}")
-            if load_catalog()[model].task not in self.tasks:
-                raise ValueError(f"{model} is for {load_catalog()[model].task}, for which nothing is promised")
-            self.of_model(model)
+            task = load_catalog()[model].task
+            if self.of_task(task) is None:
+                raise ValueError(f"{model} is for {task}, for which nothing is promised")
+            check_limits(self.of_model(model), task)
         return self
 
+    def of_task(self, task: Task[Any]) -> Targets | None:
+        """What is promised for a task: its own line, or of the default what such a task can keep; None for nothing."""
+        if task.name in self.tasks or self.default is None:
+            return self.tasks.get(task.name)
+        return self.default.model_copy(update={limit: None for limit in LIMITS if limit not in task.promises})
+
     def of_model(self, model: str) -> Targets:
-        """The task's promise, with what differs for this model of the catalog."""
-        of_task = self.tasks[load_catalog()[model].task]
-        return Targets.model_validate(of_task.model_dump() | self.models.get(model, {}))
+        """The promise for the model's task, with what differs for this model of the catalog.
+
+        Raises:
+            KeyError: nothing is promised for its task.
+        """
+        spec = load_catalog()[model]
+        if (of_task := self.of_task(spec.task)) is None:
+            raise KeyError(f"nothing is promised for {spec.task}")
+        return Targets.model_validate(of_task.model_dump() | self.models.get(spec.row, {}))
+
+
+def check_limits(targets: Targets, task: Task[Any]) -> None:
+    """Raises ValueError: a limit that models of this task can neither keep nor break."""
+    for limit in LIMITS:
+        if getattr(targets, limit) is not None and limit not in task.promises:
+            possible = ", ".join(task.promises)
+            raise ValueError(f"{limit} cannot be promised for {task}. What can be promised is {possible}.")
 
 
 class Slo(Spec):
@@ -64,7 +104,7 @@ class Slo(Spec):
         except KeyError:
             raise KeyError(f"there is no profile {name!r}; there are {', '.join(sorted(self.profiles))}") from None
 
-    def targets(self, task: Task, model: str, profile: str) -> Targets:
+    def targets(self, task: Task[Any], model: str, profile: str) -> Targets:
         """What is promised for a model of a task.
 
         Raises:
@@ -73,9 +113,10 @@ class Slo(Spec):
         promises = self.profile(profile)
         if model in promises.models:
             return promises.of_model(model)
-        if task not in promises.tasks:
+        of_task = promises.of_task(task)
+        if of_task is None:
             raise KeyError(f"the profile {profile!r} promises nothing for {task}")
-        return promises.tasks[task]
+        return of_task
 
 
 def load_slo(path: Path) -> Slo:

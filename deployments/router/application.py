@@ -8,7 +8,7 @@ from fastapi_offline import FastAPIOffline
 from deployments.router import openapi
 from deployments.router.errors import add_error_handlers
 from deployments.router.middleware import BodyLimit, RequestContext
-from deployments.router.routes import chat, embeddings, estimate, health, images, media, models, tokens
+from deployments.router.routes import estimate, health, media, models, routers_of_tasks, tokens
 from deployments.router.services import Services
 
 DESCRIPTION = """
@@ -21,7 +21,9 @@ def create_application(services: Services) -> FastAPI:
     """The router as an ASGI application: the same under Ray Serve, under uvicorn and in a test."""
     app = FastAPIOffline(title="Medley", version="0.1.0", description=DESCRIPTION, redoc_url=None)
     app.state.services = services
-    for routes in (chat, embeddings, images, media, tokens, estimate, models, health):
+    for router in routers_of_tasks():
+        app.include_router(router)
+    for routes in (media, tokens, estimate, models, health):
         app.include_router(routes.router)
     # The last one added is the outermost: an id and a log line come first, then the limit on the body.
     app.add_middleware(BodyLimit, limit=services.body_limit)

@@ -106,7 +106,7 @@ def admission_of(args: RouterArgs) -> Admission:
     if args.promises is None:
         return Admission()
     promises = args.profile()
-    promised = [spec.id for spec in load_catalog().values() if spec.task in promises.tasks]
+    promised = [spec.id for spec in load_catalog().values() if promises.of_task(spec.task)]
     return Admission({model: promises.of_model(model) for model in promised})
 
 

@@ -26,7 +26,7 @@ from deployments.failures import in_the_log
 from deployments.settings import RouterArgs
 from models import weights
 from models.errors import InvalidRequest
-from models.tasks.images import Format
+from models.media.formats import Format
 
 logger = logging.getLogger("ray.serve")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,6 +26,7 @@ ERROR_SCHEMA = {
         }
     },
 }
+BINARY = {"type": "string", "format": "binary"}
 ERROR_REF = "#/components/schemas/Error"
 ERRORS = {
     "400": "The request is wrong; `param` says where.",
@@ -39,12 +41,29 @@ ERRORS = {
 _bodies: dict[str, type[BaseModel]] = {}
 
 
-def documented(body: type[BaseModel], summary: str, streams: bool = False, forms: bool = False) -> dict[str, Any]:
-    """Arguments for a route decorator that describe its body, which may be a form too, and errors."""
+def documented(
+    body: type[BaseModel],
+    summary: str,
+    *,
+    streams: bool = False,
+    forms: bool = False,
+    example: Mapping[str, Any] | None = None,
+    answer: str = "application/json",
+) -> dict[str, Any]:
+    """Arguments for a route decorator that describe its body, which may be a form too, its answer and errors.
+
+    Args:
+        example: a body, without a model.
+        answer: the media type of the answer.
+    """
     _bodies[body.__name__] = body
     schema = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
     media_types = ["multipart/form-data", "application/json"] if forms else ["application/json"]
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    sent: dict[str, Any] = {media_type: dict(schema) for media_type in media_types}
+    if example is not None:
+        sent["application/json"]["example"] = {"model": "MODEL", **example}
+    is_json = answer == "application/json"
+    content: dict[str, Any] = {answer: {"schema": {"type": "object"} if is_json else BINARY}}
     if streams:
         # Without a schema: readers do not agree on whether it would describe the text or one event.
         content["text/event-stream"] = {}
@@ -55,7 +74,7 @@ def documented(body: type[BaseModel], summary: str, streams: bool = False, forms
             **{int(status): refusal(text) for status, text in ERRORS.items()},
         },
         "openapi_extra": {
-            "requestBody": {"required": True, "content": dict.fromkeys(media_types, schema)},
+            "requestBody": {"required": True, "content": sent},
         },
     }
 

@@ -11,11 +11,21 @@ from starlette.types import Scope
 
 from deployments.metering import Meter
 from deployments.servers.calls import CallContext
-from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, IMAGES, OUTPUT_TOKEN, REQUESTS, TOKENS
+from deployments.telemetry import (
+    COUNTERS,
+    DURATION,
+    ERRORS,
+    FIRST_AUDIO,
+    FIRST_TOKEN,
+    OUTPUT_TOKEN,
+    REAL_TIME_FACTOR,
+    REQUESTS,
+)
 from deployments.tracing import close_span, open_span, traceparent_of
 from models.errors import ServingError
-from models.specs import ModelSpec, Task
-from models.tasks.usage import NOTHING, Usage
+from models.specs import ModelSpec
+from models.tasks.task import Begins, Task
+from models.tasks.usage import AUDIO_SECONDS, COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
 # Below Serve's own logger, so that lines land in the replica's log.
 access_log = logging.getLogger("ray.serve.access")
@@ -46,7 +56,7 @@ class RequestRecord:
     path: str = ""
     arrived: float = field(default_factory=clock)
     model: str = NO_MODEL
-    task: str = NO_MODEL
+    contract: Task[Any] | None = None
     stream: bool = False
     most_tokens: int | None = None
     waited_s: float = 0.0
@@ -61,7 +71,7 @@ class RequestRecord:
     call_span: Any = None
 
     def is_for(self, spec: ModelSpec) -> None:
-        self.model, self.task = spec.id, str(spec.task)
+        self.model, self.contract = spec.id, spec.task
 
     def begin(self, headers: dict[str, str]) -> None:
         """Open the request's span, below the client's if its headers name one."""
@@ -78,6 +88,11 @@ class RequestRecord:
         self.last = clock()
         close_span(self.call_span)
         self.call_span = None
+
+    @property
+    def task(self) -> str:
+        """The name of the model's task."""
+        return self.contract.name if self.contract else NO_MODEL
 
     def failed(self, error: ServingError) -> None:
         self.code = error.code
@@ -107,8 +122,8 @@ class RequestRecord:
             url__path=self.path,
             http__response__status_code=status,
             gen_ai__request__model=self.model,
-            gen_ai__usage__input_tokens=self.usage.prompt_tokens or None,
-            gen_ai__usage__output_tokens=self.usage.completion_tokens or None,
+            gen_ai__usage__input_tokens=self.usage[PROMPT_TOKENS] or None,
+            gen_ai__usage__output_tokens=self.usage[COMPLETION_TOKENS] or None,
             medley__request_id=self.request_id,
         )
         if access_log.isEnabledFor(logging.INFO):
@@ -121,17 +136,29 @@ class RequestRecord:
             meter.write(ERRORS, 1, self.model, self.task, self.code)
         elif status == 200:
             meter.write(DURATION, total, self.model, self.task)
-        if self.usage.prompt_tokens:
-            meter.write(TOKENS, self.usage.prompt_tokens, self.model, self.task, "prompt")
-        if self.usage.completion_tokens:
-            meter.write(TOKENS, self.usage.completion_tokens, self.model, self.task, "completion")
-        if self.usage.images:
-            meter.write(IMAGES, self.usage.images, self.model, self.task)
-        if self.stream and self.task == Task.CHAT and self.first is not None:
+        for count in self.contract.counts if self.contract else ():
+            if amount := self.usage[count]:
+                labels = (self.model, self.task, *([count.value] if count.value else []))
+                meter.write(COUNTERS[count.counter], amount, *labels)
+        self._meter_promises(total, meter)
+
+    def _meter_promises(self, total: float, meter: Meter) -> None:
+        """What the task's promises are about, beside the duration."""
+        begins = self.contract.begins if self.contract and self.stream and self.first is not None else None
+        if begins is Begins.TOKENS and self.first is not None:
             meter.write(FIRST_TOKEN, self.first - self.arrived, self.model)
-            others = self.usage.completion_tokens - 1
+            others = self.usage[COMPLETION_TOKENS] - 1
             if others > 0 and self.last is not None:
                 meter.write(OUTPUT_TOKEN, (self.last - self.first) / others, self.model)
+        if begins is Begins.AUDIO and self.first is not None:
+            meter.write(FIRST_AUDIO, self.first - self.arrived, self.model)
+        if sound := self.usage[AUDIO_SECONDS]:
+            meter.write(REAL_TIME_FACTOR, total / sound, self.model)
+
+    def _counted(self) -> dict[str, float]:
+        """What was used up, by the names of the task's counts; of tokens always, which tools read."""
+        counts = self.contract.counts if self.contract else ()
+        return {count.name: self.usage[count] for count in dict.fromkeys((PROMPT_TOKENS, COMPLETION_TOKENS, *counts))}
 
     def _fields(self, status: int, total: float) -> dict[str, Any]:
         seconds = {"wait_ms": self.waited_s, "queue_ms": self.queue_s, "engine_ms": self.engine_s, "total_ms": total}
@@ -143,8 +170,7 @@ class RequestRecord:
             "model": self.model,
             "task": self.task,
             "stream": self.stream,
-            "prompt_tokens": self.usage.prompt_tokens,
-            "completion_tokens": self.usage.completion_tokens,
+            **self._counted(),
             **{name: round(value * 1000, 2) for name, value in seconds.items() if value is not None},
         }
         if self.code:

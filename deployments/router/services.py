@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from deployments.metering import Meter, NoMeter
 from deployments.router.addressing import application_of, applications_of
@@ -13,7 +14,8 @@ from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, Mo
 from deployments.router.media_store import MediaStore
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
-from models.specs import ModelSpec, Task
+from models.specs import ModelSpec
+from models.tasks.task import Task
 
 
 class WaitingRoom:
@@ -61,7 +63,7 @@ class Services:
     def state(self, model: str) -> ModelState:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
 
-    def resolve(self, model: str, *tasks: Task) -> ModelSpec:
+    def resolve(self, model: str, *tasks: Task[Any]) -> ModelSpec:
         """The model a request names, whatever it is doing; see `addressed`.
 
         Raises:
@@ -73,10 +75,18 @@ class Services:
         fitting = [other.id for task in tasks for other in self._here(task)]
         fitting += [other.id for task in tasks for other in self.catalog.of_task(task)]
         raise InvalidRequest(
-            f"{spec.id} is a model for {spec.task}; this endpoint needs one for {' or '.join(tasks)}, "
+            f"{spec.id} is a model for {spec.task}; this endpoint needs one for {' or '.join(map(str, tasks))}, "
             f"such as {fitting[0] if fitting else 'none here'}.",
             "model",
         )
+
+    def asked_for(self, model: str | None, *tasks: Task[Any]) -> ModelSpec:
+        """The model of a request to an endpoint of these tasks: the one it names, or one of the first task.
+
+        Raises:
+            ModelNotFound, InvalidRequest: as `resolve` and `choose`.
+        """
+        return self.resolve(model, *tasks) if model else self.choose(tasks[0])
 
     def addressed(self, model: str) -> ModelSpec:
         """The model of a name, under the name of the application that answers for it; as it was named where none does.
@@ -87,7 +97,7 @@ class Services:
         spec = self.catalog.resolve(model)
         return self.catalog[application_of(spec, self.dispatcher.states()) or spec.id]
 
-    def choose(self, task: Task) -> ModelSpec:
+    def choose(self, task: Task[Any]) -> ModelSpec:
         """The model of a request that names none: the only one of its task on this cluster, or the first that is ready;
         of two variants of a model the one that goes by the model's own name.
 
@@ -103,7 +113,7 @@ class Services:
         where = "ready on this cluster" if here else "on this cluster"
         raise InvalidRequest(f"No model for {task} is {where}. Name one of: {names}.", "model")
 
-    def _here(self, task: Task) -> list[ModelSpec]:
+    def _here(self, task: Task[Any]) -> list[ModelSpec]:
         """The models of a task that have an application, in the catalog's order; `model` before `model@variant`."""
         states = self.dispatcher.states()
         names = [name for spec in self.catalog.of_task(task) for name in sorted(applications_of(spec, states))]

@@ -1,77 +1,105 @@
-"""Dynamic batching of token lists, packed by length and fair between requests.
+"""Dynamic batching, packed by cost and fair between requests.
 
-While the model works on one batch, what arrives waits; the next batch is filled from all of it. Two rules choose:
+While the model works on one batch, what arrives waits; the next batch is filled from all of it. Three rules choose:
 
-- Padding is waste, so a batch takes items of similar length: the first in the queue, and its neighbours in length.
-- A request of a thousand inputs must not hold up one of a single input. So the queue is a fair queue: item k of a
-  request counts as having arrived k turns after its first.
+- Padding is waste, so a batch takes items of similar cost: the first in the queue, and its neighbours in cost.
+- A request of a thousand items must not hold up one of a single item. So the queue is a fair queue: item k of a request
+  counts as having arrived k turns after its first.
+- What nobody waits for comes after everything else, but for one batch in sixteen, so that it is not left for ever.
 """
 
 import asyncio
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-import numpy as np
+I = TypeVar("I")  # noqa: E741  an item
+R = TypeVar("R")
+"""What an item becomes."""
 
-Tokens = Sequence[int]
-Embed = Callable[[Sequence[Tokens]], np.ndarray]
+# Costs are similar within a factor of two, or so near.
+NEAR = 8
+# One batch in so many begins with what nobody waits for.
+PATIENT_EVERY = 16
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
-    """A request whose rows are not all there yet."""
+class Pending(Generic[R]):
+    """A request whose results are not all there yet."""
 
-    rows: list[np.ndarray | None]
+    results: list[R | None]
     missing: int
-    done: asyncio.Future[np.ndarray]
+    done: asyncio.Future[list[R]]
 
 
 @dataclass(slots=True, order=True)
-class Item:
-    """One token list of a request; items are ordered by their turn."""
+class Item(Generic[I, R]):
+    """One item of a request, in the order of the queue.
 
+    Attributes:
+        patient: nobody waits for it.
+    """
+
+    patient: bool
     turn: int
     arrival: int
     position: int
-    tokens: Tokens = field(compare=False)
-    request: Pending = field(compare=False)
+    cost: float = field(compare=False)
+    value: I = field(compare=False)
+    request: Pending[R] = field(compare=False)
 
 
-class LengthBatcher:
-    """Runs `embed` on batches in a thread of its own.
+def one(item: object) -> float:
+    return 1
+
+
+class Batcher(Generic[I, R]):
+    """Runs a function on batches, in a thread of its own.
 
     Args:
-        embed: token lists to vectors, one row each; blocks.
-        max_batch: items in a batch.
-        max_tokens: tokens in a batch, padding included; a longer item goes alone.
+        run: items to results, one each; blocks.
+        cost: how much work an item is, such as its length.
+        largest_batch: items in a batch.
+        largest_cost: of a batch, padding included: the highest cost in it times its items. A dearer item goes alone.
         on_batch: is told the number of items of each batch.
     """
 
     def __init__(
-        self, embed: Embed, max_batch: int = 64, max_tokens: int = 4096, on_batch: Callable[[int], None] | None = None
+        self,
+        run: Callable[[Sequence[I]], Iterable[R]],
+        cost: Callable[[I], float] = one,
+        largest_batch: int = 64,
+        largest_cost: float = float("inf"),
+        on_batch: Callable[[int], None] | None = None,
     ):
-        self.embed = embed
-        self.max_batch = max_batch
-        self.max_tokens = max_tokens
+        self.run = run
+        self.cost = cost
+        self.largest_batch = largest_batch
+        self.largest_cost = largest_cost
         self.on_batch = on_batch
-        self._queue: list[Item] = []
-        self._turn = 0
+        self._queue: list[Item[I, R]] = []
+        self._turns = {False: 0, True: 0}  # of the front of the queue, of those that wait and of the patient ones
+        self._batches = 0
         self._arrivals = 0
         self._worker: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
-    async def submit(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """The vectors of these token lists, in order: shape (len(tokens), dimensions).
+    async def submit(self, items: Sequence[I], patient: bool = False) -> list[R]:
+        """The results of these items, in order.
+
+        Args:
+            patient: nobody waits for them.
 
         Raises:
-            Exception: what `embed` raised for a batch that held one of them.
+            Exception: what `run` raised for a batch that held one of them.
         """
-        request = Pending([None] * len(tokens), len(tokens), asyncio.get_running_loop().create_future())
+        request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         self._arrivals += 1
-        for position, item in enumerate(tokens):
-            insort(self._queue, Item(self._turn + position, self._arrivals, position, item, request))
+        for position, item in enumerate(items):
+            turn = self._turns[patient] + position
+            insort(self._queue, Item(patient, turn, self._arrivals, position, self.cost(item), item, request))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         # When the caller gives up, this future is cancelled, and what is still queued of it is dropped.
@@ -83,39 +111,45 @@ class LengthBatcher:
             if self.on_batch:
                 self.on_batch(len(batch))
             try:
-                vectors = await loop.run_in_executor(self._thread, self.embed, [item.tokens for item in batch])
+                results = await loop.run_in_executor(self._thread, self.run, [item.value for item in batch])
             except Exception as error:
                 for item in batch:
                     if not item.request.done.done():
                         item.request.done.set_exception(error)
             else:
-                for item, row in zip(batch, vectors, strict=True):
-                    self._keep(item, row)
+                for item, result in zip(batch, results, strict=True):
+                    self._keep(item, result)
 
-    def _take_batch(self) -> list[Item]:
+    def _take_batch(self) -> list[Item[I, R]]:
         """The next items to work on; empty when nothing waits."""
         self._queue = [item for item in self._queue if not item.request.done.done()]
         if not self._queue:
             return []
-        first = self._queue[0]
-        self._turn = first.turn
-        length = len(first.tokens)
-        batch, longest = [first], length
-        others = self._queue[1 : 8 * self.max_batch]
-        for item in sorted(others, key=lambda other: abs(len(other.tokens) - length)):
-            if not length / 2 - 8 <= len(item.tokens) <= length * 2 + 8:
+        first = self._first()
+        self._turns[first.patient] = first.turn
+        batch, highest = [first], first.cost
+        others = [item for item in self._queue[: 8 * self.largest_batch] if item is not first]
+        for item in sorted(others, key=lambda other: (other.patient, abs(other.cost - first.cost))):
+            if not first.cost / 2 - NEAR <= item.cost <= first.cost * 2 + NEAR:
                 break
-            longest = max(longest, len(item.tokens))
-            if len(batch) == self.max_batch or longest * (len(batch) + 1) > self.max_tokens:
+            highest = max(highest, item.cost)
+            if len(batch) == self.largest_batch or highest * (len(batch) + 1) > self.largest_cost:
                 break
             batch.append(item)
         taken = set(map(id, batch))
         self._queue = [item for item in self._queue if id(item) not in taken]
         return batch
 
-    def _keep(self, item: Item, row: np.ndarray) -> None:
+    def _first(self) -> Item[I, R]:
+        """The item that the next batch begins with."""
+        self._batches += 1
+        if self._batches % PATIENT_EVERY == 0:
+            return next((item for item in self._queue if item.patient), self._queue[0])
+        return self._queue[0]
+
+    def _keep(self, item: Item[I, R], result: R) -> None:
         request = item.request
-        request.rows[item.position] = row
+        request.results[item.position] = result
         request.missing -= 1
         if not request.missing and not request.done.done():
-            request.done.set_result(np.stack(request.rows))  # type: ignore[arg-type]
+            request.done.set_result(request.results)  # pyright: ignore[reportArgumentType]

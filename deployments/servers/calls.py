@@ -14,7 +14,7 @@ from deployments.tracing import close_span, open_span
 from models.errors import ServingError
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.tokens import DETOKENIZE, TOKENIZE
-from models.tasks.usage import NOTHING, Usage
+from models.tasks.usage import COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
 logger = logging.getLogger("ray.serve.access")
 
@@ -149,14 +149,14 @@ class Call:
         outcome = outcome_of(error)
         if outcome == "ok" and self.method not in ASIDE:
             self.log.note_service(engine_s)
-        meter.write(QUEUE_WAIT, self.queue_s, spec.id, spec.task)
+        meter.write(QUEUE_WAIT, self.queue_s, spec.id, spec.task.name)
         meter.write(BUSY, self.log.busy.leave() * self.log.devices, spec.id, self.log.device)
         close_span(
             self._span,
             error=None if outcome in ("ok", "cancelled") else outcome,
             gen_ai__request__model=spec.id,
-            gen_ai__usage__input_tokens=self.usage.prompt_tokens or None,
-            gen_ai__usage__output_tokens=self.usage.completion_tokens or None,
+            gen_ai__usage__input_tokens=self.usage[PROMPT_TOKENS] or None,
+            gen_ai__usage__output_tokens=self.usage[COMPLETION_TOKENS] or None,
             medley__outcome=outcome,
         )
         if self.log.lines:

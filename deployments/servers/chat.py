@@ -9,7 +9,7 @@ import orjson
 
 from deployments.servers.engine import EngineServer, broken
 from models.errors import ServingError
-from models.tasks.chat import CHAT, COMPLETE, ChatEngine, GenerationRequest
+from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
 from models.tasks.usage import Usage
@@ -17,15 +17,8 @@ from models.tasks.usage import Usage
 Generate = Callable[[GenerationRequest], AsyncGenerator[bytes, None]]
 
 
-class ChatServer(EngineServer):
+class Server(EngineServer):
     engine: ChatEngine
-
-    async def warm_up(self) -> None:
-        """A prompt and an answer of usual length: kernels are made for the shapes they are first used with."""
-        body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
-        for number in range(2):
-            async for _ in self.chat(GenerationRequest(body, f"warm-up-{number}")):
-                pass
 
     @handles(CHAT)
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
@@ -86,4 +79,4 @@ def usage_in(item: bytes, stream: bool) -> Usage | None:
 def _usage(counts: dict[str, Any] | None) -> Usage | None:
     if not counts:
         return None
-    return Usage(counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0)
+    return Usage({count: counts.get(count.name) or 0 for count in TASK.counts})

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from deployments.servers.chat import ChatServer
+from deployments.servers import chat
 
 
-class VLLMServer(ChatServer):
+class Server(chat.Server):
+    places_workers = True
+
     def import_engine(self) -> type[Any]:
         with log_handlers_kept():
             import ray.serve.llm.deployment  # noqa: F401 - imports vLLM

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployments.servers.batching import LengthBatcher
+from deployments.servers.batching import Batcher
 from deployments.servers.engine import EngineServer, broken
-from deployments.telemetry import BATCH_SIZE
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from models.tasks.embeddings import EMBED, EmbeddingEngine, EmbeddingRequest, EmbeddingResult
 from models.tasks.methods import handles
@@ -15,20 +14,21 @@ from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeR
 
 # Texts up to this many characters are tokenized on the event loop: handing them to a thread costs more.
 SHORT_TEXT = 4096
+# In a batch, padding included.
+MOST_TOKENS = 4096
 
 
-class EmbeddingServer(EngineServer):
+class Server(EngineServer):
     engine: EmbeddingEngine
 
-    async def warm_up(self) -> None:
-        self.batcher = LengthBatcher(self.engine.embed, on_batch=self._note_batch)
-        await self.embed(EmbeddingRequest(("warm-up",)))
+    async def prepare(self) -> None:
+        self.batcher = Batcher(self.engine.embed, len, largest_cost=MOST_TOKENS, on_batch=self.note_batch)
 
     @handles(EMBED)
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         try:
             tokens = await self._encode(request)
-            vectors = await self.batcher.submit(tokens)
+            vectors = np.stack(await self.batcher.submit(tokens, self.patient()))
         except ServingError:
             raise
         except Exception as error:
@@ -79,9 +79,6 @@ class EmbeddingServer(EngineServer):
         if sum(map(len, texts)) <= SHORT_TEXT:
             return self.engine.encode(texts)
         return await asyncio.to_thread(self.engine.encode, texts)
-
-    def _note_batch(self, items: int) -> None:
-        self.meter.write(BATCH_SIZE, items, self.spec.id)
 
     def _check_vocabulary(self, param: str, ids: Sequence[int]) -> None:
         if not ids or min(ids) < 0 or max(ids) >= self.engine.vocabulary_size:

@@ -17,11 +17,13 @@ from deployments.ray_metering import ray_meter
 from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended, Refused
 from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
+from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
 from models import weights
 from models.errors import EngineFailed, ServingError
 from models.registry import engine_class
-from models.tasks.methods import handlers_of
+from models.tasks.methods import Unary, handlers_of
+from models.tasks.task import Task
 from models.tasks.usage import NOTHING, Usage
 
 logger = logging.getLogger("ray.serve")
@@ -34,8 +36,18 @@ class EngineServer:
     calls: CallLog
     handlers: dict[str, str]
 
+    # Whether the engine has worker processes of its own, which it places on the replica's GPUs.
+    places_workers = False
+
     def __init_subclass__(cls) -> None:
         cls.handlers = handlers_of(cls)
+
+    @classmethod
+    def check(cls, task: Task[Any]) -> None:
+        """Raises TypeError: a method of the task has no function that handles it."""
+        for method in task.methods:
+            if method.name not in cls.handlers:
+                raise TypeError(f"{cls.__module__} has no function that handles {method} of {task}. Mark it @handles.")
 
     async def __init__(self, args: ModelArgs):
         self.args = args
@@ -53,6 +65,7 @@ class EngineServer:
         with self.cold_start.phase("load"):
             self.engine = await self.load_or_find_damage(engine, folder)
         with self.cold_start.phase("warm_up"):
+            await self.prepare()
             await self.warm_up()
         self.cold_start.ready()
 
@@ -72,9 +85,18 @@ class EngineServer:
             await asyncio.to_thread(weights.verify, self.spec, self.variant)
             raise
 
+    async def prepare(self) -> None:
+        """Make what calls need beside the engine. Nothing, for most."""
+
     async def warm_up(self) -> None:
-        """Run one small request, so that the first real one finds everything paged in."""
-        raise NotImplementedError
+        """Answer the task's samples, so that the first real request finds everything paged in."""
+        task = self.spec.task
+        for ask in task.sample(task.settings_of(self.spec)):
+            if isinstance(ask.method, Unary):
+                await self.handler(ask.method.name)(ask.request)
+            else:
+                async for _ in self.handler(ask.method.name)(ask.request):
+                    pass
 
     async def wake(self) -> None:
         """Does nothing: to be called is what brings up a model that is scaled to zero."""
@@ -117,6 +139,13 @@ class EngineServer:
     def handler(self, method: str) -> Any:
         """The function that handles a method, by the method's name."""
         return getattr(self, self.handlers[method])
+
+    def patient(self) -> bool:
+        """Whether nobody waits for the call that is under way."""
+        return False
+
+    def note_batch(self, items: int) -> None:
+        self.meter.write(BATCH_SIZE, items, self.spec.id)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve hands to the autoscaling policy; see PromisePolicy."""

@@ -18,13 +18,13 @@ from PIL import Image
 from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer, broken
 from deployments.servers.safety import OutputGuard
-from deployments.telemetry import BATCH_SIZE
 from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError, UnsupportedParameter
-from models.media import EDITED, GENERATED, DecodedImage, decode_image, encode_image
-from models.specs import ImageSettings
+from models.media.decoding import DecodedImage, decode_image
+from models.media.encoding import EDITED, GENERATED, encode_image
 from models.tasks.images import (
     MAKE,
     MAKE_STREAM,
+    TASK,
     ControlPicture,
     Denoising,
     EncodedImage,
@@ -32,12 +32,13 @@ from models.tasks.images import (
     ImageEvent,
     ImageRequest,
     ImageResult,
+    ImageSettings,
     PartialImage,
     Picture,
     Progress,
 )
 from models.tasks.methods import handles
-from models.tasks.usage import Usage
+from models.tasks.usage import IMAGES, PROMPT_TOKENS, Usage
 
 Size = tuple[int, int]
 
@@ -59,7 +60,7 @@ class Plan:
     repaint: np.ndarray | None = None
 
 
-class ImageServer(EngineServer):
+class Server(EngineServer):
     engine: ImageEngine
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
@@ -69,12 +70,11 @@ class ImageServer(EngineServer):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, engine.load, self.spec, self.variant, folder)
 
-    async def warm_up(self) -> None:
+    async def prepare(self) -> None:
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
         largest = int(self.variant.engine.get("largest_batch", 16))
-        self.denoising = DenoisingLoop(self.engine, largest, self._note_batch, self._thread)
-        await self.make(ImageRequest("warm-up", steps=1, seed=0))
+        self.denoising = DenoisingLoop(self.engine, largest, self.note_batch, self._thread)
 
     @handles(MAKE)
     async def make(self, request: ImageRequest) -> ImageResult:
@@ -114,7 +114,7 @@ class ImageServer(EngineServer):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        usage = Usage(prompt_tokens=tokens[0], images=len(tasks))
+        usage = Usage({PROMPT_TOKENS: tokens[0], IMAGES: len(tasks)})
         yield usage
         first = plan.pictures[0]
         yield ImageResult(
@@ -181,9 +181,6 @@ class ImageServer(EngineServer):
         source = GENERATED if plan.original is None else EDITED
         return await asyncio.to_thread(partial(encode_image, pixels, plan.request.output, facts, digital_source=source))
 
-    def _note_batch(self, pictures: int) -> None:
-        self.meter.write(BATCH_SIZE, pictures, self.spec.id)
-
     def plan(self, request: ImageRequest) -> Plan:
         """Decode what was sent and settle what was left open. Blocks.
 
@@ -240,8 +237,7 @@ class ImageServer(EngineServer):
 
     @property
     def settings(self) -> ImageSettings:
-        assert self.spec.images is not None  # every image model has them
-        return self.spec.images
+        return TASK.settings_of(self.spec)
 
     def _decode(self, data: bytes, param: str) -> DecodedImage:
         return decode_image(data, self.spec.limits.megapixels or 16, param)

@@ -14,10 +14,11 @@ from PIL import Image
 from deployments.servers.engine import EngineServer, broken
 from deployments.servers.safety import OutputGuard
 from models.errors import ServingError
-from models.media import EDITED, DecodedImage, decode_image, encode_image
-from models.tasks.images import Output
-from models.tasks.upscaling import PictureResult
-from models.tasks.usage import Usage
+from models.media.decoding import DecodedImage, decode_image
+from models.media.encoding import EDITED, encode_image
+from models.media.formats import Output
+from models.tasks.pictures import PictureResult
+from models.tasks.usage import IMAGES, Usage
 
 T = TypeVar("T")
 
@@ -32,8 +33,7 @@ class CallerLeft(Exception):
 class PictureServer(EngineServer):
     """Engines work in one thread of their own, in the order of the calls; whoever leaves before its turn is skipped."""
 
-    async def open(self) -> None:
-        """The first step of a warm-up: what the calls need."""
+    async def prepare(self) -> None:
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
@@ -78,7 +78,7 @@ class PictureServer(EngineServer):
         making = {"model": self.spec.id, "variant": self.args.variant_name, **facts}
         data = await asyncio.to_thread(encode_with_alpha, pixels, alpha, output, making)
         height, width = pixels.shape[:2]
-        return PictureResult(data, width, height, Usage(images=1))
+        return PictureResult(data, width, height, Usage({IMAGES: 1}))
 
 
 def encode_with_alpha(pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]) -> bytes:

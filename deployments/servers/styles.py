@@ -8,20 +8,14 @@ import numpy as np
 from deployments.servers.pictures import PictureServer
 from models.errors import InvalidRequest
 from models.tasks.methods import handles
-from models.tasks.styles import STYLIZE, StyleEngine, StyleRequest
-from models.tasks.upscaling import PictureResult
+from models.tasks.pictures import PictureResult
+from models.tasks.styles import STYLIZE, TASK, StyleEngine, StyleRequest
 
 OF_A_PICTURE = "of a picture"
 
 
-class StylesServer(PictureServer):
+class Server(PictureServer):
     engine: StyleEngine
-
-    async def warm_up(self) -> None:
-        await self.open()
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        for style in (*self.spec.styles[:1], grey):
-            await self._paint(grey, style)
 
     @handles(STYLIZE)
     async def stylize(self, request: StyleRequest) -> PictureResult:
@@ -50,8 +44,8 @@ class StylesServer(PictureServer):
     async def _style(self, style: str | bytes) -> str | np.ndarray:
         if isinstance(style, bytes):
             return (await self.decode(style, "style_image")).pixels
-        if style not in self.spec.styles:
-            raise InvalidRequest(unknown_style(style, self.spec.styles), "style")
+        if style not in (known := TASK.settings_of(self.spec).styles):
+            raise InvalidRequest(unknown_style(style, known), "style")
         return style
 
 

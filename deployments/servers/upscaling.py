@@ -4,15 +4,12 @@ import numpy as np
 
 from deployments.servers.pictures import PictureServer
 from models.tasks.methods import handles
-from models.tasks.upscaling import UPSCALE, PictureResult, UpscaleRequest, UpscalingEngine
+from models.tasks.pictures import PictureResult
+from models.tasks.upscaling import TASK, UPSCALE, UpscaleRequest, UpscalingEngine
 
 
-class UpscalingServer(PictureServer):
+class Server(PictureServer):
     engine: UpscalingEngine
-
-    async def warm_up(self) -> None:
-        await self.open()
-        await self._enlarge(np.zeros((32, 32, 3), np.uint8))
 
     @handles(UPSCALE)
     async def upscale(self, request: UpscaleRequest) -> PictureResult:
@@ -24,7 +21,9 @@ class UpscalingServer(PictureServer):
         """
         picture = await self.decode(request.image, "image")
         large = await self._enlarge(picture.pixels)
-        return await self.answer(large, picture.alpha, request.output, {"scale": str(self.spec.scale)})
+        return await self.answer(
+            large, picture.alpha, request.output, {"scale": str(TASK.settings_of(self.spec).scale)}
+        )
 
     async def _enlarge(self, pixels: np.ndarray) -> np.ndarray:
         return await self.in_turn(lambda stop_if_left: self.engine.upscale(pixels, stop_if_left))

@@ -11,8 +11,9 @@ from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean
 from medley.yaml_lines import Document, KeyPath, Problem, read_document
 from models.catalog import FOLDER, load_catalog, own_folder
-from models.registry import ENGINES
-from models.specs import ModelSpec, Task
+from models.registry import backends_of
+from models.specs import Backend, ModelSpec
+from models.tasks import BY_NAME
 
 
 class CatalogFile(BaseModel):
@@ -80,7 +81,7 @@ def _default_variant(document: Document, path: KeyPath) -> Found:
 
 def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
     task, wanted = document.at((*path, "task")), document.path.stem
-    if task == wanted or task not in list(Task):
+    if task == wanted or task not in BY_NAME:
         return []
     message = f"a model of task {task} stands in {task}.yaml, not in {document.path.name}. Move it."
     return [((*path, "task"), message)]
@@ -89,10 +90,9 @@ def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
 def _engines(document: Document, path: KeyPath) -> Found:
     """Every variant has an engine for its backend."""
     task, variants = document.at((*path, "task")), document.at((*path, "variants"))
-    backends = [backend.value for of_task, backend in ENGINES if of_task == task]
-    every = [backend.value for _, backend in ENGINES]
+    backends = [str(backend) for backend in backends_of(BY_NAME[task])] if task in BY_NAME else []
     for name, variant in variants.items() if isinstance(variants, dict) else ():
         backend = variant.get("backend") if isinstance(variant, dict) else None
-        if backends and backend in every and backend not in backends:
+        if backends and isinstance(backend, str) and backend in list(Backend) and backend not in backends:
             message = f"{task} has no engine for {backend}. {did_you_mean(backend, backends)}"
             yield (*path, "variants", name, "backend"), message

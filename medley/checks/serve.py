@@ -131,7 +131,7 @@ def _waits(applications: list[Application]) -> Found:
     path = ("autoscaling_config", "policy", "policy_kwargs", "wait_s")
     for application in applications:
         spec = application.spec
-        if promises is None or spec is None or spec.task not in promises.tasks:
+        if promises is None or spec is None or promises.of_task(spec.task) is None:
             continue
         limit = _limit_s(promises.of_model(spec.row))
         for index in application.deployments:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
 import time
-from typing import Any
 
 import httpx
 
+from deployments.router.routes import example_of
 from deployments.telemetry import COLD_START
 from medley.application_status import failure_message, is_model, last_line, wanted_replicas
 from medley.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.logs import last_words
 from medley.screen import duration
-from models.specs import ModelSpec, Task
 
 LOG_LINES = 5
 REQUEST_PATIENCE_S = 60
-PICTURE_SIDE = 32
 
 
 def started(patient: Patient) -> Finding:
@@ -129,18 +126,24 @@ def _is_sick(proxy: dict) -> bool:
 
 
 def answers(patient: Patient) -> Finding:
-    """One real request, the smallest there is."""
+    """One real request: the example of the model's task."""
     if patient.status.state == "scaled_to_zero":
         return fine("None was sent: it would start a replica.")
-    path, body = smallest_request(patient.spec, patient.model)
+    example = example_of(patient.spec.task)
+    if example is None:
+        return fine(f"None was sent: {patient.spec.task} has no endpoint.")
+    address, body = f"{patient.live.edge}{example.path}", example.for_model(patient.name)
     began = time.perf_counter()
     try:
-        answer = patient.client.post(f"{patient.live.edge}{path}", timeout=REQUEST_PATIENCE_S, **body)
+        answer = patient.client.post(address, timeout=REQUEST_PATIENCE_S, json=body)
     except httpx.TimeoutException:
         return wrong(f"A request had no answer after {REQUEST_PATIENCE_S} s.", "`medley top` shows what it works on")
     except httpx.HTTPError as error:
         return wrong(f"A request broke off ({type(error).__name__}).", f"`medley logs --model {patient.model}`")
-    took = duration(time.perf_counter() - began)
+    return _judged(answer, duration(time.perf_counter() - began), patient)
+
+
+def _judged(answer: httpx.Response, took: str, patient: Patient) -> Finding:
     if answer.is_success:
         return fine(f"Answered after {took}.")
     if answer.status_code == 429:
@@ -150,31 +153,6 @@ def answers(patient: Patient) -> Finding:
     request_id = answer.headers.get("x-request-id")
     look = f"`medley logs {request_id}`" if request_id else f"`medley logs --model {patient.model}`"
     return wrong(f"Answered {answer.status_code} after {took}: {_error(answer)}", look)
-
-
-def smallest_request(spec: ModelSpec, model: str | None) -> tuple[str, dict[str, Any]]:
-    """The path, and the body as httpx takes it."""
-    match spec.task:
-        case Task.CHAT:
-            messages = [{"role": "user", "content": "Hi"}]
-            return "/v1/chat/completions", {"json": {"model": model, "messages": messages, "max_tokens": 1}}
-        case Task.EMBEDDINGS:
-            return "/v1/embeddings", {"json": {"model": model, "input": "word"}}
-        case Task.IMAGES:
-            return "/v1/images/generations", {"json": {"model": model, "prompt": "a dot", "steps": 1}}
-        case Task.UPSCALING:
-            return "/v1/images/upscales", {"data": {"model": model}, "files": {"image": grey_picture()}}
-        case Task.STYLES:
-            form = {"model": model, "style": spec.styles[0]}
-            return "/v1/images/styles", {"data": form, "files": {"image": grey_picture()}}
-
-
-def grey_picture() -> bytes:
-    from PIL import Image  # only here: most commands need none
-
-    file = io.BytesIO()
-    Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "grey").save(file, "PNG")
-    return file.getvalue()
 
 
 def _error(answer: httpx.Response) -> str:

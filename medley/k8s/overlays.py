@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from models.documents import loader_for
-from models.specs import Spec
+from models.sources import Spec
 
 FOLDER = Path("k8s")
 SETTINGS = "medley.yaml"

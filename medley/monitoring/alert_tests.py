@@ -17,7 +17,7 @@ from deployments.telemetry import ERRORS, QUEUE_WAIT, REQUESTS, STATE, Metric
 from medley.monitoring.objectives import Objective
 from medley.monitoring.promql import bound, series
 from medley.monitoring.rules import ALERTING_GROUP, RECORDING_GROUP, SPEEDS, Alert, alerts, burn_alert_name
-from models.specs import Task
+from models.tasks import chat
 
 # Long enough that the long windows are still full of it when the short ones are all good again: what stops an alert
 # then is its short window. As short as that allows, because every rule is evaluated in every minute.
@@ -101,7 +101,7 @@ def _expected(scenario: Scenario, alert: Alert) -> dict[str, Any]:
 def _of_promise(promise: Objective) -> Iterator[Scenario]:
     """Sixty requests a minute, all of them bad for a while, then all good."""
     # A model that slo.yaml says nothing of has its task's promise.
-    labels = {"model": promise.model or f"{promise.task.value}-{promise.indicator}", "task": promise.task.value}
+    labels = {"model": promise.model or f"{promise.task}-{promise.indicator}", "task": promise.task}
     grow = f"0+60x{BAD_MINUTES + GOOD_MINUTES}"
     stand, then_grow = f"0x{BAD_MINUTES}", f"60+60x{GOOD_MINUTES}"
     if promise.limit is None:
@@ -134,7 +134,7 @@ def _silence() -> Scenario:
 
 def _of_refusals() -> Scenario:
     model = {"model": "refused"}
-    labels = model | {"task": Task.CHAT.value}
+    labels = model | {"task": chat.TASK.name}
     refused = {
         _named(REQUESTS, labels | {"status": "200"}): f"0+60x{BAD_MINUTES + GOOD_MINUTES}",
         _named(REQUESTS, labels | {"status": "429"}): f"0+6x{BAD_MINUTES} {6 * BAD_MINUTES}x{GOOD_MINUTES}",
@@ -149,8 +149,8 @@ def _of_queue(promises: list[Objective]) -> Iterator[Scenario]:
     for task in dict.fromkeys(promise.task for promise in promises):
         promise = limits.get((task, "time_to_first_token")) or limits.get((task, "duration"))
         if promise and promise.limit:
-            model = {"model": f"{task.value}-queue"}
-            history = _long_queue(promise, promise.limit, model | {"task": task.value})
+            model = {"model": f"{task}-queue"}
+            history = _long_queue(promise, promise.limit, model | {"task": task})
             yield Scenario("MedleyQueueLong", model, history, 6, BAD_MINUTES + 7, waits=True)
 
 

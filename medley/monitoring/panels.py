@@ -24,7 +24,7 @@ from medley.monitoring.objectives import LATENCIES
 from medley.monitoring.promql import VLLM_SERIES, gauge_by, names, quantile, rate_by, series_in
 from medley.monitoring.rules import BURN, LIMIT, SPEEDS
 from models.catalog import Catalog
-from models.specs import Task
+from models.tasks import chat
 
 # The models chosen at the top of the dashboard.
 CHOSEN = ("model", "=~", "$model")
@@ -69,9 +69,9 @@ class Row:
 def rows(catalog: Catalog, metrics: Iterable[Metric] = METRICS) -> list[Row]:
     """Without what no task of the catalog has. A metric that no panel here shows gets a plain one at the end."""
     metrics = tuple(metrics)
-    tasks = {spec.task for spec in catalog.values()}
+    tasks = {spec.task.name for spec in catalog.values()}
     absent = {name for one in metrics if one.tasks is not None and not one.tasks & tasks for name in names(one)}
-    absent |= set(VLLM_SERIES) if Task.CHAT not in tasks else set()
+    absent |= set(VLLM_SERIES) if chat.TASK.name not in tasks else set()
     designed = [TRAFFIC, ERRORS_ROW, LATENCY, QUEUE, TOKENS_ROW, BATCH, BUSY_ROW, STATES, COLD]
     shown = {name for row in designed for panel in row.panels for one in panel.targets for name in series_in(one.expr)}
     others = tuple(plain_panel(metric) for metric in metrics if not shown & set(names(metric)))

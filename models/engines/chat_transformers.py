@@ -43,7 +43,7 @@ DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precisio
 TEMPLATE_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
-class TransformersChat:
+class Engine:
     """A ChatEngine on transformers."""
 
     def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, quantization: Any = None):

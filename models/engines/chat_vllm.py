@@ -45,7 +45,7 @@ class VLLMServing(Protocol):
     async def check_health(self) -> None: ...
 
 
-class VLLMChat:
+class Engine:
     """A ChatEngine over a running vLLM."""
 
     def __init__(self, spec: ModelSpec, serving: VLLMServing):

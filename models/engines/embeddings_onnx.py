@@ -14,7 +14,7 @@ from models.engines.text_tokenizer import TextTokenizer
 from models.specs import ModelSpec, VariantSpec
 
 
-class OnnxEmbeddings(TextTokenizer):
+class Engine(TextTokenizer):
     def __init__(self, folder: Path, session: InferenceSession):
         super().__init__(folder)
         self.session = session

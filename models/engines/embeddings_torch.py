@@ -22,7 +22,7 @@ DTYPES = {
 }
 
 
-class TorchEmbeddings(TextTokenizer):
+class Engine(TextTokenizer):
     """
     Args:
         int8: torchao's 8 bits for weights and, scaled for each token, for what is multiplied with them.

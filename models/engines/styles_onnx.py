@@ -17,6 +17,7 @@ from PIL import Image
 from models.engines.onnx_session import open_session_of
 from models.errors import OutOfMemory
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.styles import TASK
 
 # The painters halve a picture twice, and their padding wants some pixels to reflect.
 MULTIPLE = 4
@@ -29,7 +30,7 @@ PAINTED_SIDE = 1024
 LANCZOS = Image.Resampling.LANCZOS
 
 
-class OnnxStyles:
+class Engine:
     def __init__(self, folder: Path, styles: tuple[str, ...], variant: VariantSpec):
         self.styles = styles
         self.named = open_session_of(variant, folder / "multistyle26.onnx")
@@ -41,7 +42,7 @@ class OnnxStyles:
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        return cls(weights, spec.styles, variant)
+        return cls(weights, TASK.settings_of(spec).styles, variant)
 
     def stylize(self, image: np.ndarray, style: str | np.ndarray) -> np.ndarray:
         try:

@@ -14,12 +14,13 @@ from onnxruntime import InferenceSession
 from models.engines.onnx_session import open_session_of
 from models.engines.upscaling_tiles import SCALE, TiledUpscaling
 from models.specs import ModelSpec, VariantSpec
+from models.tasks.upscaling import TASK
 
 SECONDS_BETWEEN_LOOKS = 0.02
 OF_THE_SESSION = ("provider", "threads")
 
 
-class OnnxUpscaling(TiledUpscaling):
+class Engine(TiledUpscaling):
     """
     The folder has draw.onnx, which ends in uint8 pixels; trunk.onnx, for networks that have a first part; and
     config.json, with how far each of them sees. The first of the two takes uint8 pixels.
@@ -35,8 +36,8 @@ class OnnxUpscaling(TiledUpscaling):
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        if spec.scale != SCALE:
-            raise ValueError(f"these networks enlarge {SCALE} times, not {spec.scale}")
+        if (scale := TASK.settings_of(spec).scale) != SCALE:
+            raise ValueError(f"these networks enlarge {SCALE} times, not {scale}")
         return cls(weights, variant)
 
     @property

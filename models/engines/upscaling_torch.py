@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from models.engines.networks.real_esrgan import SCALE, build
 from models.engines.upscaling_tiles import TiledUpscaling
 from models.specs import ModelSpec, Precision, VariantSpec
+from models.tasks.upscaling import TASK
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 PARTS = ("trunk", "draw")
 
 
-class TorchUpscaling(TiledUpscaling):
+class Engine(TiledUpscaling):
     """
     Args:
         compile: let torch write kernels for the network's two parts. It takes a minute, at the first picture; and what
@@ -43,8 +44,8 @@ class TorchUpscaling(TiledUpscaling):
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         if variant.needs.gpus and not torch.cuda.is_available():
             raise RuntimeError("This variant needs a GPU and torch sees none. Choose a CPU variant.")
-        if spec.scale != SCALE:
-            raise ValueError(f"these networks enlarge {SCALE} times, not {spec.scale}")
+        if (scale := TASK.settings_of(spec).scale) != SCALE:
+            raise ValueError(f"these networks enlarge {SCALE} times, not {scale}")
         if not variant.needs.gpus:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, round(variant.needs.cpus))))
         device = "cuda" if variant.needs.gpus else "cpu"

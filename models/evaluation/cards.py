@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import Field
 
 from models.evaluation.hardware import Hardware, this_hardware
-from models.specs import Spec, Task
+from models.sources import Spec
+from models.specs import AnyTask
 from models.weights import home
 
 # Beside the package in a checkout: the cards that Medley publishes.
@@ -92,7 +93,7 @@ class Card(Spec):
     """
 
     model: str
-    task: Task
+    task: AnyTask
     item: str
     reference: str
     floors: dict[str, float]

@@ -60,13 +60,13 @@ def open_subject(spec: ModelSpec, variant: VariantSpec, weights: Path) -> Subjec
     """
     match variant.backend:
         case Backend.VLLM:
-            from models.engines.chat_vllm import VLLMChat
+            from models.engines.chat_vllm import Engine as VLLMChat
             from models.evaluation.chat_vllm import VLLMSubject
 
             options = {name: value for name, value in variant.engine.items() if name not in OF_THE_SERVER}
             return VLLMSubject(weights, {"dtype": VLLMChat.dtype(variant), **options})
         case Backend.TRANSFORMERS:
-            from models.engines.chat_transformers import TransformersChat
+            from models.engines.chat_transformers import Engine as TransformersChat
             from models.evaluation.chat_transformers import TransformersSubject
 
             return TransformersSubject(TransformersChat.load(spec, variant, weights))

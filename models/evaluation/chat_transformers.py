@@ -14,7 +14,7 @@ from models.evaluation.evaluation import Answers, Fraction
 from models.tasks.chat import DONE, GenerationRequest
 
 if TYPE_CHECKING:
-    from models.engines.chat_transformers import TransformersChat
+    from models.engines.chat_transformers import Engine as TransformersChat
 
 # Prompts that are answered together. Only here: the engine answers one at a time.
 TOGETHER = 8

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from models.registry import import_string
-from models.specs import ModelSpec, Task, VariantSpec
+from models.registry import part
+from models.specs import ModelSpec, VariantSpec
+from models.tasks.task import Task
 
 # What a subject made of the evaluation set, by name: whatever `compare` needs, and nothing that depends on the hour.
 Answers = Mapping[str, np.ndarray]
 Fraction = Callable[[float], None]
-
-EVALUATIONS = {
-    Task.CHAT: "models.evaluation.chat:EVALUATION",
-    Task.EMBEDDINGS: "models.evaluation.embeddings:EVALUATION",
-    Task.IMAGES: "models.evaluation.images:EVALUATION",
-    Task.UPSCALING: "models.evaluation.upscaling:EVALUATION",
-    Task.STYLES: "models.evaluation.styles:EVALUATION",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +79,9 @@ class Evaluation:
     items: Callable[[int], float] | None = None
 
 
-def evaluation_of(task: Task) -> Evaluation:
+def evaluation_of(task: Task[Any]) -> Evaluation:
     """Raises KeyError: nobody has said how to compare variants of this task."""
-    return import_string(EVALUATIONS[task])
+    evaluation = part(f"models.evaluation.{task}", "EVALUATION")
+    if evaluation is None:
+        raise KeyError(f"nothing says how variants of {task} are compared")
+    return evaluation

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from models.evaluation.fidelity import gpus
-from models.specs import Spec
+from models.sources import Spec
 
 # What kernels choose between. A machine without one of these is another machine, whatever it is called.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")

@@ -13,8 +13,9 @@ from models.evaluation.image_prompts import prompts
 from models.evaluation.picture_distribution import distance, features_of
 from models.evaluation.pictures import psnr, ssim
 from models.registry import engine_class
-from models.specs import ImageSettings, ModelSpec, PackagedSource, VariantSpec
-from models.tasks.images import ImageEngine, Picture
+from models.sources import PackagedSource
+from models.specs import ModelSpec, VariantSpec
+from models.tasks.images import TASK, ImageEngine, ImageSettings, Picture
 
 PROMPTS = 32
 EDITS = 8
@@ -88,9 +89,8 @@ def soft_colours(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def open_variant(spec: ModelSpec, variant: VariantSpec, weights: Path) -> ImagesSubject:
-    assert spec.images is not None
     engine = engine_class(spec.task, variant.backend).load(spec, variant, weights)
-    return ImagesSubject(engine, spec.images, prompt_set_of(spec))
+    return ImagesSubject(engine, TASK.settings_of(spec), prompt_set_of(spec))
 
 
 def prompt_set_of(spec: ModelSpec) -> str:

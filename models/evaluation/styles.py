@@ -15,7 +15,7 @@ from models.evaluation.evaluation import Answers, Evaluation, Fraction, Measure
 from models.evaluation.pictures import other_kinds, psnr, scenes, ssim
 from models.registry import engine_class
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.styles import StyleEngine
+from models.tasks.styles import TASK, StyleEngine
 
 SIDE = 128
 SCENES_SEED = 1
@@ -75,7 +75,9 @@ def worked(number: int) -> np.ndarray:
 
 
 def open_variant(spec: ModelSpec, variant: VariantSpec, weights: Path) -> StylesSubject:
-    return StylesSubject(engine_class(spec.task, variant.backend).load(spec, variant, weights), spec.styles)
+    return StylesSubject(
+        engine_class(spec.task, variant.backend).load(spec, variant, weights), TASK.settings_of(spec).styles
+    )
 
 
 def compare(reference: Answers, variant: Answers) -> dict[str, float]:

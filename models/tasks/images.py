@@ -8,34 +8,46 @@ every picture in the batch), `finish` (latents to pixels). Encoded media stays o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from PIL import ImageColor
+from pydantic import Field
 
-from models.errors import InvalidRequest
-from models.specs import ModelSpec, VariantSpec
+from models.media.formats import Format, Output
+from models.sources import Source
 from models.tasks.methods import Stream, Unary, always
-from models.tasks.usage import NOTHING, Usage
+from models.tasks.task import Settings, Task
+from models.tasks.usage import IMAGES, NOTHING, PROMPT_TOKENS, Usage
 
-Format = Literal["png", "jpeg", "webp"]
+if TYPE_CHECKING:
+    import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How pictures are written.
+class ImageSettings(Settings):
+    """What an image model makes best, and what it can be asked for."""
 
-    Attributes:
-        compression: quality of jpeg and lossy webp, 0 to 100; png is always lossless.
-        background: transparent keeps or makes an alpha channel, which jpeg has not.
-    """
+    width: int = Field(gt=0, description="pixels that it was trained on, the default")
+    height: int = Field(gt=0)
+    smallest: int = Field(gt=0, description="of a side, in pixels")
+    largest: int = Field(gt=0)
+    multiple: int = Field(default=8, gt=0, description="sides are multiples of it")
+    most_megapixels: float = Field(gt=0, description="of one picture")
+    most_images: int = Field(default=10, gt=0, description="of one request")
+    steps: int = Field(gt=0, description="the default")
+    most_steps: int = Field(default=100, gt=0)
+    guidance: float = Field(ge=0, description="the default; 1 and below is none, for models that have it built in")
+    scheduler: str = Field(description="the default; a name in the engine's table of schedulers")
+    strength: float = Field(default=0.75, gt=0, le=1, description="the default of edits")
+    variation_strength: float = Field(default=0.6, gt=0, le=1, description="the default of variations")
+    controls: dict[str, Source] = Field(default_factory=dict, description="kind -> ControlNet")
+    adapters: dict[str, Source] = Field(default_factory=dict, description="name -> LoRA")
 
-    format: Format = "png"
-    compression: int = 100
-    background: Literal["auto", "opaque", "transparent"] = "auto"
+    def parts(self) -> Mapping[str, Mapping[str, Source]]:
+        return {"control": self.controls, "adapter": self.adapters}
+
+    def card(self) -> dict[str, Any]:
+        return {"size": f"{self.width}x{self.height}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,7 @@ class ImageRequest:
     strength: float | None = None
     controls: tuple[Control, ...] = ()
     adapters: tuple[Adapter, ...] = ()
-    output: Output = Output()
+    output: Output = field(default_factory=Output)
     partial_images: int = 0
 
 
@@ -212,9 +224,6 @@ class ImageEngine(Protocol):
 
     schedulers: tuple[str, ...]
 
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self: ...
-
     def largest_batch(self, width: int, height: int) -> int:
         """How many pictures of a size fit in memory at once; 0 when not even one does."""
         ...
@@ -236,61 +245,11 @@ class ImageEngine(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class FakeDenoising:
-    picture: Picture
-    steps: int
-    batch_key: Hashable = None
-    step: int = 0
-    prompt_tokens: int = 0
-    log: list[int] = field(default_factory=list)
-
-
-class FakeImages:
-    """Deterministic pictures without a model: the first colour word of the prompt, mixed with a seeded noise that
-    fades with every step. `batches` notes how many pictures shared each step."""
-
-    schedulers = ("fake", "other")
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        return cls()
-
-    def largest_batch(self, width: int, height: int) -> int:
-        return 8 if width * height <= 1 << 20 else 0
-
-    def start(self, picture: Picture) -> FakeDenoising:
-        if "unspeakable" in picture.prompt:
-            raise InvalidRequest("The fake does not know that word.", "prompt")
-        steps = picture.steps if picture.image is None else max(1, round(picture.steps * picture.strength))
-        key = (picture.width, picture.height, picture.adapters)
-        return FakeDenoising(picture, steps, key, prompt_tokens=len(picture.prompt.split()))
-
-    def step(self, batch: Sequence[FakeDenoising]) -> None:
-        self.batches.append(len(batch))
-        for denoising in batch:
-            denoising.step += 1
-
-    def preview(self, denoising: FakeDenoising) -> np.ndarray:
-        picture = denoising.picture
-        noise = np.random.default_rng(picture.seed).integers(0, 256, (picture.height, picture.width, 3))
-        colour = np.full_like(noise, 1) * np.array(colour_in(picture.prompt))
-        if picture.image is not None and not picture.prompt:
-            colour = picture.image
-        share = 0.9 * denoising.step / denoising.steps
-        return (share * colour + (1 - share) * noise).astype(np.uint8)
-
-    def finish(self, batch: Sequence[FakeDenoising]) -> list[np.ndarray]:
-        return [self.preview(denoising) for denoising in batch]
-
-
-def colour_in(prompt: str) -> tuple[int, int, int]:
-    """The first word that CSS knows as a colour; grey without one."""
-    for word in prompt.lower().split():
-        if word in ImageColor.colormap:
-            red, green, blue = ImageColor.getrgb(word)[:3]
-            return red, green, blue
-    return 128, 128, 128
+TASK = Task(
+    "images",
+    ImageSettings,
+    methods=(MAKE, MAKE_STREAM),
+    counts=(PROMPT_TOKENS, IMAGES),
+    sample=lambda settings: (MAKE(ImageRequest("warm-up", steps=1, seed=0)),),
+    batched=True,
+)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from pydantic import Field
 
-from models.specs import ModelSpec, VariantSpec
-from models.tasks.images import Output
+from models.media.formats import Output
+from models.media.samples import GREY
 from models.tasks.methods import Unary, always
-from models.tasks.upscaling import PictureResult
+from models.tasks.pictures import PictureResult
+from models.tasks.task import Settings, Task
+from models.tasks.usage import IMAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class StyleSettings(Settings):
+    styles: tuple[str, ...] = Field(min_length=1, description="names of styles")
+
+    def card(self) -> dict[str, Any]:
+        return {"styles": self.styles}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +46,6 @@ STYLIZE = Unary("stylize", StyleRequest, PictureResult, large=always)
 class StyleEngine(Protocol):
     """A loaded style model. Methods block and are called from one thread at a time."""
 
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self: ...
-
     def stylize(self, image: np.ndarray, style: str | np.ndarray) -> np.ndarray:
         """The picture in a named style or in that of another picture.
 
@@ -50,17 +58,10 @@ class StyleEngine(Protocol):
         ...
 
 
-class FakeStyles:
-    """A named style turns the colours by its place in the list; a picture gives its mean colour."""
-
-    def __init__(self, styles: tuple[str, ...]):
-        self.styles = styles
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        return cls(spec.styles)
-
-    def stylize(self, image: np.ndarray, style: str | np.ndarray) -> np.ndarray:
-        if isinstance(style, str):
-            return (255 - image) if self.styles.index(style) % 2 else np.roll(image, 1, axis=2)
-        return ((image.astype(np.uint16) + style.mean((0, 1)).astype(np.uint16)) // 2).astype(np.uint8)
+TASK = Task(
+    "styles",
+    StyleSettings,
+    methods=(STYLIZE,),
+    counts=(IMAGES,),
+    sample=lambda settings: tuple(STYLIZE(StyleRequest(GREY, style)) for style in (settings.styles[0], GREY)),
+)

@@ -1,10 +1,8 @@
-"""Tokens: text to token ids and back. Engines of every task that reads text also honour this contract."""
+"""Tokens: text to token ids and back. Tasks whose models read text have these methods beside their own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from models.tasks.methods import Unary
 
@@ -27,16 +25,7 @@ class TokenizeResult:
 
 
 TOKENIZE = Unary("tokenize", TokenizeRequest, TokenizeResult, lookup=True)
+"""Raises InvalidRequest for a request that the model cannot read, such as messages without a chat template."""
+
 DETOKENIZE = Unary("detokenize", list[int], str, lookup=True)
-
-
-class TokenEngine(Protocol):
-    """What `/tokenize` and `/detokenize` need of an engine."""
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        """Raises InvalidRequest for a request the model cannot read, such as messages without a chat template."""
-        ...
-
-    async def detokenize(self, tokens: Sequence[int]) -> str:
-        """Raises InvalidRequest for ids outside the vocabulary."""
-        ...
+"""Raises InvalidRequest for ids outside the vocabulary."""

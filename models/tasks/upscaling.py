@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from pydantic import Field
 
-from models.specs import ModelSpec, VariantSpec
-from models.tasks.images import Output
+from models.media.formats import Output
+from models.media.samples import GREY
 from models.tasks.methods import Unary, always
-from models.tasks.usage import NOTHING, Usage
+from models.tasks.pictures import PictureResult
+from models.tasks.task import Settings, Task
+from models.tasks.usage import IMAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class UpscalingSettings(Settings):
+    scale: int = Field(gt=1, description="how many times larger a side becomes")
+
+    def card(self) -> dict[str, Any]:
+        return {"scale": self.scale}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +37,11 @@ class UpscaleRequest:
     output: Output = field(default_factory=Output)
 
 
-@dataclass(frozen=True, slots=True)
-class PictureResult:
-    """One picture, changed: of an upscaler or a style model. `data` is a file of the format asked for."""
-
-    data: bytes
-    width: int
-    height: int
-    usage: Usage = NOTHING
-
-
 UPSCALE = Unary("upscale", UpscaleRequest, PictureResult, large=always)
 
 
 class UpscalingEngine(Protocol):
     """A loaded upscaler. Methods block and are called from one thread at a time."""
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self: ...
 
     def upscale(self, image: np.ndarray, on_layer: Callable[[], None] = lambda: None) -> np.ndarray:
         """uint8, shape (height, width, 3) -> (height * scale, width * scale, 3).
@@ -57,17 +55,10 @@ class UpscalingEngine(Protocol):
         ...
 
 
-class FakeUpscaling:
-    """Repeats pixels."""
-
-    def __init__(self, scale: int):
-        self.scale = scale
-
-    @classmethod
-    def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        assert spec.scale is not None
-        return cls(spec.scale)
-
-    def upscale(self, image: np.ndarray, on_layer: Callable[[], None] = lambda: None) -> np.ndarray:
-        on_layer()
-        return image.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+TASK = Task(
+    "upscaling",
+    UpscalingSettings,
+    methods=(UPSCALE,),
+    counts=(IMAGES,),
+    sample=lambda settings: (UPSCALE(UpscaleRequest(GREY)),),
+)

@@ -1,22 +1,76 @@
-"""What a request used up, whatever its task: for metrics, logs, traces and budgets."""
+"""What models count, and what a request used up of it: the one source of usage, metrics, promises and cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """
+class Counter:
+    """A counter as Prometheus has it.
+
     Attributes:
-        prompt_tokens: read by the model, special tokens included.
-        completion_tokens: written by it.
-        images: pictures made.
+        name: with its unit, in the plural.
+        help: what is counted, in a sentence.
+        label: tells counts apart that share the counter; empty where there is one.
     """
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    images: int = 0
+    name: str
+    help: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """
+    Attributes:
+        name: in usage and in logs.
+        counter: that adds it up. value: of the counter's label.
+    """
+
+    name: str
+    counter: Counter
+    value: str = ""
+
+
+TOKENS = Counter("medley_tokens", "Tokens read (direction: prompt) and written (direction: completion).", "direction")
+
+PROMPT_TOKENS = Count("prompt_tokens", TOKENS, "prompt")
+"""Read by the model, special tokens included."""
+COMPLETION_TOKENS = Count("completion_tokens", TOKENS, "completion")
+"""Written by it."""
+IMAGES = Count("images", Counter("medley_images", "Pictures made, enlarged or painted in another style."))
+AUDIO_SECONDS = Count("audio_seconds", Counter("medley_audio_seconds", "Seconds of sound made or listened to."))
+CHARACTERS = Count("characters", Counter("medley_characters", "Characters of text read."))
+
+
+class Usage:
+    """How much of each count a request used up: `Usage({PROMPT_TOKENS: 12})[PROMPT_TOKENS]`. What is not there is 0."""
+
+    __slots__ = ("_amounts",)
+
+    def __init__(self, amounts: Mapping[Count, float] | None = None):
+        self._amounts = {count.name: amount for count, amount in (amounts or {}).items()}
+
+    def __getitem__(self, count: Count) -> float:
+        return self._amounts.get(count.name, 0)
+
+    def __add__(self, other: Usage) -> Usage:
+        both = Usage()
+        both._amounts = dict(self._amounts)
+        for name, amount in other._amounts.items():
+            both._amounts[name] = both._amounts.get(name, 0) + amount
+        return both
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and self._amounts == other._amounts
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._amounts.items()))
+
+    def __repr__(self) -> str:
+        return f"Usage({self._amounts})"
 
 
 NOTHING = Usage()

@@ -27,8 +27,8 @@ from deployments.servers.chat import ChatServer
 from deployments.servers.images import ImageServer
 from deployments.settings import ModelArgs, RouterArgs
 from models.catalog import load_catalog
-from models.tasks.chat import FakeChat
-from models.tasks.images import FakeImages
+from models.engines.chat_fake import Engine as FakeChat
+from models.engines.images_fake import Engine as FakeImages
 
 DOODLE = "doodle"
 PROFILE = "cpu"

@@ -17,8 +17,8 @@ from deployments.servers.causes import DIED, KNOWN, explain
 from deployments.servers.chat import ChatServer
 from deployments.servers.cold_start import STEP, ColdStart
 from deployments.settings import ModelArgs
+from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed, InvalidRequest
-from models.tasks.chat import FakeChat
 from models.weights import WeightsDamaged, WeightsMissing
 
 CHAT, VARIANT = "smollm2-135m-instruct", "vllm-cpu"

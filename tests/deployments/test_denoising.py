@@ -8,8 +8,9 @@ import pytest
 from patience import patience, until
 
 from deployments.servers.denoising import MOST_GROUPS, DenoisingLoop
+from models.engines.images_fake import Engine as FakeImages
 from models.errors import EngineFailed, InvalidRequest, OutOfMemory
-from models.tasks.images import FakeImages, Picture
+from models.tasks.images import Picture
 
 
 def picture(prompt="red", side=16, steps=4, seed=0, **more):

@@ -14,17 +14,11 @@ from deployments.metering import NoMeter
 from deployments.servers.denoising import preview_steps
 from deployments.servers.images import ImageServer, nearest_workable
 from deployments.settings import ModelArgs
+from models.engines.images_fake import Engine as FakeImages
 from models.errors import ContentPolicyViolation, InvalidMedia, InvalidRequest, OutOfMemory, UnsupportedParameter
-from models.specs import ImageSettings, ModelSpec
-from models.tasks.images import (
-    EncodedImage,
-    FakeImages,
-    ImageRequest,
-    ImageResult,
-    Output,
-    PartialImage,
-    Progress,
-)
+from models.media.formats import Output
+from models.specs import ModelSpec
+from models.tasks.images import EncodedImage, ImageRequest, ImageResult, ImageSettings, PartialImage, Progress
 from models.tasks.usage import Usage
 
 SETTINGS = ImageSettings(

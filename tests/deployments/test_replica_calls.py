@@ -15,8 +15,9 @@ from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.catalog import load_catalog
+from models.engines.chat_fake import Engine as FakeChat
 from models.errors import InvalidRequest
-from models.tasks.chat import FakeChat, GenerationRequest
+from models.tasks.chat import GenerationRequest
 from models.tasks.usage import Usage
 from models.weights import WeightsDamaged, WeightsMissing
 

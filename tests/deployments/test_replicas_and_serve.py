@@ -14,8 +14,9 @@ from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer
 from deployments.settings import ModelArgs
 from models.catalog import load_catalog
+from models.engines.images_fake import Engine as FakeImages
 from models.errors import OutOfMemory
-from models.tasks.images import FakeImages, Picture
+from models.tasks.images import Picture
 
 CHAT = load_catalog()["smollm2-135m-instruct"]
 OTHERS = [name for name in CHAT.variants if name != CHAT.default_variant]

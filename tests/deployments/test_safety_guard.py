@@ -6,10 +6,11 @@ from picture_servers import file_of, noise, ready
 
 from deployments.servers.safety import OutputGuard, log_failure
 from deployments.servers.upscaling import UpscalingServer
+from models.engines.upscaling_fake import Engine as FakeUpscaling
 from models.errors import ContentPolicyViolation
 from models.safety.judges import OutputJudges
 from models.safety.policy import OutputPolicy, Verdict
-from models.tasks.upscaling import FakeUpscaling, UpscaleRequest
+from models.tasks.upscaling import UpscaleRequest
 
 WORDS = "private words"
 ON = OutputPolicy(enabled=True)

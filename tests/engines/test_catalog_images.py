@@ -10,7 +10,8 @@ from models.engines.images_diffusers.schedulers import DIFFUSION, FLOW
 from models.engines.images_onnx.engine import Options as OnnxOptions
 from models.evaluation.images import EVALUATION
 from models.registry import import_string
-from models.specs import Backend, HubSource, Task
+from models.sources import HubSource
+from models.specs import Backend, Task
 
 CAPABILITIES = {"generate", "edit", "inpaint", "vary", "negative_prompt", "control", "lora", "seed"}
 DIFFUSERS = [

@@ -6,7 +6,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.catalog import load_catalog
-from models.engines.embeddings_onnx import OnnxEmbeddings, padded
+from models.engines.embeddings_onnx import Engine as OnnxEmbeddings
+from models.engines.embeddings_onnx import padded
 from models.engines.onnx_session import open_session
 from models.evaluation.embeddings import BATCH, EVALUATION, EmbeddingsSubject, compare, ndcg, open_variant, retrieval
 from models.evaluation.fidelity import below_floor

@@ -17,7 +17,8 @@ from patience import patience
 from models.catalog import load_catalog
 from models.errors import ContextLengthExceeded, InvalidRequest
 from models.registry import ENGINES, engine_class, load_engine
-from models.specs import Backend, ModelSpec, NoSource, Task, VariantSpec
+from models.sources import NoSource
+from models.specs import Backend, ModelSpec, Task, VariantSpec
 from models.tasks.chat import GenerationRequest
 from models.tasks.images import Picture
 from models.tasks.tokens import TokenizeRequest

@@ -6,7 +6,8 @@ import tiny_diffusion as tiny
 import torch
 from tiny_diffusion import load, make, photograph, picture
 
-from models.engines.images_diffusers import DiffusersImages, engine, loading, memory
+from models.engines.images_diffusers import engine, loading, memory
+from models.engines.images_diffusers.engine import DiffusersImages
 from models.engines.images_diffusers.memory import Measured, MemoryTable
 from models.errors import ContextLengthExceeded, InvalidRequest, OutOfMemory
 from models.specs import Needs, Precision

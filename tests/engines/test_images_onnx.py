@@ -9,8 +9,8 @@ import torch
 from tiny_diffusion import load, make, photograph, picture
 
 from models.engines import onnx_session
-from models.engines.images_onnx import OnnxImages, parts
-from models.engines.images_onnx.engine import Options
+from models.engines.images_onnx import parts
+from models.engines.images_onnx.engine import OnnxImages, Options
 from models.errors import ContextLengthExceeded, InvalidRequest, OutOfMemory
 from models.tasks.images import Adapter, ControlPicture
 from models.variants.export_images import export

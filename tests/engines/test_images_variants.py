@@ -12,13 +12,13 @@ from onnx import numpy_helper
 from PIL import Image, ImageFilter
 
 from models.catalog import load_catalog
+from models.engines.images_fake import Engine as FakeImages
 from models.evaluation import images
 from models.evaluation.fidelity import below_floor
 from models.evaluation.image_prompts import SETS, prompts
 from models.evaluation.images import ImagesSubject, compare, drift, open_variant, shows_asked
 from models.specs import Task
 from models.starter.doodle.drawings import draw, every_combination
-from models.tasks.images import FakeImages
 from models.variants import export_images, quantize_images
 
 CATALOG = load_catalog()

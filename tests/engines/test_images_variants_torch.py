@@ -6,7 +6,8 @@ import tiny_diffusion as tiny
 import torch
 from tiny_diffusion import load, make, picture
 
-from models.engines.images_diffusers import DiffusersImages, loading, quantization
+from models.engines.images_diffusers import loading, quantization
+from models.engines.images_diffusers.engine import DiffusersImages
 from models.errors import InvalidRequest
 from models.tasks.images import Adapter
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from models.engines.networks.real_esrgan import RRDBNet, SRVGGNetCompact
 from models.engines.upscaling_tiles import Span, spans
-from models.engines.upscaling_torch import TorchUpscaling
+from models.engines.upscaling_torch import Engine as TorchUpscaling
 from models.errors import OutOfMemory
 from models.variants.unpack_realesrgan import FP16_TAG, unpack
 

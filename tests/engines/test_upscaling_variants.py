@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from models.catalog import load_catalog
 from models.engines.networks.real_esrgan import RRDBNet, SRVGGNetCompact
 from models.engines.onnx_session import open_session
-from models.engines.upscaling_onnx import OnnxUpscaling
-from models.engines.upscaling_torch import TorchUpscaling
+from models.engines.upscaling_onnx import Engine as OnnxUpscaling
+from models.engines.upscaling_torch import Engine as TorchUpscaling
 from models.errors import OutOfMemory
 from models.evaluation import upscaling
 from models.evaluation.fidelity import below_floor

@@ -47,8 +47,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from models.engines.images_diffusers import DiffusersImages
 from models.engines.images_diffusers.denoising import LatentDenoising
+from models.engines.images_diffusers.engine import DiffusersImages
 from models.specs import ModelSpec
 from models.tasks.images import Picture
 

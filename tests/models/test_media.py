@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from models.errors import InvalidMedia, PayloadTooLarge, ServingError
-from models.media import decode_image, inspect_image
-from models.media.decoding import MOST_JPEG_SCANS
-from models.media.headers import MOST_PARTS
+from models.media.decoding import MOST_JPEG_SCANS, decode_image
+from models.media.headers import MOST_PARTS, inspect_image
 
 FORMATS = ["png", "jpeg", "webp"]
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from models.media import decode_image
+from models.media.decoding import decode_image
 
 
 def test_of_sixteen_bits_the_upper_eight_are_kept():

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from models.media import EDITED, GENERATED, decode_image, encode_image
-from models.tasks.images import Output
+from models.media.decoding import decode_image
+from models.media.encoding import EDITED, GENERATED, encode_image
+from models.media.formats import Output
 
 FORMATS = ["png", "jpeg", "webp"]
 FACTS = {"model": "doodle", "variant": "cpu-fp32", "seed": "7", "steps": "20", "guidance": "7.5", "scheduler": "ddim"}

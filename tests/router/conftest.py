@@ -20,20 +20,17 @@ from deployments.router.dispatch import LocalDispatcher, ModelState
 from deployments.router.media_store import FolderStore
 from deployments.router.services import Services
 from models.catalog import Catalog, load_catalog
-from models.media import decode_image, encode_image
-from models.specs import ImageSettings, ModelSpec, Task
-from models.tasks.chat import FakeChat
-from models.tasks.images import (
-    EncodedImage,
-    FakeImages,
-    ImageRequest,
-    ImageResult,
-    PartialImage,
-    Picture,
-    Progress,
-)
-from models.tasks.styles import FakeStyles, StyleRequest
-from models.tasks.upscaling import FakeUpscaling, PictureResult, UpscaleRequest
+from models.engines.chat_fake import Engine as FakeChat
+from models.engines.images_fake import Engine as FakeImages
+from models.engines.styles_fake import Engine as FakeStyles
+from models.engines.upscaling_fake import Engine as FakeUpscaling
+from models.media.decoding import decode_image
+from models.media.encoding import encode_image
+from models.specs import ModelSpec, Task
+from models.tasks.images import EncodedImage, ImageRequest, ImageResult, ImageSettings, PartialImage, Picture, Progress
+from models.tasks.pictures import PictureResult
+from models.tasks.styles import StyleRequest
+from models.tasks.upscaling import UpscaleRequest
 from models.tasks.usage import Usage
 
 SETTINGS = ImageSettings(

@@ -11,8 +11,8 @@ from deployments.router.dispatch import LocalDispatcher, ModelState, State
 from deployments.router.services import Services
 from deployments.telemetry import ERRORS, REQUESTS
 from models.catalog import load_catalog
+from models.engines.chat_fake import Engine as FakeChat
 from models.specs import Task
-from models.tasks.chat import FakeChat
 
 M = "all-minilm-l6-v2"
 ONNX, TORCH, GPU = f"{M}@onnx", f"{M}@torch", f"{M}@torch-gpu"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deployments.router.dispatch import ModelState, State
 from deployments.router.routes.images.sizes import nearest
-from models.specs import ImageSettings
+from models.tasks.images import ImageSettings
 
 GENERATIONS, EDITS, VARIATIONS = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 UPSCALES, STYLES = "/v1/images/upscales", "/v1/images/styles"

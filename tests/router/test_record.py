@@ -22,8 +22,8 @@ from deployments.router.record import RequestRecord
 from deployments.router.services import Services
 from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
 from models.catalog import load_catalog
+from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed, RateLimited
-from models.tasks.chat import FakeChat
 from models.tasks.usage import Usage
 
 CANARY = "xylophone-canary-2718"

@@ -16,8 +16,8 @@ from deployments.servers.chat import ChatServer
 from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
 from deployments.tracing import open_span, start_tracing
 from models.catalog import load_catalog
+from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed
-from models.tasks.chat import FakeChat
 
 CANARY = "xylophone-canary-9417"
 

@@ -8,14 +8,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from deployments.router import calling
+from deployments.router.endpoint import Example
 from deployments.router.openapi import documented
 from deployments.router.record import record_of
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
 from models.errors import UnsupportedParameter
-from models.specs import ModelSpec, Task
-from models.tasks.chat import CHAT, COMPLETE, GenerationRequest
+from models.specs import ModelSpec
+from models.tasks.chat import CHAT, COMPLETE, TASK, GenerationRequest
 from models.tasks.methods import Stream
 
 router = APIRouter(tags=["Chat and text"])
@@ -188,12 +189,18 @@ class CompletionBody(Sampling):
         return self
 
 
-@router.post("/v1/chat/completions", **documented(ChatCompletionBody, "Answer a chat", streams=True))
+EXAMPLE = Example(
+    "/v1/chat/completions",
+    {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16},
+)
+
+
+@router.post(EXAMPLE.path, **documented(ChatCompletionBody, "Answer a chat", streams=True, example=EXAMPLE.body))
 async def chat_completions(request: Request) -> Response:
     """The next message of a chat, whole or as server-sent events."""
     body = await read_body(request, ChatCompletionBody)
     services: Services = request.app.state.services
-    spec = services.resolve(body.model, Task.CHAT)
+    spec = services.resolve(body.model, TASK)
     if body.tools and "tools" not in spec.capabilities:
         raise UnsupportedParameter(
             f"{spec.id} does not support tools. Leave them out or choose another model.", "tools"
@@ -201,12 +208,17 @@ async def chat_completions(request: Request) -> Response:
     return await generate(request, spec, CHAT, body)
 
 
-@router.post("/v1/completions", **documented(CompletionBody, "Continue a text", streams=True))
+@router.post(
+    "/v1/completions",
+    **documented(
+        CompletionBody, "Continue a text", streams=True, example={"prompt": "Once upon a time", "max_tokens": 16}
+    ),
+)
 async def completions(request: Request) -> Response:
     """How a text goes on, whole or as server-sent events. `prompt` may be texts or token ids."""
     body = await read_body(request, CompletionBody)
     services: Services = request.app.state.services
-    return await generate(request, services.resolve(body.model, Task.CHAT), COMPLETE, body)
+    return await generate(request, services.resolve(body.model, TASK), COMPLETE, body)
 
 
 async def generate(

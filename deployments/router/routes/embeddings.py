@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import orjson
-from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
-from deployments.router import calling
-from deployments.router.openapi import documented
-from deployments.router.services import Services
-from deployments.router.wire import Many, WireModel, read_body
+from deployments.router.endpoint import Example, endpoint
+from deployments.router.wire import Many, WireModel
 from models.errors import InvalidRequest
-from models.specs import ModelSpec, Task
-from models.tasks.embeddings import EMBED, EmbeddingRequest, EmbeddingResult
-
-router = APIRouter(tags=["Embeddings"])
+from models.specs import ModelSpec
+from models.tasks.embeddings import EMBED, TASK, EmbeddingRequest, EmbeddingResult
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
@@ -41,23 +35,13 @@ class EmbeddingBody(WireModel):
         return self
 
 
-@router.post("/v1/embeddings", **documented(EmbeddingBody, "Embed texts"))
-async def embeddings(request: Request) -> Response:
-    """A vector of length 1 for each input."""
-    body = await read_body(request, EmbeddingBody)
-    services: Services = request.app.state.services
-    spec = services.resolve(body.model, Task.EMBEDDINGS)
-    result = await calling.call(request, spec, EMBED, to_task(body, spec))
-    return Response(to_wire(result, spec, body.encoding_format or "float"), media_type="application/json")
-
-
-def to_task(body: EmbeddingBody, spec: ModelSpec) -> EmbeddingRequest:
+def to_request(body: EmbeddingBody, spec: ModelSpec) -> EmbeddingRequest:
     """The task's request. Raises InvalidRequest for what this model cannot do."""
     inputs = as_inputs(body.input)
     if spec.limits.inputs and len(inputs) > spec.limits.inputs:
         raise InvalidRequest(f"{spec.id} takes at most {spec.limits.inputs} inputs; there are {len(inputs)}.", "input")
-    sizes = spec.dimensions
-    if body.dimensions and sizes and not sizes.smallest <= body.dimensions <= sizes.native:
+    sizes = TASK.settings_of(spec).dimensions
+    if body.dimensions and not sizes.smallest <= body.dimensions <= sizes.native:
         raise InvalidRequest(
             f"{spec.id} makes {sizes.native} dimensions, which can be cut down to {sizes.smallest}; "
             f"{body.dimensions} is not possible.",
@@ -76,16 +60,30 @@ def as_inputs(value: str | list) -> tuple[str | tuple[int, ...], ...]:
     return tuple(item if isinstance(item, str) else tuple(item) for item in value)
 
 
-def to_wire(result: EmbeddingResult, spec: ModelSpec, encoding: str) -> bytes:
+def to_answer(result: EmbeddingResult, body: EmbeddingBody, spec: ModelSpec) -> dict[str, Any]:
     vectors = np.frombuffer(result.vectors, dtype="<f4").reshape(-1, result.dimensions)
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": vector if encoding == "float" else base64.b64encode(vector.tobytes()).decode(),
+            "embedding": vector if body.encoding_format != "base64" else base64.b64encode(vector.tobytes()).decode(),
         }
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
-    document = {"object": "list", "data": data, "model": spec.id, "usage": usage}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return {"object": "list", "data": data, "model": spec.id, "usage": usage}
+
+
+EXAMPLE = Example("/v1/embeddings", {"input": "The train leaves at noon."})
+
+router = endpoint(
+    EXAMPLE,
+    TASK,
+    EMBED,
+    EmbeddingBody,
+    to_request=to_request,
+    to_answer=to_answer,
+    tag="Embeddings",
+    summary="Embed texts",
+    about="A vector of length 1 for each input.",
+)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 
 from deployments.router.addressing import names_of
 from deployments.router.openapi import ERRORS, refusal
+from deployments.router.routes import example_of
 from deployments.router.services import Services
 from models.specs import ModelSpec
 
@@ -30,38 +31,27 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     return card(services, services.addressed(model))
 
 
-def of_task(spec: ModelSpec) -> dict[str, Any]:
-    """What only models of some tasks have."""
-    found: dict[str, Any] = {}
-    if spec.images:
-        found["size"] = f"{spec.images.width}x{spec.images.height}"
-    if spec.scale:
-        found["scale"] = spec.scale
-    if spec.styles:
-        found["styles"] = spec.styles
-    return found
-
-
 def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
     """OpenAI's model object, and beside it what a client needs to choose.
 
     Args:
         spec: under the name of its application, where it has one.
     """
-    state, limits = services.state(spec.id), spec.limits.model_dump(exclude_none=True)
-    if spec.dimensions:
-        limits["dimensions"] = spec.dimensions.model_dump()
+    example = example_of(spec.task)
+    state, of_task = services.state(spec.id), spec.settings.card()
+    limits = spec.limits.model_dump(exclude_none=True) | of_task.pop("limits", {})
     return {
         "id": spec.id,
         "object": "model",
         "created": int(state.since or 0),
         "owned_by": spec.owner,
-        "task": spec.task,
+        "task": spec.task.name,
         "title": spec.title,
         "licence": spec.licence,
         "capabilities": sorted(spec.capabilities),
         "limits": limits,
-        **of_task(spec),
+        "example": example.document() if example else None,
+        **of_task,
         "names": names_of(spec.id, services.catalog, services.dispatcher.states()),
         **state.document(),
     }

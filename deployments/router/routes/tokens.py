@@ -13,12 +13,12 @@ from deployments.router.openapi import documented
 from deployments.router.routes.chat import Message
 from deployments.router.services import Services
 from deployments.router.wire import Many, WireModel, read_body
-from models.specs import Task
+from models.tasks import TASKS
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest
 
 router = APIRouter(tags=["Tokens"])
 
-READS_TEXT = (Task.CHAT, Task.EMBEDDINGS)
+READ_TOKENS = tuple(task for task in TASKS if task.reads_tokens)
 
 
 class TokenizeBody(WireModel):
@@ -50,7 +50,7 @@ async def tokenize(request: Request) -> Response:
         body.prompt, messages, body.add_special_tokens, body.add_generation_prompt, body.return_token_strs
     )
     services: Services = request.app.state.services
-    spec = services.resolve(body.model, *READS_TEXT)
+    spec = services.resolve(body.model, *READ_TOKENS)
     result = await calling.call(request, spec, TOKENIZE, task)
     return as_json(
         {
@@ -66,7 +66,7 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeBody)
     services: Services = request.app.state.services
-    spec = services.resolve(body.model, *READS_TEXT)
+    spec = services.resolve(body.model, *READ_TOKENS)
     text = await calling.call(request, spec, DETOKENIZE, body.tokens)
     return as_json({"prompt": text})
 

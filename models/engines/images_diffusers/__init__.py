@@ -12,6 +12,6 @@ memory.py        what a batch takes, and what to do when it was too much
 engine.py        start, step, preview, finish
 """
 
-from models.engines.images_diffusers.engine import DiffusersImages
+from models.engines.images_diffusers.engine import DiffusersImages as Engine
 
-__all__ = ["DiffusersImages"]
+__all__ = ["Engine"]

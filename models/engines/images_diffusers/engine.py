@@ -47,7 +47,7 @@ from models.engines.images_diffusers.prompts import PromptCache
 from models.engines.images_diffusers.schedulers import new_scheduler, samplers_for
 from models.errors import InvalidRequest
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.images import Picture
+from models.tasks.images import TASK, Picture
 from models.weights import locate_part
 
 
@@ -74,15 +74,16 @@ class DiffusersImages:
             WeightsMissing: a ControlNet or an adapter that is always on is not on this machine.
         """
         options, dtype, device = Options.of(variant), dtype_of(variant), device_for(variant)
+        settings = TASK.settings_of(spec)
         pipe = load_pipeline(weights, options, variant.precision, dtype)
         fused = {weights_file(locate_part(spec, "adapter", name)): weight for name, weight in options.fused.items()}
         fuse_adapters(pipe, fused)
         family = family_of(pipe, spec.limits.context_tokens)
-        pixels = spec.images.width * spec.images.height if spec.images else 512 * 512
+        pixels = settings.width * settings.height
         place(pipe, family.denoiser, options, device, pixels)
-        folders = {kind: locate_part(spec, "control", kind) for kind in spec.controls}
+        folders = {kind: locate_part(spec, "control", kind) for kind in settings.controls}
         channels_last = wants_channels_last(options, device, family.denoiser)
-        adapters = set(spec.adapters) - set(options.fused)
+        adapters = set(settings.adapters) - set(options.fused)
         return cls(
             family,
             Controls.load(folders, dtype, device, channels_last),

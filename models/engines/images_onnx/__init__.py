@@ -5,6 +5,6 @@ engine.py   the pipeline of such parts, in the engine of models/engines/images_d
             masks and previews are those of every image model
 """
 
-from models.engines.images_onnx.engine import OnnxImages
+from models.engines.images_onnx.engine import OnnxImages as Engine
 
-__all__ = ["OnnxImages"]
+__all__ = ["Engine"]

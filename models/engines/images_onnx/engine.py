@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from models.engines.images_diffusers import DiffusersImages
 from models.engines.images_diffusers.adapters import Adapters
 from models.engines.images_diffusers.controls import Controls
 from models.engines.images_diffusers.denoising import LatentDenoising
+from models.engines.images_diffusers.engine import DiffusersImages
 from models.engines.images_diffusers.families import family_of
 from models.engines.images_diffusers.loading import Options as DiffusersOptions
 from models.engines.images_diffusers.loading import device_for

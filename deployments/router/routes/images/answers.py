@@ -14,10 +14,11 @@ from deployments.router.media_store import link
 from deployments.router.routes.images.bodies import Delivery
 from deployments.router.services import Services
 from models.errors import InvalidRequest
+from models.media.formats import Output
 from models.specs import ModelSpec
-from models.tasks.images import ImageRequest, ImageResult, Output
-from models.tasks.upscaling import PictureResult
-from models.tasks.usage import Usage
+from models.tasks.images import TASK, ImageRequest, ImageResult
+from models.tasks.pictures import PictureResult
+from models.tasks.usage import IMAGES, PROMPT_TOKENS, Usage
 
 
 def can_be_delivered(request: Request, body: Delivery, stream: bool = False) -> None:
@@ -100,7 +101,7 @@ def background(output: Output) -> str:
 
 def quality(asked: ImageRequest, spec: ModelSpec) -> str:
     """By the steps that were asked for: fewer than the model's own are low, more are high."""
-    own = spec.images.steps if spec.images else 0
+    own = TASK.settings_of(spec).steps
     if asked.steps is None or asked.steps == own:
         return "medium"
     return "low" if asked.steps < own else "high"
@@ -108,11 +109,12 @@ def quality(asked: ImageRequest, spec: ModelSpec) -> str:
 
 def usage(used: Usage) -> dict[str, Any]:
     """Models here write pictures, not tokens: the tokens are those of the prompt, and `images` counts the pictures."""
+    read = used[PROMPT_TOKENS]
     return {
-        "input_tokens": used.prompt_tokens,
-        "input_tokens_details": {"text_tokens": used.prompt_tokens, "image_tokens": 0},
-        "output_tokens": used.completion_tokens,
-        "output_tokens_details": {"text_tokens": 0, "image_tokens": used.completion_tokens},
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-        "images": used.images,
+        "input_tokens": read,
+        "input_tokens_details": {"text_tokens": read, "image_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+        "total_tokens": read,
+        "images": used[IMAGES],
     }

@@ -14,8 +14,8 @@ from deployments.router.routes.images.events import Kind, events
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import read_body
-from models.specs import ModelSpec, Task
-from models.tasks.images import MAKE, MAKE_STREAM, ImageRequest
+from models.specs import ModelSpec
+from models.tasks.images import MAKE, MAKE_STREAM, TASK, ImageRequest
 
 router = APIRouter(tags=["Images"])
 
@@ -55,7 +55,7 @@ async def variations(request: Request) -> Response:
 
 def image_model(request: Request, body: Delivery) -> ModelSpec:
     services: Services = request.app.state.services
-    return services.resolve(body.model, Task.IMAGES) if body.model else services.choose(Task.IMAGES)
+    return services.resolve(body.model, TASK) if body.model else services.choose(TASK)
 
 
 async def whole(request: Request, body: Delivery, spec: ModelSpec, asked: ImageRequest) -> Response:

@@ -21,9 +21,11 @@ from deployments.router.routes.images.bodies import (
 )
 from deployments.router.routes.images.sizes import check_size
 from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
-from models.media import ImageHeader, inspect_image
-from models.specs import ImageSettings, ModelSpec
-from models.tasks.images import Adapter, Control, ImageRequest, Output
+from models.media.formats import Output
+from models.media.headers import ImageHeader, inspect_image
+from models.specs import ModelSpec
+from models.tasks import styles, upscaling
+from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
 from models.tasks.styles import StyleRequest
 from models.tasks.upscaling import UpscaleRequest
 
@@ -87,8 +89,9 @@ def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
 
 def upscale(body: UpscaleBody, spec: ModelSpec) -> UpscaleRequest:
     """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    if body.scale not in (None, spec.scale):
-        raise InvalidRequest(f"{spec.id} makes pictures {spec.scale} times larger, no other scale.", "scale")
+    scale = upscaling.TASK.settings_of(spec).scale
+    if body.scale not in (None, scale):
+        raise InvalidRequest(f"{spec.id} makes pictures {scale} times larger, no other scale.", "scale")
     inspected(body.image, spec, "image")
     return UpscaleRequest(body.image, output(body))
 
@@ -100,7 +103,7 @@ def stylization(body: StyleBody, spec: ModelSpec) -> StyleRequest:
         inspected(body.style_image, spec, "style_image")
         style: str | bytes = body.style_image
     else:
-        style = _one_of("style", body.style or "", spec.styles, f"{spec.id} has the styles")
+        style = _one_of("style", body.style or "", styles.TASK.settings_of(spec).styles, f"{spec.id} has the styles")
     return StyleRequest(body.image, style, body.strength or 1.0, output(body))
 
 
@@ -162,8 +165,7 @@ def inspected(picture: bytes, spec: ModelSpec, param: str) -> ImageHeader:
 
 
 def _settings(spec: ModelSpec) -> ImageSettings:
-    assert spec.images is not None  # ModelSpec makes sure for this task
-    return spec.images
+    return TASK.settings_of(spec)
 
 
 def _needs(spec: ModelSpec, capability: str, what: str, param: str) -> None:
@@ -203,7 +205,7 @@ def _negative_prompt(body: Prompted, spec: ModelSpec) -> str:
 def _controls(controls: Sequence[ControlBody], spec: ModelSpec) -> tuple[Control, ...]:
     for index, control in enumerate(controls):
         at = f"controls[{index}]"
-        _one_of(f"{at}.type", control.type, tuple(spec.controls), f"{spec.id} has the controls")
+        _one_of(f"{at}.type", control.type, tuple(_settings(spec).controls), f"{spec.id} has the controls")
         inspected(control.image, spec, f"{at}.image")
     _are_different([control.type for control in controls], "controls")
     return tuple(Control(control.type, control.image, control.weight) for control in controls)
@@ -212,7 +214,7 @@ def _controls(controls: Sequence[ControlBody], spec: ModelSpec) -> tuple[Control
 def _adapters(body: Making, spec: ModelSpec) -> tuple[Adapter, ...]:
     loras = body.loras or []
     for index, lora in enumerate(loras):
-        _one_of(f"loras[{index}].name", lora.name, tuple(spec.adapters), f"{spec.id} has the LoRAs")
+        _one_of(f"loras[{index}].name", lora.name, tuple(_settings(spec).adapters), f"{spec.id} has the LoRAs")
     _are_different([lora.name for lora in loras], "loras")
     return tuple(Adapter(lora.name, lora.weight) for lora in loras)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from models.errors import InvalidRequest
-from models.specs import ImageSettings
+from models.tasks.images import ImageSettings
 
 _SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 

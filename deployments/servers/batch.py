@@ -1,0 +1,53 @@
+"""Replicas of every task that has no server of its own: one answer to each request, several requests at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments.servers.batching import Batcher
+from deployments.servers.engine import EngineServer, broken
+from models.errors import ServingError
+from models.tasks.batch import BatchEngine
+from models.tasks.methods import Method, Unary
+from models.tasks.task import Task
+
+
+class Server(EngineServer):
+    engine: BatchEngine[Any, Any]
+
+    @classmethod
+    def check(cls, task: Task[Any]) -> None:
+        """Raises TypeError: the task needs a server of its own."""
+        the_method(task)
+
+    async def prepare(self) -> None:
+        engine = self.engine
+        self.method = the_method(self.spec.task)
+        self.batcher = Batcher(engine.run, engine.cost, engine.largest_batch, engine.largest_cost, self.note_batch)
+
+    def handler(self, method: str) -> Any:
+        if method != self.method.name:
+            raise LookupError(method)
+        return self.answer
+
+    async def answer(self, request: Any) -> Any:
+        """What the engine answers.
+
+        Raises:
+            ServingError: of the engine; EngineFailed for anything else that it raises.
+        """
+        try:
+            (result,) = await self.batcher.submit([request], self.patient())
+        except ServingError:
+            raise
+        except Exception as error:
+            raise broken(self.spec.id, error) from None
+        return result
+
+
+def the_method(task: Task[Any]) -> Method[Any, Any]:
+    """The one method of a task. Raises TypeError: it has another number of them, or of another kind."""
+    if len(task.methods) != 1 or not isinstance(task.methods[0], Unary):
+        methods = ", ".join(map(str, task.methods))
+        raise TypeError(f"{task} has the methods {methods}. Only a task with one, Unary, needs no server of its own.")
+    return task.methods[0]
