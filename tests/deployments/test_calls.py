@@ -22,6 +22,7 @@ from models.catalog import load_catalog
 from models.errors import EngineFailed, InvalidRequest
 from models.specs import Needs
 from models.tasks.chat import GenerationRequest, event
+from models.tasks.methods import Stream, Unary, handles
 from models.tasks.usage import NOTHING, Usage
 
 CHAT = "smollm2-135m-instruct"
@@ -35,6 +36,13 @@ class Rows:
     usage: Usage
 
 
+ROWS = Unary("rows", float, Rows)
+PLAIN = Unary("plain", str, str)
+REFUSE = Unary("refuse", str, str)
+BUG = Unary("bug", str, str)
+ITEMS = Stream("items", tuple, bytes)
+
+
 class Stub(EngineServer):
     """A replica without an engine: its methods do what a test needs."""
 
@@ -45,20 +53,25 @@ class Stub(EngineServer):
         self.calls = CallLog(self.spec, variant, self.meter, lines)  # type: ignore[arg-type]
         self.closed = False
 
-    async def rows(self, pause=0.0):
+    @handles(ROWS)
+    async def rows(self, pause):
         await asyncio.sleep(pause)
         return Rows(Usage(5))
 
-    async def plain(self):
-        return "text"
+    @handles(PLAIN)
+    async def plain(self, text):
+        return text
 
+    @handles(REFUSE)
     async def refuse(self, text):
         raise InvalidRequest(f"No {text}.", "input")
 
+    @handles(BUG)
     async def bug(self, text):
         raise RuntimeError(text)
 
-    async def items(self, *items):
+    @handles(ITEMS)
+    async def items(self, items):
         try:
             for item in items:
                 if isinstance(item, Exception):
@@ -85,7 +98,7 @@ def context(sent_ago: float = 0.0) -> CallContext:
 
 
 async def streamed(stub, *items):
-    return [item async for item in stub.serve_stream(context(), "items", *items)]
+    return [item async for item in stub.serve_stream(context(), "items", items)]
 
 
 async def test_an_answer_has_its_result_times_and_usage(stub, lines):
@@ -104,7 +117,7 @@ async def test_an_answer_has_its_result_times_and_usage(stub, lines):
 
 
 async def test_a_result_without_usage_used_nothing(stub):
-    assert (await stub.serve(context(), "plain")).usage == NOTHING
+    assert (await stub.serve(context(), "plain", "text")).usage == NOTHING
 
 
 async def test_a_refusal_is_an_answer_with_its_times(stub, lines):
@@ -178,7 +191,7 @@ async def test_a_bug_in_a_stream_stays_an_exception(stub, lines):
 
 
 async def test_a_stream_that_is_left_closes_the_method_and_is_cancelled(stub, lines):
-    stream = stub.serve_stream(context(), "items", b"1", b"2", b"3")
+    stream = stub.serve_stream(context(), "items", (b"1", b"2", b"3"))
     await anext(stream)
     await anext(stream)
     await stream.aclose()
@@ -188,14 +201,14 @@ async def test_a_stream_that_is_left_closes_the_method_and_is_cancelled(stub, li
 
 
 async def test_a_wait_is_never_negative(stub):
-    answer = await stub.serve(context(sent_ago=-60), "plain")
+    answer = await stub.serve(context(sent_ago=-60), "plain", "text")
     assert answer.queue_s == 0
     assert stub.meter.values[QUEUE_WAIT.name, CHAT, "chat"] == [0]
 
 
 async def test_lines_can_be_switched_off_and_metrics_stay(lines):
     stub = Stub(lines=False)
-    await stub.serve(context(), "plain")
+    await stub.serve(context(), "plain", "text")
     assert lines() == []
     assert stub.meter.total(QUEUE_WAIT, CHAT, "chat") == 1
 

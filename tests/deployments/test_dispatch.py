@@ -6,8 +6,13 @@ from virtual_time import now
 from deployments.router.dispatch import LocalDispatcher, ModelState, State
 from deployments.router.record import RequestRecord
 from models.errors import DeadlineExceeded, ModelNotDeployed
+from models.tasks.methods import Stream, Unary
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
+
+
+NUMBERS = Stream("numbers", tuple, int)
+ADD = Unary("add", tuple, int)
 
 
 class Slow:
@@ -16,7 +21,8 @@ class Slow:
     def __init__(self):
         self.closed = 0
 
-    async def numbers(self, count, pause=0.0):
+    async def numbers(self, asked):
+        count, pause = asked
         try:
             for number in range(count):
                 await asyncio.sleep(pause)
@@ -25,7 +31,8 @@ class Slow:
             self.closed += 1
             raise
 
-    async def add(self, one, other, pause=0.0):
+    async def add(self, asked):
+        one, other, pause = asked
         try:
             await asyncio.sleep(pause)
             return one + other
@@ -45,19 +52,19 @@ def dispatcher(slow) -> LocalDispatcher:
 
 
 async def test_a_call_gives_what_the_method_gives(dispatcher):
-    assert await dispatcher.call("slow", "add", 1, 2, record=RequestRecord("test"), deadline=5) == 3
+    assert await dispatcher.call("slow", ADD, (1, 2, 0), record=RequestRecord("test"), deadline=5) == 3
 
 
 async def test_a_stream_gives_the_items_in_order(dispatcher):
     assert [
-        item async for item in dispatcher.stream("slow", "numbers", 3, record=RequestRecord("test"), deadline=5)
+        item async for item in dispatcher.stream("slow", NUMBERS, (3, 0), record=RequestRecord("test"), deadline=5)
     ] == [0, 1, 2]
 
 
 async def test_a_call_past_its_deadline_is_cancelled(dispatcher, slow):
     began = now()
     with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
-        await dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=0.02)
+        await dispatcher.call("slow", ADD, (1, 2, 60), record=RequestRecord("test"), deadline=0.02)
     assert now() - began == pytest.approx(0.02)
     assert slow.closed == 1
 
@@ -66,7 +73,7 @@ async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispa
     items = []
 
     async def read():
-        async for item in dispatcher.stream("slow", "numbers", 1000, 0.02, record=RequestRecord("test"), deadline=0.11):
+        async for item in dispatcher.stream("slow", NUMBERS, (1000, 0.02), record=RequestRecord("test"), deadline=0.11):
             items.append(item)
 
     with pytest.raises(DeadlineExceeded):
@@ -76,7 +83,7 @@ async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispa
 
 
 async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is_slow(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, 0.001, record=RequestRecord("test"), deadline=0.05)
+    stream = dispatcher.stream("slow", NUMBERS, (1000, 0.001), record=RequestRecord("test"), deadline=0.05)
     await anext(stream)
     await asyncio.sleep(0.06)
     with pytest.raises(DeadlineExceeded):
@@ -85,14 +92,14 @@ async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is
 
 
 async def test_closing_a_stream_closes_the_method(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, record=RequestRecord("test"), deadline=5)
+    stream = dispatcher.stream("slow", NUMBERS, (1000, 0), record=RequestRecord("test"), deadline=5)
     await anext(stream)
     await stream.aclose()
     assert slow.closed == 1
 
 
 async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
-    task = asyncio.create_task(dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=100))
+    task = asyncio.create_task(dispatcher.call("slow", ADD, (1, 2, 60), record=RequestRecord("test"), deadline=100))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -102,9 +109,9 @@ async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
 
 async def test_a_model_that_is_not_there_is_not_deployed(dispatcher):
     with pytest.raises(ModelNotDeployed, match="'other'"):
-        await dispatcher.call("other", "add", 1, 2, record=RequestRecord("test"), deadline=5)
+        await dispatcher.call("other", ADD, (1, 2, 0), record=RequestRecord("test"), deadline=5)
     with pytest.raises(ModelNotDeployed, match="'other'"):
-        await anext(dispatcher.stream("other", "numbers", 1, record=RequestRecord("test"), deadline=5))
+        await anext(dispatcher.stream("other", NUMBERS, (1, 0), record=RequestRecord("test"), deadline=5))
 
 
 def test_states_are_ready_unless_stated_otherwise():

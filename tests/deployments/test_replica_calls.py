@@ -15,7 +15,6 @@ from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.catalog import load_catalog
-from models.errors import InvalidRequest
 from models.tasks.chat import FakeChat, GenerationRequest
 from models.tasks.usage import Usage
 from models.weights import WeightsDamaged, WeightsMissing
@@ -89,15 +88,8 @@ async def test_a_refusal_is_an_answer_and_not_an_exception(server, caplog):
     (refused,) = await answer(server, request("word " * 3000))
     assert isinstance(refused, Refused)
     assert refused.error.code == "context_length_exceeded"
-    whole = await server.serve(CallContext("r-2", calls.time.time()), "fail")
+    whole = await server.serve(CallContext("r-2", calls.time.time()), "detokenize", [5])
     assert isinstance(whole.result, Refused)
-
-
-async def _fail(self):
-    raise InvalidRequest("no")
-
-
-Server.fail = _fail  # type: ignore[attr-defined]
 
 
 async def test_a_caller_that_leaves_is_a_cancelled_call(server, caplog):

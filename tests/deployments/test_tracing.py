@@ -26,7 +26,7 @@ from deployments.servers.calls import CallContext, CallLog
 from deployments.servers.chat import ChatServer
 from deployments.tracing import _Tracing, close_span, open_span, start_tracing, traceparent_of
 from models.catalog import load_catalog
-from models.tasks.chat import FakeChat
+from models.tasks.chat import FakeChat, GenerationRequest
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CANARY = "xylophone-canary-1414"
@@ -262,8 +262,8 @@ async def test_an_error_in_a_stream_is_told_though_the_status_was_200(http, span
 
 async def test_a_caller_that_leaves_is_no_error(spans, server):
     context = CallContext("r-1", time.time() - 0.5, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    server.endless = _endless
-    stream = server.serve_stream(context, "endless")
+    server.engine.chat = _endless
+    stream = server.serve_stream(context, "chat", GenerationRequest({"messages": [], "stream": True}, "r-1"))
     await anext(stream)
     await stream.aclose()
     queue, engine = spans()
@@ -274,7 +274,7 @@ async def test_a_caller_that_leaves_is_no_error(spans, server):
     assert "error.type" not in engine.attributes
 
 
-async def _endless():
+async def _endless(request):
     while True:
         yield b"1"
 

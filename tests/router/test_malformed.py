@@ -246,8 +246,8 @@ async def test_what_is_sent_in_a_large_body_goes_the_way_of_large_ones(router, f
         def states(self):
             return {CHAT: ModelState(State.READY)}
 
-        async def stream(self, model, method, request, *, deadline, record, large=False):
-            seen.append(large)
+        async def stream(self, model, method, request, *, deadline, record):
+            seen.append(method.large(request))
             yield b"{}"
 
     async def chunks():
