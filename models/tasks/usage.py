@@ -18,5 +18,12 @@ class Usage:
     completion_tokens: int = 0
     images: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.images + other.images,
+        )
+
 
 NOTHING = Usage()

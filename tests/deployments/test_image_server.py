@@ -3,22 +3,19 @@
 import asyncio
 import io
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from patience import patience, until
 from PIL import Image
+from replicas import started
 
-from deployments.metering import NoMeter
 from deployments.servers.denoising import preview_steps
-from deployments.servers.images import ImageServer, nearest_workable
-from deployments.settings import ModelArgs
+from deployments.servers.images import nearest_workable
 from models.errors import ContentPolicyViolation, InvalidMedia, InvalidRequest, OutOfMemory, UnsupportedParameter
 from models.specs import ImageSettings, ModelSpec
 from models.tasks.images import (
     EncodedImage,
-    FakeImages,
     ImageRequest,
     ImageResult,
     Output,
@@ -54,18 +51,9 @@ SPEC = ModelSpec.model_validate(
 )
 
 
-class Args:
-    variant_name = "fake"
-    safety = ModelArgs.model_fields["safety"].default
-
-
 @pytest.fixture
 async def server():
-    one = ImageServer.__new__(ImageServer)
-    one.args, one.spec, one.variant, one.meter = Args(), SPEC, SPEC.variant(None), NoMeter()
-    one.engine = await one.load(FakeImages, Path())
-    await one.warm_up()
-    return one
+    return await started(SPEC)
 
 
 def png(pixels, mode=None):

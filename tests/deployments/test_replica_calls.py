@@ -6,16 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.board import MemoryBoard
-from deployments.metering import MemoryMeter
 from deployments.servers import calls
-from deployments.servers.calls import Begun, BusyClock, CallContext, CallLog, Ended, Refused
+from deployments.servers.calls import Begun, BusyClock, CallContext, Ended, Refused
 from deployments.servers.causes import explain
-from deployments.servers.chat import ChatServer
 from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.telemetry import BUSY, QUEUE_WAIT
-from models.catalog import load_catalog
-from models.tasks.chat import FakeChat, GenerationRequest
+from models.errors import InvalidRequest
+from models.tasks.chat import GenerationRequest
 from models.tasks.usage import Usage
 from models.weights import WeightsDamaged, WeightsMissing
 
@@ -24,20 +22,9 @@ CHAT = "smollm2-135m-instruct"
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
 
-class Server(ChatServer):
-    """The real server of chat models around the fake engine, already loaded."""
-
-    def __init__(self):
-        self.spec = load_catalog()[CHAT]
-        self.variant = self.spec.variant(None)
-        self.meter = MemoryMeter()
-        self.calls = CallLog(self.spec, self.variant, self.meter)
-        self.engine = FakeChat(CHAT, 2048)
-
-
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server(chat):
+    return chat
 
 
 def request(text="one two", **body) -> GenerationRequest:
@@ -85,7 +72,7 @@ async def test_a_clock_that_is_behind_makes_no_negative_wait(server):
 
 
 async def test_a_refusal_is_an_answer_and_not_an_exception(server, caplog):
-    (refused,) = await answer(server, request("word " * 3000))
+    (refused,) = await answer(server, request("word " * 9000))
     assert isinstance(refused, Refused)
     assert refused.error.code == "context_length_exceeded"
     whole = await server.serve(CallContext("r-2", calls.time.time()), "detokenize", [5])
