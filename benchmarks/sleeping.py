@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse
 from ray import serve
 
 from benchmarks.vectors import vector_of
-from deployments.router.admission import Admission, Asker
+from deployments.router.admission import Admission, AdmissionRequest
 from deployments.router.record import RequestRecord
 from models.errors import TooBusy
 from models.slo import Targets
@@ -79,12 +79,15 @@ class Front:
     @front.post("/v1/embeddings")
     async def embeddings(self, request: Request) -> JSONResponse:
         body, record = await request.json(), RequestRecord("")
+        spec = cast(ModelSpec, SimpleNamespace(id=MODEL, task="embeddings"))
         try:
-            with self.admission.one(cast(ModelSpec, SimpleNamespace(id=MODEL)), self.replicas, Asker(), record):
-                began = record.first = time.perf_counter()
+            record.model = MODEL
+            with (
+                self.admission.admit(spec, self.replicas, AdmissionRequest(), record),
+                record.call(spec, "work") as call,
+            ):
                 await self.model.work.remote()
-                record.last = time.perf_counter()
-                record.engine_s = record.last - began
+                call.engine_s = time.perf_counter() - call.called
         except TooBusy as error:
             headers = {"Retry-After": str(round(error.retry_after or 1))}
             return JSONResponse({"error": {"message": error.message, "code": error.code}}, 429, headers)

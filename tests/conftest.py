@@ -15,7 +15,7 @@ import httpx
 import hypothesis
 import jsonschema
 import pytest
-from fakes import CHAT, EMBEDDINGS, fake_embedding_server
+from replicas import CHAT, EMBEDDINGS, at_once, chat_server, embedding_server
 from virtual_time import VirtualLoop, follow_the_loop
 
 from models.catalog import load_catalog
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from deployments.router.dispatch import ModelState
     from deployments.router.services import Services
-    from deployments.servers.embeddings import EmbeddingServer
+    from deployments.servers.chat import Server as ChatServer
+    from deployments.servers.embeddings import Server as EmbeddingServer
+    from deployments.servers.engine import EngineServer
 
 pytest_plugins = ["tiers", "costs"]
 
@@ -71,21 +73,31 @@ def embedding_model() -> str:
 
 
 @pytest.fixture
-def fake_chat() -> FakeChat:
-    return FakeChat(CHAT, load_catalog()[CHAT].limits.context_tokens)
+def chat() -> ChatServer:
+    """The server of a chat model."""
+    return at_once(chat_server())
 
 
 @pytest.fixture
-def fake_embeddings() -> EmbeddingServer:
-    return fake_embedding_server()
+def fake_chat(chat: ChatServer) -> FakeChat:
+    """The engine in it."""
+    assert isinstance(chat.engine, FakeChat)
+    return chat.engine
 
 
 @pytest.fixture
-def services(fake_chat: FakeChat, fake_embeddings: EmbeddingServer) -> Services:
-    from deployments.router.dispatch import LocalDispatcher
+def embeddings() -> EmbeddingServer:
+    """The server of an embedding model."""
+    return at_once(embedding_server())
+
+
+@pytest.fixture
+def services(chat: ChatServer, embeddings: EmbeddingServer) -> Services:
+    from local_dispatcher import LocalDispatcher
+
     from deployments.router.services import Services
 
-    return Services(load_catalog(), LocalDispatcher({CHAT: fake_chat, EMBEDDINGS: fake_embeddings}))
+    return Services(load_catalog(), LocalDispatcher({CHAT: chat, EMBEDDINGS: embeddings}))
 
 
 @pytest.fixture
@@ -118,16 +130,17 @@ async def client(application: FastAPI):
 
 
 @pytest.fixture
-def router(fake_chat: FakeChat, fake_embeddings: EmbeddingServer) -> Callable[..., httpx.AsyncClient]:
+def router(chat: ChatServer, embeddings: EmbeddingServer) -> Callable[..., httpx.AsyncClient]:
     """Makes an HTTP client of a router that differs from `http`: other servers, states of models, or limits."""
+    from local_dispatcher import LocalDispatcher
+
     from deployments.router.application import create_application
-    from deployments.router.dispatch import LocalDispatcher
     from deployments.router.services import Services
 
     def make(
-        servers: Mapping[str, Any] | None = None, states: Mapping[str, ModelState] | None = None, **limits: Any
+        servers: Mapping[str, EngineServer] | None = None, states: Mapping[str, ModelState] | None = None, **limits: Any
     ) -> httpx.AsyncClient:
-        everything = {CHAT: fake_chat, EMBEDDINGS: fake_embeddings} | dict(servers or {})
+        everything = {CHAT: chat, EMBEDDINGS: embeddings} | dict(servers or {})
         dispatcher = limits.pop("dispatcher", None) or LocalDispatcher(everything, states)
         return http_client(create_application(Services(load_catalog(), dispatcher, **limits)))
 
@@ -184,6 +197,12 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+@pytest.fixture
+def recording(recorder: Recorder) -> ChatServer:
+    """A server of a chat model around it."""
+    return at_once(chat_server(recorder))
 
 
 OPENAI_API = Path(

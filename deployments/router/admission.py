@@ -34,8 +34,9 @@ BATCH_URGENCY = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """
+class AdmissionRequest:
+    """What of a request decides whether it is let in.
+
     Attributes:
         key: whose request it is, a digest. batch: nobody waits for it.
         deadline_s: within which the whole answer is wanted, as the client says; None if it does not.
@@ -49,18 +50,19 @@ class Asker:
 
 
 @dataclass(slots=True)
-class Desk:
-    """One model's: who is inside, and what was learnt.
+class ModelLoad:
+    """The requests of one model that are in flight, and what was learnt from earlier ones.
 
     Attributes:
-        of_key: requests inside, by key. seen: when a key last asked, the longest ago first; for ACTIVE_S.
+        in_flight: requests that were let in and are not over.
+        of_key: of them, by key. seen: when a key last asked, the longest ago first; for ACTIVE_S.
         ended: a rate, of requests that ended lately, per second.
-        area: requests inside, summed over time, up to the moment `changed`: what is between two values of it, by the
-            seconds between, is the mean of those inside meanwhile.
+        area: requests in flight, summed over time, up to the moment `changed`. The difference of two values of it, by
+            the seconds between, is the mean of those in flight meanwhile.
     """
 
     predictor: Predictor = field(default_factory=Predictor)
-    inside: int = 0
+    in_flight: int = 0
     of_key: Counter[str] = field(default_factory=Counter)
     seen: dict[str, float] = field(default_factory=dict)
     ended: float = 0.0
@@ -70,9 +72,9 @@ class Desk:
 
     def change(self, now: float, by: int) -> float:
         """One comes or goes. Returns the area until now."""
-        self.area += self.inside * (now - self.changed)
+        self.area += self.in_flight * (now - self.changed)
         self.changed = now
-        self.inside += by
+        self.in_flight += by
         return self.area
 
     def note_end(self, now: float) -> None:
@@ -82,7 +84,7 @@ class Desk:
             self.ended = keep * self.ended + (1 - keep) / since
         self.last_end = now
 
-    def note_asker(self, key: str, now: float) -> None:
+    def note_key(self, key: str, now: float) -> None:
         """Whoever asked longer ago than counts is forgotten: no number of keys makes this grow or slow."""
         self.seen.pop(key, None)
         self.seen[key] = now
@@ -107,10 +109,10 @@ class Admission:
 
     def __init__(self, promises: Mapping[str, Targets] | None = None):
         self.promises = promises or {}
-        self._desks: dict[str, Desk] = {}
+        self._loads: dict[str, ModelLoad] = {}
 
-    def desk(self, model: str) -> Desk:
-        return self._desks.setdefault(model, Desk())
+    def load(self, model: str) -> ModelLoad:
+        return self._loads.setdefault(model, ModelLoad())
 
     def promised(self, model: str) -> Targets | None:
         """Of a `model@variant`, what is promised for the model."""
@@ -119,10 +121,10 @@ class Admission:
     def limit(self, model: str, replicas: int) -> float:
         """Requests that `replicas` can work on at once within the promise; infinite where that is not known. One for
         each replica is always let in: it is how a model that got faster is noticed."""
-        promise, desk = self.promised(model), self.desk(model)
+        promise, load = self.promised(model), self.load(model)
         if promise is None:
             return math.inf
-        learnt = desk.predictor
+        learnt = load.predictor
         lines = (
             (learnt.first_s, learnt.first_s.safe_load_for, promise.time_to_first_token_s),
             (learnt.token_s, learnt.token_s.load_for, promise.time_per_output_token_s),
@@ -132,46 +134,46 @@ class Admission:
         return replicas * max(1.0, min(loads, default=math.inf))
 
     @contextlib.contextmanager
-    def one(self, spec: ModelSpec, replicas: int, asker: Asker, record: RequestRecord) -> Iterator[None]:
+    def admit(self, spec: ModelSpec, replicas: int, asked: AdmissionRequest, record: RequestRecord) -> Iterator[None]:
         """Let a request in and learn from it.
 
         Raises:
             TooBusy: its promise, or its own deadline, would not be kept.
         """
-        desk, now, replicas = self.desk(spec.id), time.monotonic(), max(1, replicas)
-        desk.note_asker(asker.key, now)
-        self.check(spec.id, replicas, asker)
-        area = desk.change(now, +1)
-        desk.of_key[asker.key] += 1
-        load, entered = desk.inside / replicas, time.perf_counter()
+        load, now, replicas = self.load(spec.id), time.monotonic(), max(1, replicas)
+        load.note_key(asked.key, now)
+        self.check(spec.id, replicas, asked)
+        area = load.change(now, +1)
+        load.of_key[asked.key] += 1
+        before, entered = load.in_flight / replicas, time.perf_counter()
         try:
             yield
         finally:
             end = time.monotonic()
-            mean = (desk.change(end, -1) - area) / max(end - now, 1e-6)
-            desk.note_left(asker.key)
-            desk.note_end(end)
-            learn(desk.predictor, record, load, max(1.0, mean) / replicas, entered)
+            mean = (load.change(end, -1) - area) / max(end - now, 1e-6)
+            load.note_left(asked.key)
+            load.note_end(end)
+            learn(load.predictor, record, before, max(1.0, mean) / replicas, entered)
 
-    def check(self, model: str, replicas: int, asker: Asker) -> None:
+    def check(self, model: str, replicas: int, asked: AdmissionRequest) -> None:
         """Raises TooBusy."""
-        desk, limit = self.desk(model), self.limit(model, replicas)
-        room = limit * (BATCH_SHARE if asker.batch else 1.0)
-        if desk.inside + 1 > room and desk.inside >= replicas:
-            raise self.refusal(desk, room, f"{model} serves as many requests as it can answer in time.")
-        room, mine = FREE_FOR_ALL * limit, desk.of_key[asker.key] + 1
-        if desk.inside + 1 > room and (sharers := desk.active()) > 1 and mine > max(1.0, limit / sharers):
-            raise self.refusal(desk, room, f"{model} is busy, and your key has its share of it already.")
-        if asker.deadline_s is not None:
-            whole = desk.predictor.predict((desk.inside + 1) / replicas, asker.tokens).duration_s
-            if whole is not None and whole > asker.deadline_s and desk.inside >= replicas:
-                words = f"{model} would take about {whole:.3g} s, and your deadline is {asker.deadline_s:g} s."
-                raise self.refusal(desk, desk.inside, words)
+        load, limit = self.load(model), self.limit(model, replicas)
+        room = limit * (BATCH_SHARE if asked.batch else 1.0)
+        if load.in_flight + 1 > room and load.in_flight >= replicas:
+            raise self.refusal(load, room, f"{model} serves as many requests as it can answer in time.")
+        room, mine = FREE_FOR_ALL * limit, load.of_key[asked.key] + 1
+        if load.in_flight + 1 > room and (sharers := load.active()) > 1 and mine > max(1.0, limit / sharers):
+            raise self.refusal(load, room, f"{model} is busy, and your key has its share of it already.")
+        if asked.deadline_s is not None:
+            whole = load.predictor.predict((load.in_flight + 1) / replicas, asked.tokens).duration_s
+            if whole is not None and whole > asked.deadline_s and load.in_flight >= replicas:
+                words = f"{model} would take about {whole:.3g} s, and your deadline is {asked.deadline_s:g} s."
+                raise self.refusal(load, load.in_flight, words)
 
-    def refusal(self, desk: Desk, room: float, why: str) -> TooBusy:
+    def refusal(self, load: ModelLoad, room: float, why: str) -> TooBusy:
         """With the seconds until, at the rate at which requests end, there is room."""
-        ahead = max(1.0, desk.inside + 1 - room)
-        seconds = ahead / desk.ended if desk.ended > 0 else SHORTEST_S
+        ahead = max(1.0, load.in_flight + 1 - room)
+        seconds = ahead / load.ended if load.ended > 0 else SHORTEST_S
         seconds = min(LONGEST_S, max(SHORTEST_S, seconds))
         return TooBusy(f"{why} Try again in {math.ceil(seconds)} s.", None, seconds)
 
@@ -183,17 +185,20 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         load: requests on a replica when it came, on which its first token depends; mean: while it was there, on which
             the rest does.
     """
-    if record.code or record.last is None or record.engine_s is None:
+    call = record.primary
+    if record.code or call is None or call.last is None or call.engine_s is None:
         return
     now = time.monotonic()
-    predictor.busy_s.learn(mean, record.engine_s / max(1.0, mean), now)
-    tokens, whole = record.usage[COMPLETION_TOKENS], record.last - entered
+    engine_s = sum(one.engine_s or 0.0 for one in record.calls if one.model == record.model)
+    predictor.busy_s.learn(mean, engine_s / max(1.0, mean), now)
+    last = max(one.last or 0.0 for one in record.calls)
+    tokens, whole = call.usage[COMPLETION_TOKENS], last - entered
     if tokens:
         predictor.tokens.learn(load, tokens, now)
-    if tokens and record.stream and record.first is not None:
-        predictor.first_s.learn(load, record.first - entered, now)
+    if tokens and record.stream and call.first is not None:
+        predictor.first_s.learn(load, call.first - entered, now)
         if tokens > 1:
-            predictor.token_s.learn(mean, (record.last - record.first) / (tokens - 1), now)
+            predictor.token_s.learn(mean, (call.last - call.first) / (tokens - 1), now)
         return
     predictor.duration_s.learn(mean, whole, now)
     # Of a whole answer nobody sees when its first token came; what a short one takes is mostly that.

@@ -1,4 +1,4 @@
-"""Calling a model for a request: wait for it if it is not up and the client wants to wait, be let in, then call.
+"""Calling models for a request: wait for a model that is not up if the client wants to wait, be let in, then call.
 
 How long a client waits, it says with `Prefer: wait=SECONDS` (RFC 7240). Without it, a model that an operator lets scale
 to zero is waited for up to the deadline, because to be asked is what brings it back; any other model that is not up is
@@ -6,20 +6,29 @@ refused at once, with a Retry-After.
 
 Within how many seconds the whole answer is wanted, it says with `X-Deadline: SECONDS`. A request that would surely miss
 that is refused at once (admission.py), and one that does miss it is stopped.
+
+Most requests call one model, with `call` or `stream`. One that calls several is let in once, and has one deadline:
+
+    async with calling.admitted(request, spec) as calls:
+        text = await calls.call(transcriber, TRANSCRIBE, sound)
+        first, second = await asyncio.gather(calls.call(spec, EMBED, one), calls.call(spec, EMBED, other))
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from typing import Any
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
-from deployments.router.admission import Asker, is_batch, key_of
-from deployments.router.dispatch import State, past
+from deployments.router.admission import AdmissionRequest, is_batch, key_of
+from deployments.router.dispatch import Deadline, State
 from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
 from models.errors import InvalidRequest
@@ -33,37 +42,146 @@ _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
 
 
-async def call(request: Request, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
-    """What a method of the model's server answers."""
-    services: Services = request.app.state.services
-    record = record_of(request.scope)
-    wanted = wanted_deadline(request)
-    left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
-    if method.lookup:
-        return await services.dispatcher.call(spec.id, method, asked, deadline=left, record=record)
-    with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
-        return await services.dispatcher.call(spec.id, method, asked, deadline=left, record=record)
+async def call(request: HTTPConnection, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
+    """What a method of the model's server answers, for a request that asks for nothing else."""
+    async with (ready if method.lookup else admitted)(request, spec) as calls:
+        return await calls.call(spec, method, asked)
 
 
-async def stream(request: Request, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
+async def stream(request: HTTPConnection, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
     """What a streaming method of the model's server gives. Nothing happens before the first item is asked for."""
-    services: Services = request.app.state.services
-    record = record_of(request.scope)
-    wanted = wanted_deadline(request)
-    left = min(await until_up(services, spec, record, wanted_wait(request)), wanted or services.deadline_s)
-    with services.admission.one(spec, services.state(spec.id).replicas, asker(request, record, wanted), record):
-        items = services.dispatcher.stream(spec.id, method, asked, deadline=left, record=record)
+    async with admitted(request, spec) as calls, aclosing(calls.stream(spec, method, asked)) as items:
+        async for item in items:
+            yield item
+
+
+@contextlib.asynccontextmanager
+async def admitted(request: HTTPConnection, spec: ModelSpec) -> AsyncIterator[Calls]:
+    """Wait until the model is up, and let the request in.
+
+    A request is let in once, by what is promised for the model that it is for. Other models that it calls take it as
+    part of that: they are not asked whether they have room, and what their calls take counts as time of this model's
+    requests. So a request is for the model that it keeps busy longest.
+
+    Raises:
+        TooBusy: the promise of the model, or the client's own deadline, would not be kept.
+        InvalidRequest: a header cannot be read.
+        ServingError: as `until_up` raises it.
+    """
+    async with ready(request, spec) as calls:
+        services = calls.services
+        admission = services.admission.admit(
+            spec, services.state(spec.id).replicas, admission_request(request, calls.record), calls.record
+        )
+        with admission:
+            yield calls
+
+
+@contextlib.asynccontextmanager
+async def ready(request: HTTPConnection, spec: ModelSpec) -> AsyncIterator[Calls]:
+    """As `admitted`, for what takes no place among requests: everybody is let in."""
+    calls = Calls(request)
+    calls.record.is_for(spec)
+    await calls.until_up(spec)
+    try:
+        yield calls
+    finally:
+        await calls.end()
+
+
+class Calls:
+    """The calls of one request. Each waits until its model is up, and has what is left of the request's deadline.
+
+    Calls may be made at the same time. One that is still under way when the request is over is cancelled.
+    """
+
+    def __init__(self, request: HTTPConnection):
+        self.services: Services = request.app.state.services
+        self.record = record_of(request.scope)
+        wanted = wanted_deadline(request)
+        self.wait_s = wanted_wait(request)
+        self.deadline = Deadline.after(min(wanted or math.inf, self.services.deadline_s))
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def call(self, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
+        """What a method of a model's server answers.
+
+        Raises:
+            ServingError: as `until_up` and the dispatcher raise it.
+        """
+        with self._cancelled_at_the_end():
+            await self.until_up(spec)
+            dispatcher = self.services.dispatcher
+            return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+
+    async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
+        """What a streaming method of a model's server gives. Closing it cancels the call. Raises as `call`."""
+        await self.until_up(spec)
+        items = self.services.dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
         async with aclosing(items):
             async for item in items:
                 yield item
 
+    async def until_up(self, spec: ModelSpec) -> None:
+        """Wait until a model takes requests.
 
-def asker(request: Request, record: RequestRecord, deadline_s: float | None) -> Asker:
+        Raises:
+            ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it does not, and the client has waited enough.
+            DeadlineExceeded: the request has.
+        """
+        services = self.services
+        state = services.state(spec.id)
+        if state.state is State.READY:
+            return
+        if state.state not in (State.LOADING, State.SCALED_TO_ZERO):
+            raise services.refusal(spec.id, state)
+        wait_s = self.wait_s
+        if wait_s is None:
+            wakes = state.wakes_on_request or state.state is State.SCALED_TO_ZERO
+            wait_s = math.inf if wakes else 0.0
+        if wait_s == 0:
+            if state.state is State.SCALED_TO_ZERO:
+                services.dispatcher.wake(spec.id)
+            raise services.refusal(spec.id, state)
+        started, waited_before = time.monotonic(), self.record.waited_s
+        end = min(started + wait_s, self.deadline.end)
+        with services.waiting.enter():
+            while (state := services.state(spec.id)).state is not State.READY:
+                if state.state is State.SCALED_TO_ZERO:
+                    services.dispatcher.wake(spec.id)
+                elif state.state is not State.LOADING:
+                    raise services.refusal(spec.id, state)
+                if (now := time.monotonic()) >= end:
+                    raise self.deadline.exceeded() if now >= self.deadline.end else services.refusal(spec.id, state)
+                await asyncio.sleep(min(LOOK_S, end - now))
+                self.record.waited_s = waited_before + time.monotonic() - started
+
+    @contextlib.contextmanager
+    def _cancelled_at_the_end(self) -> Iterator[None]:
+        """The running task is one of those that `end` cancels."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            yield
+        finally:
+            self._under_way.discard(task)
+
+    async def end(self) -> None:
+        """Cancel what is still under way. asyncio.gather leaves its other calls alone when one of them fails."""
+        if left := list(self._under_way):
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+def admission_request(request: HTTPConnection, record: RequestRecord) -> AdmissionRequest:
+    """What admission looks at."""
     key, batch = key_of(request.headers.get("authorization")), is_batch(request.headers.get("priority"))
-    return Asker(key, batch, deadline_s, record.most_tokens)
+    return AdmissionRequest(key, batch, wanted_deadline(request), record.most_tokens)
 
 
-def wanted_deadline(request: Request) -> float | None:
+def wanted_deadline(request: HTTPConnection) -> float | None:
     """Seconds within which the client wants the whole answer; None if it does not say.
 
     Raises:
@@ -79,7 +197,7 @@ def wanted_deadline(request: Request) -> float | None:
     return float(text)
 
 
-def wanted_wait(request: Request) -> float | None:
+def wanted_wait(request: HTTPConnection) -> float | None:
     """Seconds that the client is ready to wait for a model that is not up; None if it does not say.
 
     Raises:
@@ -91,39 +209,3 @@ def wanted_wait(request: Request) -> float | None:
     if not _SECONDS.fullmatch(found[1]):
         raise InvalidRequest("The header Prefer: wait= takes a number of seconds, such as wait=60.", "Prefer")
     return float(found[1])
-
-
-async def until_up(services: Services, spec: ModelSpec, record: RequestRecord, wait: float | None) -> float:
-    """Wait until the model takes requests. Returns the seconds that are left of the request's deadline.
-
-    Raises:
-        ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it does not, and the client has waited enough.
-    """
-    record.is_for(spec)
-    state = services.state(spec.id)
-    if state.state is State.READY:
-        return services.deadline_s
-    if wait is None:
-        wakes = state.wakes_on_request or state.state is State.SCALED_TO_ZERO
-        wait = services.deadline_s if wakes else 0.0
-    if state.state not in (State.LOADING, State.SCALED_TO_ZERO):
-        raise services.refusal(spec.id, state)
-    if wait == 0:
-        if state.state is State.SCALED_TO_ZERO:
-            services.dispatcher.wake(spec.id)
-        raise services.refusal(spec.id, state)
-    started = time.perf_counter()
-    end = started + min(wait, services.deadline_s)
-    with services.waiting.one():
-        while (state := services.state(spec.id)).state is not State.READY:
-            if state.state is State.SCALED_TO_ZERO:
-                services.dispatcher.wake(spec.id)
-            elif state.state is not State.LOADING:
-                raise services.refusal(spec.id, state)
-            if time.perf_counter() >= end:
-                if wait >= services.deadline_s:
-                    raise past(services.deadline_s)
-                raise services.refusal(spec.id, state)
-            await asyncio.sleep(min(LOOK_S, max(0.0, end - time.perf_counter())))
-            record.waited_s = time.perf_counter() - started
-    return services.deadline_s - record.waited_s

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from deployments.router.record import RequestRecord
+from deployments.router.record import Call, RequestRecord, clock
+from deployments.servers.calls import Answer, Begun, Ended, Refused
 from models.errors import DeadlineExceeded, ModelNotDeployed
-from models.tasks.methods import A, Method, Q, Stream, Unary
-from models.tasks.usage import NOTHING, Usage
+from models.specs import ModelSpec
+from models.tasks.methods import A, Q, Stream, Unary
 
 
 class State(StrEnum):
@@ -88,12 +88,40 @@ OPERATOR_S = 60.0
 NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 
 
-class Dispatcher(Protocol):
-    """Calls a method of a model's server.
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a request has to be over, whatever it still waits for.
 
-    Both raise the ServingErrors of the model, and RateLimited (its queue is full), ReplicaLost, ModelNotDeployed or
-    DeadlineExceeded of their own. `deadline` is seconds from now for the whole call. Leaving early (closing the
-    iterator, cancelling the task) cancels the call. What it says of itself (queue, engine, usage) is noted in `record`.
+    Attributes:
+        seconds: that the whole request may take.
+        end: on the monotonic clock.
+    """
+
+    seconds: float
+    end: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        return cls(seconds, time.monotonic() + seconds)
+
+    def left(self) -> float:
+        """Seconds; negative when it is past."""
+        return self.end - time.monotonic()
+
+    def exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"The request took longer than {self.seconds:g} s and was stopped. Ask for less, or try later."
+        )
+
+
+class Dispatcher(Protocol):
+    """Calls methods of models' servers.
+
+    Each call is noted in the request's record, with what the replica says of it: queue, engine, usage. Leaving early
+    (closing the iterator, cancelling the task) cancels it.
+
+    Raises:
+        ServingError: of the model; RateLimited (its queue is full), ReplicaLost, ModelNotDeployed or DeadlineExceeded.
     """
 
     def states(self) -> Mapping[str, ModelState]:
@@ -106,82 +134,47 @@ class Dispatcher(Protocol):
         """Bring up a model that is scaled to zero. Returns at once."""
         ...
 
+    async def call(
+        self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
+    ) -> A: ...
+
     def stream(
-        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+        self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> AsyncGenerator[A, None]: ...
 
-    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A: ...
+
+def result_of(answer: Answer, call: Call) -> Any:
+    """What a method gave; what the replica says of it is noted in the call. Raises the ServingError that it gave."""
+    call.queue_s, call.engine_s, call.usage = answer.queue_s, answer.engine_s, answer.usage
+    if isinstance(answer.result, Refused):
+        raise answer.result.error
+    return answer.result
 
 
-class LocalDispatcher:
-    """Runs servers in this process: for tests, and to serve without a cluster.
+async def items_of(replies: AsyncIterator[Any], call: Call, deadline: Deadline) -> AsyncGenerator[Any, None]:
+    """The items that a method gave, out of what its replica sends: Begun, items and Ended, or Refused at any point.
 
-    Args:
-        servers: by application, objects with the methods of a model's server.
-        states: states of models that differ from READY.
+    Raises:
+        ServingError: that the method ended in.
+        TimeoutError: the deadline is past.
     """
-
-    def __init__(self, servers: Mapping[str, Any], states: Mapping[str, ModelState] | None = None):
-        self.servers = servers
-        ready = {model: ModelState(State.READY, "fake", since=0.0, replicas=1) for model in servers}
-        self._states = ready | dict(states or {})
-
-    def states(self) -> Mapping[str, ModelState]:
-        return self._states
-
-    def become(self, model: str, state: ModelState) -> None:
-        """Change what `states` tells of a model."""
-        self._states[model] = state
-
-    def wake(self, model: str) -> None:
-        self.become(model, ModelState(State.READY, self._states[model].variant, replicas=1))
-
-    async def stream(
-        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
-    ) -> AsyncGenerator[A, None]:
-        record.call()
-        began = time.perf_counter()
-        end = time.monotonic() + deadline
-        async with aclosing(self._handler(model, method)(asked)) as items:
-            while True:
-                try:
-                    async with asyncio.timeout(end - time.monotonic()):
-                        item = await anext(items)
-                except StopAsyncIteration:
-                    record.answered()
-                    record.engine_s = time.perf_counter() - began
-                    return
-                except TimeoutError:
-                    raise past(deadline) from None
-                if isinstance(item, Usage):
-                    record.usage = item
-                    continue
-                record.first = record.first or time.perf_counter()
-                record.queue_s = 0.0
-                yield item
-
-    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A:
-        record.call()
-        began = time.perf_counter()
+    while True:
         try:
-            async with asyncio.timeout(deadline):
-                result = await self._handler(model, method)(asked)
-        except TimeoutError:
-            raise past(deadline) from None
-        finally:
-            record.answered()
-        record.queue_s, record.usage = 0.0, getattr(result, "usage", NOTHING)
-        record.engine_s = time.perf_counter() - began
-        return result
-
-    def _handler(self, model: str, method: Method[Any, Any]) -> Any:
-        if model not in self.servers:
-            raise not_deployed(model)
-        return getattr(self.servers[model], method.name)
-
-
-def past(deadline: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"The request took longer than {deadline:g} s and was stopped. Ask for less, or try later.")
+            async with asyncio.timeout(deadline.left()):
+                reply = await anext(replies)
+        except StopAsyncIteration:
+            return
+        if type(reply) is bytes:
+            yield reply
+        elif isinstance(reply, Begun):
+            call.first, call.queue_s = clock(), reply.queue_s
+            yield reply.item
+        elif isinstance(reply, Ended):
+            call.engine_s, call.usage = reply.engine_s, reply.usage
+        elif isinstance(reply, Refused):
+            raise reply.error
+        else:
+            yield reply
 
 
 def not_deployed(model: str, served: Sequence[str] = ()) -> ModelNotDeployed:

@@ -8,9 +8,10 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray import serve
@@ -28,17 +29,18 @@ from deployments.ray_metering import ray_meter
 from deployments.router.admission import Admission
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, scheduling_s, stale
-from deployments.router.dispatch import ModelState, State, not_deployed, past
+from deployments.router.dispatch import Deadline, ModelState, State, items_of, not_deployed, result_of
 from deployments.router.media_store import folder_store
-from deployments.router.record import RequestRecord, access_log
+from deployments.router.record import Call, RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
-from deployments.servers.calls import Answer, Begun, Ended, Refused
+from deployments.servers.calls import Answer
 from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
-from models.tasks.methods import A, Q, Stream, Unary
+from models.specs import ModelSpec
+from models.tasks.methods import A, Method, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
 
@@ -145,72 +147,63 @@ class ServeDispatcher:
         finally:
             answer.cancel()
 
-    async def stream(
-        self, model: str, method: Stream[Q, A], asked: Q, *, deadline: float, record: RequestRecord
-    ) -> AsyncGenerator[A, None]:
-        end = time.monotonic() + deadline
-        for last_try in (False, True):
-            handle = self._handle(model, "serve_stream", stream=True, large=method.large(asked))
-            items = handle.remote(record.call(), method.name, asked)
-            started = finished = False
-            self._in_flight[model] += 1
-            try:
-                with translated(model, deadline):
-                    while True:
-                        try:
-                            async with asyncio.timeout(end - time.monotonic()):
-                                item = await anext(cast(Any, items))
-                        except StopAsyncIteration:
-                            finished = True
-                            return
-                        if type(item) is bytes:
-                            yield cast(A, item)
-                        elif isinstance(item, Ended):
-                            record.engine_s, record.usage = item.engine_s, item.usage
-                        elif isinstance(item, Refused):
-                            raise item.error
-                        elif isinstance(item, Begun):
-                            started, record.first, record.queue_s = True, time.perf_counter(), item.queue_s
-                            self._note_that_it_answers(model)
-                            yield item.item
-                        else:
-                            yield item
-            except ReplicaLost:
-                if started or last_try:
-                    raise
-            finally:
-                record.answered()
-                self._in_flight[model] -= 1
-                if not finished:
-                    items.cancel()
-
-    async def call(self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord) -> A:
-        end = time.monotonic() + deadline
+    async def call(
+        self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
+    ) -> A:
         try:
-            return await self._call_once(model, method, asked, deadline=deadline, record=record)
+            return await self._call_once(spec, method, asked, deadline, record)
         except ReplicaLost:
-            left = end - time.monotonic()
-            return await self._call_once(model, method, asked, deadline=left, record=record)
+            return await self._call_once(spec, method, asked, deadline, record)
 
     async def _call_once(
-        self, model: str, method: Unary[Q, A], asked: Q, *, deadline: float, record: RequestRecord
+        self, spec: ModelSpec, method: Unary[Q, A], asked: Q, deadline: Deadline, record: RequestRecord
     ) -> A:
-        handle = self._handle(model, "serve", stream=False, large=method.large(asked))
-        response = handle.remote(record.call(), method.name, asked)
-        self._in_flight[model] += 1
-        try:
-            with translated(model, deadline):
-                async with asyncio.timeout(deadline):
+        handle = self._handle(spec.id, "serve", stream=False, large=method.large(asked))
+        with self._under_way(spec, method, record) as call, translated(spec.id, deadline):
+            response = handle.remote(call.context(), method.name, asked)
+            try:
+                async with asyncio.timeout(deadline.left()):
                     answer: Answer = await response
-            self._note_that_it_answers(model)
-            record.queue_s, record.engine_s, record.usage = answer.queue_s, answer.engine_s, answer.usage
-            if isinstance(answer.result, Refused):
-                raise answer.result.error
-            return answer.result
+            finally:
+                response.cancel()  # does nothing when it is finished
+            self._note_that_it_answers(spec.id)
+            return result_of(answer, call)
+
+    async def stream(
+        self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
+    ) -> AsyncGenerator[A, None]:
+        for last_try in (False, True):
+            handle = self._handle(spec.id, "serve_stream", stream=True, large=method.large(asked))
+            begun = ended = False
+            try:
+                with self._under_way(spec, method, record) as call, translated(spec.id, deadline):
+                    replies: Any = handle.remote(call.context(), method.name, asked)
+                    try:
+                        async with aclosing(items_of(replies, call, deadline)) as items:
+                            async for item in items:
+                                if not begun:
+                                    begun = True
+                                    self._note_that_it_answers(spec.id)
+                                yield item
+                        ended = True
+                        return
+                    finally:
+                        if not ended:
+                            replies.cancel()
+            except ReplicaLost:
+                if begun or last_try:
+                    raise
+
+    @contextlib.contextmanager
+    def _under_way(self, spec: ModelSpec, method: Method[Any, Any], record: RequestRecord) -> Iterator[Call]:
+        """Note a call in the request's record, and count it among those that are under way."""
+        state = self._states.get(spec.id)
+        self._in_flight[spec.id] += 1
+        try:
+            with record.call(spec, method.name, state.variant if state else None) as call:
+                yield call
         finally:
-            record.answered()
-            self._in_flight[model] -= 1
-            response.cancel()  # does nothing when it is finished
+            self._in_flight[spec.id] -= 1
 
     def _note_that_it_answers(self, model: str) -> None:
         """A model that has just answered is ready, though the controller was last asked up to a second ago."""
@@ -265,12 +258,12 @@ class ServeDispatcher:
 
 
 @contextlib.contextmanager
-def translated(model: str, deadline: float):
+def translated(model: str, deadline: Deadline):
     """Serve's errors as ours. An error of the model's own server comes through as it is."""
     try:
         yield
     except TimeoutError:
-        raise past(deadline) from None
+        raise deadline.exceeded() from None
     except BackPressureError:
         raise RateLimited(
             f"The queue of {model} is full. Try again in a moment, or send fewer requests at a time.",

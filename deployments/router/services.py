@@ -26,7 +26,7 @@ class WaitingRoom:
         self.inside = 0
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def enter(self) -> Iterator[None]:
         """Raises ModelStarting when the room is full."""
         if self.inside >= self.most:
             raise ModelStarting(

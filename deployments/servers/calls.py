@@ -110,12 +110,13 @@ class CallLog:
     def note_service(self, seconds: float) -> None:
         self.service_s = seconds if not self.service_s else self.service_s + NEWEST * (seconds - self.service_s)
 
-    def one(self, context: CallContext, method: str) -> Call:
+    def begin(self, context: CallContext, method: str) -> Call:
+        """`with log.begin(...) as call:` around the work; `call.usage` is set within."""
         return Call(self, context, method)
 
 
 class Call:
-    """`with log.one(...) as call:` around the work; `call.usage` is set within."""
+    """A call under way; see CallLog.begin."""
 
     def __init__(self, log: CallLog, context: CallContext, method: str):
         self.log = log

@@ -11,7 +11,9 @@ from typing import Any
 
 from ray import serve
 
+from deployments.board import Board
 from deployments.failures import in_the_log
+from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
 from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended, Refused
@@ -50,12 +52,21 @@ class EngineServer:
                 raise TypeError(f"{cls.__module__} has no function that handles {method} of {task}. Mark it @handles.")
 
     async def __init__(self, args: ModelArgs):
+        await self.start(args, serve.get_replica_context().replica_id.unique_id, RayBoard(), ray_meter(args.metrics))
+
+    async def start(self, args: ModelArgs, replica: str, board: Board, meter: Meter) -> None:
+        """Load the engine and warm it up: all of a start that does not need Ray.
+
+        Args:
+            replica: Serve's id of this replica.
+            board: is told how far the start has come.
+        """
         self.args = args
         self.spec = args.spec
         self.variant = args.variant_spec
-        self.meter = ray_meter(args.metrics)
-        self.calls = CallLog(self.spec, self.variant, self.meter, args.access_log)
-        self.cold_start = ColdStart(args, serve.get_replica_context().replica_id.unique_id, RayBoard())
+        self.meter = meter
+        self.calls = CallLog(self.spec, self.variant, meter, args.access_log)
+        self.cold_start = ColdStart(args, replica, board)
         with self.cold_start.phase("import"):
             start_tracing("medley-model")
             engine = await asyncio.to_thread(self.import_engine)
@@ -106,7 +117,7 @@ class EngineServer:
 
         A ServingError is an answer too, not an exception: Serve would log that with all its text.
         """
-        call = self.calls.one(context, method)
+        call = self.calls.begin(context, method)
         try:
             with call:
                 result = await self.handler(method)(asked)
@@ -118,7 +129,7 @@ class EngineServer:
     async def serve_stream(self, context: CallContext, method: str, asked: Any) -> AsyncGenerator[Any, None]:
         """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended; or, for a
         ServingError at any point, a Refused."""
-        call = self.calls.one(context, method)
+        call = self.calls.begin(context, method)
         try:
             with call:
                 begun = False

@@ -8,50 +8,35 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import CHAT, EMBEDDINGS, fake_embedding_server
 from fastapi import FastAPI
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
+from replicas import chat_server, embedding_server, faked, started
 
 from deployments.board import MemoryBoard
 from deployments.metering import MemoryMeter
 from deployments.router import ingress
 from deployments.servers import calls
-from deployments.servers.calls import CallLog
-from deployments.servers.chat import ChatServer
-from deployments.servers.images import ImageServer
-from deployments.settings import ModelArgs, RouterArgs
+from deployments.settings import RouterArgs
 from models.catalog import load_catalog
-from models.engines.chat_fake import Engine as FakeChat
-from models.engines.images_fake import Engine as FakeImages
 
 DOODLE = "doodle"
 PROFILE = "cpu"
 END = object()
 
 
-def of_model(server: Any, model: str) -> Any:
-    """What the start of a replica gives every server."""
-    server.spec = load_catalog()[model]
-    server.variant = server.spec.variant(None)
-    server.meter = MemoryMeter()
-    server.calls = CallLog(server.spec, server.variant, server.meter)
+async def slow_chat(seconds_per_token: float = 0.0) -> Any:
+    server = await chat_server()
+    server.engine.seconds_per_token = seconds_per_token
     return server
 
 
-def chat_server(seconds_per_token: float = 0.0) -> ChatServer:
-    server = of_model(ChatServer.__new__(ChatServer), CHAT)
-    server.engine = FakeChat(CHAT, 2048, seconds_per_token)
-    return server
-
-
-def embedding_server(seconds: float = 0.0) -> Any:
-    server = of_model(fake_embedding_server(), EMBEDDINGS)
+async def slow_embeddings(seconds: float = 0.0) -> Any:
+    server = await embedding_server()
     embed = server.embed
 
     async def slow(request: Any) -> Any:
@@ -62,13 +47,8 @@ def embedding_server(seconds: float = 0.0) -> Any:
     return server
 
 
-async def image_server() -> ImageServer:
-    server = of_model(ImageServer.__new__(ImageServer), DOODLE)
-    settings = server.settings.model_copy(update={"scheduler": "fake"})
-    server.spec = server.spec.model_copy(update={"images": settings})
-    server.args = SimpleNamespace(variant_name="fake", safety=ModelArgs.model_fields["safety"].default)
-    server.engine = await server.load(FakeImages, Path())
-    await server.warm_up()
+async def image_server() -> Any:
+    server = await started(faked(load_catalog()[DOODLE]))
     server.engine.batches.clear()
     return server
 

@@ -1,28 +1,20 @@
 """Servers of models that change one picture, around fake engines and outside of Serve; files to send and to read."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
+from replicas import faked, started
 
 from models.catalog import load_catalog
 from models.safety.policy import OutputPolicy
 
 
-class Args:
-    variant_name = "fake"
-
-    def __init__(self, policy: OutputPolicy):
-        self.safety = policy
-
-
 async def ready(server_class, model: str, engine, policy: OutputPolicy | None = None):
-    """A server of the model, loaded and warmed up."""
-    server = server_class.__new__(server_class)
-    server.args, server.spec, server.engine = Args(policy or OutputPolicy()), load_catalog()[model], engine
-    server.variant = server.spec.variant(None)
-    await server.warm_up()
-    return server
+    """A server of the model around this engine, started and warmed up."""
+    loaded = SimpleNamespace(load=lambda *_: engine)
+    return await started(faked(load_catalog()[model]), server_class, loaded, safety=policy or OutputPolicy())
 
 
 def noise(height: int = 24, width: int = 40) -> np.ndarray:

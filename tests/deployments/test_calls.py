@@ -15,14 +15,16 @@ from patience import until
 from deployments.metering import MemoryMeter
 from deployments.servers import calls
 from deployments.servers.calls import Answer, Begun, BusyClock, CallContext, CallLog, Ended, Refused, outcome_of
-from deployments.servers.chat import ChatServer, asking_for_usage, usage_in, wants_usage
+from deployments.servers.chat import Server as ChatServer
+from deployments.servers.chat import asking_for_usage, usage_in, wants_usage
 from deployments.servers.engine import EngineServer
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.catalog import load_catalog
 from models.errors import EngineFailed, InvalidRequest
 from models.specs import Needs
 from models.tasks.chat import GenerationRequest, event
-from models.tasks.usage import NOTHING, Usage
+from models.tasks.methods import Stream, Unary, handles
+from models.tasks.usage import COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
 CHAT = "smollm2-135m-instruct"
 CANARY = "xylophone-canary-1618"
@@ -35,6 +37,13 @@ class Rows:
     usage: Usage
 
 
+ROWS = Unary("rows", float, Rows)
+PLAIN = Unary("plain", str, str)
+REFUSE = Unary("refuse", str, str)
+BUG = Unary("bug", str, str)
+ITEMS = Stream("items", tuple, bytes)
+
+
 class Stub(EngineServer):
     """A replica without an engine: its methods do what a test needs."""
 
@@ -45,20 +54,25 @@ class Stub(EngineServer):
         self.calls = CallLog(self.spec, variant, self.meter, lines)  # type: ignore[arg-type]
         self.closed = False
 
-    async def rows(self, pause=0.0):
+    @handles(ROWS)
+    async def rows(self, pause):
         await asyncio.sleep(pause)
-        return Rows(Usage(5))
+        return Rows(Usage({PROMPT_TOKENS: 5}))
 
-    async def plain(self):
-        return "text"
+    @handles(PLAIN)
+    async def plain(self, text):
+        return text
 
+    @handles(REFUSE)
     async def refuse(self, text):
         raise InvalidRequest(f"No {text}.", "input")
 
+    @handles(BUG)
     async def bug(self, text):
         raise RuntimeError(text)
 
-    async def items(self, *items):
+    @handles(ITEMS)
+    async def items(self, items):
         try:
             for item in items:
                 if isinstance(item, Exception):
@@ -85,14 +99,14 @@ def context(sent_ago: float = 0.0) -> CallContext:
 
 
 async def streamed(stub, *items):
-    return [item async for item in stub.serve_stream(context(), "items", *items)]
+    return [item async for item in stub.serve_stream(context(), "items", items)]
 
 
 async def test_an_answer_has_its_result_times_and_usage(stub, lines):
     answer = await stub.serve(context(sent_ago=0.4), "rows", 0.1)
     assert isinstance(answer, Answer)
-    assert answer.result == Rows(Usage(5))
-    assert answer.usage == Usage(5)
+    assert answer.result == Rows(Usage({PROMPT_TOKENS: 5}))
+    assert answer.usage == Usage({PROMPT_TOKENS: 5})
     assert answer.queue_s == pytest.approx(0.4, abs=1e-5)
     assert answer.engine_s == pytest.approx(0.1)
     (waited,) = stub.meter.values[QUEUE_WAIT.name, CHAT, "chat"]
@@ -104,7 +118,7 @@ async def test_an_answer_has_its_result_times_and_usage(stub, lines):
 
 
 async def test_a_result_without_usage_used_nothing(stub):
-    assert (await stub.serve(context(), "plain")).usage == NOTHING
+    assert (await stub.serve(context(), "plain", "text")).usage == NOTHING
 
 
 async def test_a_refusal_is_an_answer_with_its_times(stub, lines):
@@ -140,20 +154,20 @@ async def test_a_cancelled_call_is_told_of_as_cancelled(stub, lines):
 
 
 async def test_a_stream_is_its_first_item_its_bytes_and_its_end(stub, lines):
-    begun, second, third, end = await streamed(stub, b"1", b"2", Usage(3, 2), b"3")
+    begun, second, third, end = await streamed(stub, b"1", b"2", Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}), b"3")
     assert isinstance(begun, Begun)
     assert (begun.item, second, third) == (b"1", b"2", b"3")
     assert begun.queue_s == 0
     assert isinstance(end, Ended)
-    assert end.usage == Usage(3, 2)
+    assert end.usage == Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2})
     assert end.engine_s == 0
     assert [line.outcome for line in lines()] == ["ok"]
     assert stub.closed
 
 
 async def test_usage_before_the_first_item_does_not_begin_the_stream(stub):
-    begun, end = await streamed(stub, Usage(3, 2), b"1")
-    assert (begun.item, end.usage) == (b"1", Usage(3, 2))
+    begun, end = await streamed(stub, Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}), b"1")
+    assert (begun.item, end.usage) == (b"1", Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}))
 
 
 async def test_an_empty_stream_only_ends(stub):
@@ -178,7 +192,7 @@ async def test_a_bug_in_a_stream_stays_an_exception(stub, lines):
 
 
 async def test_a_stream_that_is_left_closes_the_method_and_is_cancelled(stub, lines):
-    stream = stub.serve_stream(context(), "items", b"1", b"2", b"3")
+    stream = stub.serve_stream(context(), "items", (b"1", b"2", b"3"))
     await anext(stream)
     await anext(stream)
     await stream.aclose()
@@ -188,14 +202,14 @@ async def test_a_stream_that_is_left_closes_the_method_and_is_cancelled(stub, li
 
 
 async def test_a_wait_is_never_negative(stub):
-    answer = await stub.serve(context(sent_ago=-60), "plain")
+    answer = await stub.serve(context(sent_ago=-60), "plain", "text")
     assert answer.queue_s == 0
     assert stub.meter.values[QUEUE_WAIT.name, CHAT, "chat"] == [0]
 
 
 async def test_lines_can_be_switched_off_and_metrics_stay(lines):
     stub = Stub(lines=False)
-    await stub.serve(context(), "plain")
+    await stub.serve(context(), "plain", "text")
     assert lines() == []
     assert stub.meter.total(QUEUE_WAIT, CHAT, "chat") == 1
 
@@ -274,7 +288,7 @@ def request(**body) -> GenerationRequest:
 async def test_an_event_of_usage_that_was_not_asked_for_is_taken_out(method):
     engine = Scripted(WORD, LAST, DONE)
     items = [item async for item in getattr(Chat(engine), method)(request(stream=True))]
-    assert items == [WORD, Usage(3, 2), DONE]
+    assert items == [WORD, Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}), DONE]
     assert engine.asked[0].body["stream_options"] == {"include_usage": True}
 
 
@@ -282,20 +296,27 @@ async def test_an_event_of_usage_that_was_not_asked_for_is_taken_out(method):
 async def test_an_event_of_usage_that_was_asked_for_is_passed_on(method):
     asked = request(stream=True, stream_options={"include_usage": True})
     items = [item async for item in getattr(Chat(Scripted(WORD, LAST, DONE)), method)(asked)]
-    assert items == [WORD, LAST, Usage(3, 2), DONE]
+    assert items == [WORD, LAST, Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}), DONE]
 
 
 async def test_a_client_that_says_no_to_usage_gets_none():
     engine = Scripted(WORD, LAST, DONE)
     asked = request(stream=True, stream_options={"include_usage": False})
-    assert [item async for item in Chat(engine).chat(asked)] == [WORD, Usage(3, 2), DONE]
+    assert [item async for item in Chat(engine).chat(asked)] == [
+        WORD,
+        Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}),
+        DONE,
+    ]
     assert engine.asked[0].body["stream_options"]["include_usage"] is True
 
 
 async def test_a_whole_answer_is_passed_on_as_it_is():
     document = json.dumps({"choices": [{"index": 0}], "usage": COUNTS}).encode()
     engine = Scripted(document)
-    assert [item async for item in Chat(engine).chat(request())] == [document, Usage(3, 2)]
+    assert [item async for item in Chat(engine).chat(request())] == [
+        document,
+        Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}),
+    ]
     assert "stream_options" not in engine.asked[0].body
 
 
@@ -314,11 +335,17 @@ def test_asking_for_usage_changes_neither_the_clients_request_nor_its_other_opti
     [
         (WORD, None),
         (DONE, None),
-        (LAST, Usage(3, 2)),
-        (b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n', Usage(3, 2)),
+        (LAST, Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2})),
+        (
+            b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n',
+            Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 2}),
+        ),
         (event({"choices": [], "usage": None}), None),
         (event({"choices": []}), None),
-        (event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": None}}), Usage(3, 0)),
+        (
+            event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": None}}),
+            Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 0}),
+        ),
         (event({"error": {"message": "It broke."}}), None),
         # Counts in an event with words are for the client, and not the last ones.
         (event({"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": COUNTS}), None),

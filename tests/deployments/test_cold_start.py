@@ -14,7 +14,7 @@ from deployments.board import COLD_START, FAILURE, PROGRESS, MemoryBoard
 from deployments.metering import MemoryMeter
 from deployments.servers import engine as engine_module
 from deployments.servers.causes import DIED, KNOWN, explain
-from deployments.servers.chat import ChatServer
+from deployments.servers.chat import Server as ChatServer
 from deployments.servers.cold_start import STEP, ColdStart
 from deployments.settings import ModelArgs
 from models.engines.chat_fake import Engine as FakeChat

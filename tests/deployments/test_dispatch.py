@@ -1,22 +1,35 @@
 import asyncio
 
 import pytest
+from local_dispatcher import LocalDispatcher
+from replicas import CHAT, EMBEDDINGS, at_once, faked, started
 from virtual_time import now
 
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import Deadline, ModelState, State
 from deployments.router.record import RequestRecord
+from deployments.servers.engine import EngineServer
+from models.catalog import load_catalog
 from models.errors import DeadlineExceeded, ModelNotDeployed
+from models.tasks.methods import Stream, Unary, handles
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
 
-class Slow:
+NUMBERS = Stream("numbers", tuple, int)
+ADD = Unary("add", tuple, int)
+
+
+class Slow(EngineServer):
     """Counts how many of its calls were closed early."""
 
-    def __init__(self):
-        self.closed = 0
+    closed = 0
 
-    async def numbers(self, count, pause=0.0):
+    async def warm_up(self):
+        pass
+
+    @handles(NUMBERS)
+    async def numbers(self, asked):
+        count, pause = asked
         try:
             for number in range(count):
                 await asyncio.sleep(pause)
@@ -25,7 +38,9 @@ class Slow:
             self.closed += 1
             raise
 
-    async def add(self, one, other, pause=0.0):
+    @handles(ADD)
+    async def add(self, asked):
+        one, other, pause = asked
         try:
             await asyncio.sleep(pause)
             return one + other
@@ -34,39 +49,53 @@ class Slow:
             raise
 
 
+SPEC, OTHER = faked(load_catalog()[CHAT]), load_catalog()[EMBEDDINGS]
+
+
 @pytest.fixture
 def slow() -> Slow:
-    return Slow()
+    return at_once(started(SPEC, Slow))
+
+
+@pytest.fixture
+def record() -> RequestRecord:
+    return RequestRecord("test")
+
+
+def within(seconds: float) -> Deadline:
+    return Deadline.after(seconds)
 
 
 @pytest.fixture
 def dispatcher(slow) -> LocalDispatcher:
-    return LocalDispatcher({"slow": slow})
+    return LocalDispatcher({CHAT: slow})
 
 
-async def test_a_call_gives_what_the_method_gives(dispatcher):
-    assert await dispatcher.call("slow", "add", 1, 2, record=RequestRecord("test"), deadline=5) == 3
+async def test_a_call_gives_what_the_method_gives(dispatcher, record):
+    assert await dispatcher.call(SPEC, ADD, (1, 2, 0), record=record, deadline=within(5)) == 3
 
 
-async def test_a_stream_gives_the_items_in_order(dispatcher):
-    assert [
-        item async for item in dispatcher.stream("slow", "numbers", 3, record=RequestRecord("test"), deadline=5)
-    ] == [0, 1, 2]
+async def test_a_stream_gives_the_items_in_order(dispatcher, record):
+    assert [item async for item in dispatcher.stream(SPEC, NUMBERS, (3, 0), record=record, deadline=within(5))] == [
+        0,
+        1,
+        2,
+    ]
 
 
-async def test_a_call_past_its_deadline_is_cancelled(dispatcher, slow):
+async def test_a_call_past_its_deadline_is_cancelled(dispatcher, slow, record):
     began = now()
     with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
-        await dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=0.02)
+        await dispatcher.call(SPEC, ADD, (1, 2, 60), record=record, deadline=within(0.02))
     assert now() - began == pytest.approx(0.02)
     assert slow.closed == 1
 
 
-async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispatcher, slow):
+async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispatcher, slow, record):
     items = []
 
     async def read():
-        async for item in dispatcher.stream("slow", "numbers", 1000, 0.02, record=RequestRecord("test"), deadline=0.11):
+        async for item in dispatcher.stream(SPEC, NUMBERS, (1000, 0.02), record=record, deadline=within(0.11)):
             items.append(item)
 
     with pytest.raises(DeadlineExceeded):
@@ -75,8 +104,8 @@ async def test_a_stream_past_its_deadline_is_closed_and_keeps_what_it_gave(dispa
     assert slow.closed == 1
 
 
-async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is_slow(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, 0.001, record=RequestRecord("test"), deadline=0.05)
+async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is_slow(dispatcher, slow, record):
+    stream = dispatcher.stream(SPEC, NUMBERS, (1000, 0.001), record=record, deadline=within(0.05))
     await anext(stream)
     await asyncio.sleep(0.06)
     with pytest.raises(DeadlineExceeded):
@@ -84,15 +113,15 @@ async def test_the_deadline_of_a_stream_is_for_all_of_it_also_when_the_reader_is
     assert slow.closed == 1
 
 
-async def test_closing_a_stream_closes_the_method(dispatcher, slow):
-    stream = dispatcher.stream("slow", "numbers", 1000, record=RequestRecord("test"), deadline=5)
+async def test_closing_a_stream_closes_the_method(dispatcher, slow, record):
+    stream = dispatcher.stream(SPEC, NUMBERS, (1000, 0), record=record, deadline=within(5))
     await anext(stream)
     await stream.aclose()
     assert slow.closed == 1
 
 
-async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
-    task = asyncio.create_task(dispatcher.call("slow", "add", 1, 2, 60, record=RequestRecord("test"), deadline=100))
+async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow, record):
+    task = asyncio.create_task(dispatcher.call(SPEC, ADD, (1, 2, 60), record=record, deadline=within(100)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -100,16 +129,16 @@ async def test_cancelling_the_caller_cancels_the_method(dispatcher, slow):
     assert slow.closed == 1
 
 
-async def test_a_model_that_is_not_there_is_not_deployed(dispatcher):
-    with pytest.raises(ModelNotDeployed, match="'other'"):
-        await dispatcher.call("other", "add", 1, 2, record=RequestRecord("test"), deadline=5)
-    with pytest.raises(ModelNotDeployed, match="'other'"):
-        await anext(dispatcher.stream("other", "numbers", 1, record=RequestRecord("test"), deadline=5))
+async def test_a_model_that_is_not_there_is_not_deployed(dispatcher, record):
+    with pytest.raises(ModelNotDeployed, match=EMBEDDINGS):
+        await dispatcher.call(OTHER, ADD, (1, 2, 0), record=record, deadline=within(5))
+    with pytest.raises(ModelNotDeployed, match=EMBEDDINGS):
+        await anext(dispatcher.stream(OTHER, NUMBERS, (1, 0), record=record, deadline=within(5)))
 
 
-def test_states_are_ready_unless_stated_otherwise():
+def test_states_are_ready_unless_stated_otherwise(slow):
     loading = ModelState(State.LOADING)
-    dispatcher = LocalDispatcher({"a": Slow(), "b": Slow()}, {"b": loading, "c": loading})
+    dispatcher = LocalDispatcher({"a": slow, "b": slow}, {"b": loading, "c": loading})
     assert {name: state.state for name, state in dispatcher.states().items()} == {
         "a": State.READY,
         "b": State.LOADING,

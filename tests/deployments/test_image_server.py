@@ -3,23 +3,20 @@
 import asyncio
 import io
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from patience import patience, until
 from PIL import Image
+from replicas import started
 
-from deployments.metering import NoMeter
 from deployments.servers.denoising import preview_steps
-from deployments.servers.images import ImageServer, nearest_workable
-from deployments.settings import ModelArgs
-from models.engines.images_fake import Engine as FakeImages
+from deployments.servers.images import nearest_workable
 from models.errors import ContentPolicyViolation, InvalidMedia, InvalidRequest, OutOfMemory, UnsupportedParameter
 from models.media.formats import Output
 from models.specs import ModelSpec
 from models.tasks.images import EncodedImage, ImageRequest, ImageResult, ImageSettings, PartialImage, Progress
-from models.tasks.usage import Usage
+from models.tasks.usage import IMAGES, PROMPT_TOKENS, Usage
 
 SETTINGS = ImageSettings(
     width=64,
@@ -48,18 +45,9 @@ SPEC = ModelSpec.model_validate(
 )
 
 
-class Args:
-    variant_name = "fake"
-    safety = ModelArgs.model_fields["safety"].default
-
-
 @pytest.fixture
 async def server():
-    one = ImageServer.__new__(ImageServer)
-    one.args, one.spec, one.variant, one.meter = Args(), SPEC, SPEC.variant(None), NoMeter()
-    one.engine = await one.load(FakeImages, Path())
-    await one.warm_up()
-    return one
+    return await started(SPEC)
 
 
 def png(pixels, mode=None):
@@ -82,7 +70,7 @@ async def test_pictures_with_their_seeds_and_how_they_were_made(server):
     assert [image.index for image in result.images] == [0, 1, 2]
     assert (result.width, result.height, result.steps, result.guidance) == (64, 64, 4, 4)
     assert (result.scheduler, result.variant, result.format) == ("fake", "fake", "png")
-    assert result.usage == Usage(prompt_tokens=3, images=3)
+    assert result.usage == Usage({PROMPT_TOKENS: 3, IMAGES: 3})
     for image in result.images:
         red, green, blue = opened(image.data).reshape(-1, 3).mean(0)
         assert red > 200
@@ -114,7 +102,7 @@ async def test_a_stream_tells_of_every_step_and_shows_what_was_asked_for(server)
         partial = [item.partial_index for item in items if isinstance(item, PartialImage) and item.index == index]
         assert partial == [0, 1]
     assert sum(isinstance(item, EncodedImage) for item in items) == 2
-    assert items[-2] == Usage(prompt_tokens=1, images=2)
+    assert items[-2] == Usage({PROMPT_TOKENS: 1, IMAGES: 2})
     assert isinstance(items[-1], ImageResult)
 
 

@@ -7,7 +7,8 @@ from deployments.settings import ModelArgs
 from models.catalog import load_catalog
 from models.evaluation import choice
 from models.registry import import_string
-from models.specs import Needs, Task
+from models.specs import Needs
+from models.tasks.task import Task
 
 
 def test_a_replica_reserves_what_it_needs():

@@ -93,7 +93,7 @@ async def test_the_time_of_a_call_is_that_of_the_work_and_not_of_what_only_looks
     log = CallLog(CHAT, CHAT.variant(None), MemoryMeter(), lines=False)
 
     def call(method, seconds):
-        with log.one(CallContext("id", 0.0), method):
+        with log.begin(CallContext("id", 0.0), method):
             clock.now += seconds
 
     call("chat", 2.0)

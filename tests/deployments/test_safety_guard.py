@@ -5,7 +5,7 @@ import pytest
 from picture_servers import file_of, noise, ready
 
 from deployments.servers.safety import OutputGuard, log_failure
-from deployments.servers.upscaling import UpscalingServer
+from deployments.servers.upscaling import Server as UpscalingServer
 from models.engines.upscaling_fake import Engine as FakeUpscaling
 from models.errors import ContentPolicyViolation
 from models.safety.judges import OutputJudges

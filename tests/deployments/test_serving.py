@@ -10,11 +10,11 @@ from collections import Counter
 
 import httpx
 import pytest
-from fakes import CHAT, EMBEDDINGS
-from local_serve import DOODLE, PROFILE, Client, chat_server, embedding_server, image_server, local_serve  # noqa: F401
+from local_serve import DOODLE, PROFILE, Client, image_server, local_serve, slow_chat, slow_embeddings  # noqa: F401
 from patience import patience, until
 from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError
+from replicas import CHAT, EMBEDDINGS
 from virtual_time import now
 
 from deployments.servers.denoising import MOST_GROUPS
@@ -71,7 +71,7 @@ def test_every_variable_of_the_router_is_one_that_is_read():
 
 
 async def test_a_client_that_leaves_its_stream_stops_the_engine_within_a_token(serve):
-    server = chat_server(seconds_per_token=0.1)
+    server = await slow_chat(0.1)
     application = serve.deploy(CHAT, server)
     client = Client(await serve.router(), "/v1/chat/completions", chat("word " * 500, stream=True), at_event(3))
     await client.run()
@@ -87,7 +87,7 @@ def at_event(count):
 
 
 async def test_a_client_that_gives_a_whole_answer_up_stops_the_engine_within_a_token(serve):
-    server = chat_server(seconds_per_token=0.1)
+    server = await slow_chat(0.1)
     application = serve.deploy(CHAT, server)
     client = Client(await serve.router(), "/v1/chat/completions", chat("word " * 500), lambda got: False)
     request = asyncio.create_task(client.run())
@@ -128,7 +128,7 @@ async def test_a_client_that_leaves_its_pictures_frees_the_replica_within_a_step
 
 async def test_a_full_queue_says_429_and_when_to_come_again(serve):
     """64 at work, 64 that wait, and the rest is told to come back."""
-    application = serve.deploy(CHAT, chat_server(seconds_per_token=1))
+    application = serve.deploy(CHAT, await slow_chat(1))
     async with http_of(await serve.router()) as http, asyncio.TaskGroup() as group:
         first = [group.create_task(ask(http, stream=True)) for _ in range(64)]
         await until(lambda: len(application.replicas[0].calls) == 64, "the replica is full")
@@ -146,8 +146,8 @@ async def test_a_full_queue_says_429_and_when_to_come_again(serve):
 @pytest.mark.parametrize("promises", [None, PROFILE])
 async def test_a_hundred_clients_get_200_or_429_and_leave_nothing_behind(serve, promises):
     applications = [
-        serve.deploy(CHAT, chat_server(seconds_per_token=0.2), places=8, queue=16),
-        serve.deploy(EMBEDDINGS, embedding_server(), places=8, queue=16),
+        serve.deploy(CHAT, await slow_chat(0.2), places=8, queue=16),
+        serve.deploy(EMBEDDINGS, await slow_embeddings(), places=8, queue=16),
     ]
     statuses, retry_after = Counter(), set()
 
@@ -174,11 +174,11 @@ async def test_a_hundred_clients_get_200_or_429_and_leave_nothing_behind(serve, 
         assert application.waiting == 0
         assert not application.replicas[0].calls
         assert serve.meter.total(IN_FLIGHT, application.name) == 0
-        assert router.services.admission.desk(application.name).inside == 0
+        assert router.services.admission.load(application.name).in_flight == 0
 
 
 async def test_requests_under_way_are_told_of_and_are_gone_whatever_they_ended_in(serve):
-    server = chat_server(seconds_per_token=1)
+    server = await slow_chat(1)
     serve.deploy(CHAT, server)
     async with http_of(await serve.router(deadline_s=30)) as http:
         for stream in (False, True):
@@ -201,9 +201,9 @@ async def test_requests_under_way_are_told_of_and_are_gone_whatever_they_ended_i
 KINDS = ["stream", "whole", "embeddings"]
 
 
-def deploy(serve, kind, *seconds, **options):
+async def deploy(serve, kind, *seconds, **options):
     """A model with replicas that take so many seconds for an answer, or for each of its three words."""
-    servers = [embedding_server(one) if kind == "embeddings" else chat_server(one) for one in seconds]
+    servers = [await slow_embeddings(one) if kind == "embeddings" else await slow_chat(one) for one in seconds]
     return serve.deploy(EMBEDDINGS if kind == "embeddings" else CHAT, *servers, **options)
 
 
@@ -215,7 +215,7 @@ async def ask_for(http, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_request_whose_replica_dies_before_its_first_word_is_made_again(serve, kind):
-    application = deploy(serve, kind, 50, 1, places=1)
+    application = await deploy(serve, kind, 50, 1, places=1)
     first, second = application.replicas
     async with http_of(await serve.router()) as http:
         answer = asyncio.create_task(ask_for(http, kind))
@@ -232,7 +232,7 @@ async def test_a_request_whose_replica_dies_before_its_first_word_is_made_again(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_request_that_loses_two_replicas_is_an_honest_503(serve, kind):
-    application = deploy(serve, kind, 50, 50, 50, places=1)
+    application = await deploy(serve, kind, 50, 50, 50, places=1)
     async with http_of(await serve.router()) as http:
         answer = asyncio.create_task(ask_for(http, kind))
         for _ in range(2):
@@ -245,7 +245,7 @@ async def test_a_request_that_loses_two_replicas_is_an_honest_503(serve, kind):
 
 
 async def test_a_stream_that_loses_its_replica_ends_in_an_error_and_begins_no_second_time(serve):
-    application = serve.deploy(CHAT, chat_server(1), chat_server(1), places=1)
+    application = serve.deploy(CHAT, await slow_chat(1), await slow_chat(1), places=1)
     async with http_of(await serve.router()) as http:
         answer = asyncio.create_task(ask(http, stream=True))
         await asyncio.sleep(2.5)
@@ -258,7 +258,7 @@ async def test_a_stream_that_loses_its_replica_ends_in_an_error_and_begins_no_se
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_both_tries_together_have_one_deadline(serve, kind):
-    application = deploy(serve, kind, 60, 60, places=1)
+    application = await deploy(serve, kind, 60, 60, places=1)
     async with http_of(await serve.router(deadline_s=10, keep_alive_s=60)) as http:
         began = now()
         answer = asyncio.create_task(ask_for(http, kind))
@@ -282,7 +282,7 @@ async def test_both_tries_together_have_one_deadline(serve, kind):
     ids=["replaced", "refused", "bug"],
 )
 async def test_other_errors_of_a_call_are_told_as_what_they_are(*, serve, caplog, error, status, code, tries, kind):
-    application = deploy(serve, kind, 1)
+    application = await deploy(serve, kind, 1)
 
     async def fails(call):
         raise error
@@ -310,7 +310,7 @@ async def test_a_model_that_sleeps_is_woken_each_time_and_those_who_wait_are_ser
             await asyncio.sleep(5)
             assert application.called.count("wake") == woken + 1
             assert not any(one.done() for one in waiting)
-            replica = application.add(chat_server())
+            replica = application.add(await slow_chat())
             assert {(await one).status_code for one in waiting} == {200}
             application.replicas.remove(replica)
             await asyncio.sleep(2)
@@ -324,7 +324,7 @@ async def test_what_runs_is_learnt_again_after_any_answer_of_the_controller(serv
             await asyncio.sleep(11)
             assert asked + 5 <= serve.asked <= asked + 6
         serve.error = None
-        serve.deploy(CHAT, chat_server())
+        serve.deploy(CHAT, await slow_chat())
         await asyncio.sleep(2)
         assert (await ask(http)).status_code == 200
         serve.error = RayError("It restarts.")
@@ -338,7 +338,7 @@ async def test_what_runs_is_learnt_again_after_any_answer_of_the_controller(serv
 
 @pytest.mark.parametrize("kind", ["stream", "embeddings"])
 async def test_a_model_that_answers_is_up_though_the_controller_was_not_asked_since(serve, kind):
-    application = deploy(serve, kind, 7)
+    application = await deploy(serve, kind, 7)
     async with http_of(await serve.router(discovery_interval_s=5)) as http:
         first = asyncio.create_task(ask_for(http, kind))
         await asyncio.sleep(1)
@@ -351,7 +351,7 @@ async def test_a_model_that_answers_is_up_though_the_controller_was_not_asked_si
 
 
 async def test_what_is_learnt_is_written_down_and_what_says_nothing_any_more_is_taken_off_the_board(serve):
-    application = serve.deploy(CHAT, chat_server(), chat_server())
+    application = serve.deploy(CHAT, await slow_chat(), await slow_chat())
     name = application.replicas[0].name
     started = {"replica": name, "process_started": 3.5, "seconds": {"load": 30.0}}
     serve.board.put(f"cold_start/{CHAT}/vllm-cpu", started)
@@ -375,7 +375,7 @@ async def test_a_router_that_begins_without_its_controller_does_not_begin(serve)
 
 
 async def test_the_limits_of_the_routers_arguments_hold(serve):
-    serve.deploy(CHAT, chat_server(seconds_per_token=4))
+    serve.deploy(CHAT, await slow_chat(4))
     async with http_of(await serve.router(body_limit_mib=0.01, deadline_s=7, keep_alive_s=3)) as http:
         assert (await ask(http, text="a" * 9_000)).status_code == 200
         assert (await ask(http, text="a" * 11_000)).status_code == 413
@@ -409,7 +409,7 @@ async def test_links_are_given_where_the_arguments_say_so(serve, tmp_path, links
 async def test_promises_of_the_arguments_are_kept(serve):
     """What takes a second each leaves room for a few within the promise, and for everybody where there is none."""
     for promises, refusals in ((None, False), (PROFILE, True)):
-        serve.deploy(CHAT, chat_server(seconds_per_token=0.3), places=1, queue=100)
+        serve.deploy(CHAT, await slow_chat(0.3), places=1, queue=100)
         async with http_of(await serve.router(promises=promises)) as http:
             for _ in range(4):  # from which the router learns
                 await asyncio.gather(*(ask(http, stream=True) for _ in range(3)))
@@ -424,7 +424,7 @@ async def test_promises_of_the_arguments_are_kept(serve):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_server_timing_tells_router_queue_and_engine(serve, stream):
-    serve.deploy(CHAT, chat_server(seconds_per_token=0.5), places=1)
+    serve.deploy(CHAT, await slow_chat(0.5), places=1)
     async with http_of(await serve.router()) as http:
         first = asyncio.create_task(ask(http))
         await asyncio.sleep(0.25)
@@ -439,7 +439,7 @@ async def test_server_timing_tells_router_queue_and_engine(serve, stream):
 
 async def test_one_request_is_followed_from_the_edge_to_the_engine(serve, caplog):
     caplog.set_level(logging.INFO, "ray.serve.access")
-    serve.deploy(CHAT, chat_server(seconds_per_token=0.5))
+    serve.deploy(CHAT, await slow_chat(0.5))
     async with http_of(await serve.router()) as http:
         await ask(http, stream=True, headers={"x-request-id": "follow-me-1"})
     call, request = [one for one in caplog.records if getattr(one, "request_id", "") == "follow-me-1"]
@@ -450,7 +450,7 @@ async def test_one_request_is_followed_from_the_edge_to_the_engine(serve, caplog
 
 async def test_what_embeddings_took_and_used_comes_back_with_them(serve, caplog):
     caplog.set_level(logging.INFO, "ray.serve.access")
-    deploy(serve, "embeddings", 2)
+    await deploy(serve, "embeddings", 2)
     async with http_of(await serve.router()) as http:
         answer = await ask_for(http, "embeddings")
     used = answer.json()["usage"]["prompt_tokens"]
@@ -461,9 +461,9 @@ async def test_what_embeddings_took_and_used_comes_back_with_them(serve, caplog)
 
 async def test_no_text_of_a_request_is_in_any_log(serve, caplog):
     caplog.set_level(logging.DEBUG)
-    server = chat_server()
+    server = await slow_chat()
     serve.deploy(CHAT, server)
-    serve.deploy(EMBEDDINGS, embedding_server())
+    serve.deploy(EMBEDDINGS, await slow_embeddings())
     serve.deploy(DOODLE, await image_server())
     said = [{"role": "user", "content": CANARY}]
     bodies = [
@@ -471,7 +471,7 @@ async def test_no_text_of_a_request_is_in_any_log(serve, caplog):
         ("/v1/chat/completions", {"model": CHAT, "messages": said, "stream": True}, 200),
         ("/v1/chat/completions", {"model": CHAT, "messages": [{"role": CANARY, "content": "x"}]}, 400),
         ("/v1/chat/completions", {"model": CHAT, "messages": said, CANARY: 1}, 400),
-        ("/v1/chat/completions", {"model": CHAT, "messages": [{"role": "user", "content": f"{CANARY} " * 4000}]}, 400),
+        ("/v1/chat/completions", {"model": CHAT, "messages": [{"role": "user", "content": f"{CANARY} " * 9000}]}, 400),
         ("/v1/completions", {"model": CHAT, "prompt": CANARY, "max_tokens": 2, "stream": True}, 200),
         ("/v1/completions", {"model": CHAT, "prompt": "x", "logit_bias": {CANARY: 1}}, 200),
         ("/v1/embeddings", {"model": EMBEDDINGS, "input": CANARY}, 200),

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from picture_servers import file_of, noise, opened, ready
 
-from deployments.servers.styles import StylesServer
+from deployments.servers.styles import Server as StylesServer
 from models.engines.styles_fake import Engine as FakeStyles
 from models.errors import InvalidMedia, InvalidRequest
 from models.media.encoding import EDITED
 from models.tasks.styles import StyleRequest
-from models.tasks.usage import Usage
+from models.tasks.usage import IMAGES, Usage
 
 MODEL = "magenta-styles"
 IMAGE = noise()
@@ -28,7 +28,7 @@ async def pixels_of(server, *request) -> np.ndarray:
 
 async def test_a_named_style(server):
     result = await server.stylize(StyleRequest(file_of(IMAGE), "yellow-ink"))
-    assert (result.width, result.height, result.usage) == (40, 24, Usage(images=1))
+    assert (result.width, result.height, result.usage) == (40, 24, Usage({IMAGES: 1}))
     picture = opened(result.data)
     np.testing.assert_array_equal(np.asarray(picture), 255 - IMAGE)
     facts = {name: picture.info[name] for name in ("model", "variant", "style", "strength")}

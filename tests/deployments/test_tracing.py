@@ -22,24 +22,13 @@ from deployments.router.application import create_application
 from deployments.router.dispatch import ModelState, State
 from deployments.router.ingress import ServeDispatcher
 from deployments.router.services import Services
-from deployments.servers.calls import CallContext, CallLog
-from deployments.servers.chat import ChatServer
+from deployments.servers.calls import CallContext
 from deployments.tracing import _Tracing, close_span, open_span, start_tracing, traceparent_of
 from models.catalog import load_catalog
-from models.engines.chat_fake import Engine as FakeChat
+from models.tasks.chat import GenerationRequest
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CANARY = "xylophone-canary-1414"
-
-
-class Chat(ChatServer):
-    """The real server of chat models around the fake engine."""
-
-    def __init__(self, model):
-        self.spec = load_catalog()[model]
-        self.variant = self.spec.variant(None)
-        self.engine = FakeChat(model, 100)
-        self.calls = CallLog(self.spec, self.variant, MemoryMeter())
 
 
 class Handle:
@@ -102,8 +91,8 @@ def processor_of_this_process():
 
 
 @pytest.fixture
-def spans(monkeypatch, untraced):
-    """Traces this process. Call it for the spans that have ended, by their start."""
+def spans(monkeypatch, untraced, server):
+    """Traces this process, whose replica has started. Call it for the spans that have ended, by their start."""
     exporter = InMemorySpanExporter()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda: exporter)
@@ -119,8 +108,9 @@ def spans(monkeypatch, untraced):
 
 
 @pytest.fixture
-def server(chat_model) -> Chat:
-    return Chat(chat_model)
+def server(chat):
+    chat.engine.context_tokens = 100
+    return chat
 
 
 @pytest.fixture
@@ -262,8 +252,8 @@ async def test_an_error_in_a_stream_is_told_though_the_status_was_200(http, span
 
 async def test_a_caller_that_leaves_is_no_error(spans, server):
     context = CallContext("r-1", time.time() - 0.5, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    server.endless = _endless
-    stream = server.serve_stream(context, "endless")
+    server.engine.chat = _endless
+    stream = server.serve_stream(context, "chat", GenerationRequest({"messages": [], "stream": True}, "r-1"))
     await anext(stream)
     await stream.aclose()
     queue, engine = spans()
@@ -274,7 +264,7 @@ async def test_a_caller_that_leaves_is_no_error(spans, server):
     assert "error.type" not in engine.attributes
 
 
-async def _endless():
+async def _endless(request):
     while True:
         yield b"1"
 
@@ -315,12 +305,13 @@ from deployments.metering import NoMeter
 from deployments.router import application, record
 from deployments.servers import calls
 from deployments.tracing import start_tracing
+from models.catalog import load_catalog
 
 start_tracing("medley-test")
 one = record.RequestRecord("r-1")
 one.begin({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
-assert one.call().trace == {}
-one.answered()
+with one.call(load_catalog()["smollm2-135m-instruct"], "chat") as call:
+    assert call.context().trace == {}
 one.close(200, NoMeter())
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """

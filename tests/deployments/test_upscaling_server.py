@@ -10,13 +10,13 @@ from patience import patience, until
 from picture_servers import file_of, noise, opened, ready
 from PIL import Image
 
-from deployments.servers.upscaling import UpscalingServer
+from deployments.servers.upscaling import Server as UpscalingServer
 from models.engines.upscaling_fake import Engine as FakeUpscaling
 from models.errors import EngineFailed, InvalidMedia, OutOfMemory, PayloadTooLarge
 from models.media.encoding import EDITED
 from models.media.formats import Output
 from models.tasks.upscaling import UpscaleRequest
-from models.tasks.usage import Usage
+from models.tasks.usage import IMAGES, Usage
 
 MODEL = "realesr-animevideov3"
 
@@ -69,7 +69,7 @@ async def server():
 async def test_the_answer_is_four_times_as_large_and_says_how_it_was_made(server):
     image = noise()
     result = await server.upscale(UpscaleRequest(file_of(image)))
-    assert (result.width, result.height, result.usage) == (160, 96, Usage(images=1))
+    assert (result.width, result.height, result.usage) == (160, 96, Usage({IMAGES: 1}))
     picture = opened(result.data)
     np.testing.assert_array_equal(np.asarray(picture), image.repeat(4, 0).repeat(4, 1))
     assert picture.info["model"] == MODEL

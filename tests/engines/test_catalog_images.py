@@ -11,12 +11,13 @@ from models.engines.images_onnx.engine import Options as OnnxOptions
 from models.evaluation.images import EVALUATION
 from models.registry import import_string
 from models.sources import HubSource
-from models.specs import Backend, Task
+from models.specs import Backend
+from models.tasks import BY_NAME
 
 CAPABILITIES = {"generate", "edit", "inpaint", "vary", "negative_prompt", "control", "lora", "seed"}
 DIFFUSERS = [
     spec
-    for spec in load_catalog().of_task(Task.IMAGES)
+    for spec in load_catalog().of_task(BY_NAME["images"])
     if any(variant.backend is Backend.DIFFUSERS for variant in spec.variants.values())
 ]
 

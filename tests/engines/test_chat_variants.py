@@ -13,7 +13,8 @@ from models.engines import transformers_quantization
 from models.engines.transformers_quantization import WAYS, quantization_config
 from models.evaluation import chat, chat_texts
 from models.evaluation.chat import MEASURES, common_prefix, compare
-from models.specs import Backend, Task
+from models.specs import Backend
+from models.tasks import BY_NAME
 from models.variants import quantize_chat
 
 
@@ -210,7 +211,7 @@ def test_transformers_takes_every_configuration(monkeypatch):
 
 
 def test_every_row_names_a_way_there_is():
-    rows = [variant for spec in load_catalog().of_task(Task.CHAT) for variant in spec.variants.values()]
+    rows = [variant for spec in load_catalog().of_task(BY_NAME["chat"]) for variant in spec.variants.values()]
     ways = [row.engine["quantization"] for row in rows if row.backend is Backend.TRANSFORMERS and row.engine]
     assert set(ways) <= set(WAYS)
     assert len(ways) > 3

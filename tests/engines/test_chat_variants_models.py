@@ -13,7 +13,8 @@ from models.evaluation.chat_texts import FACTS
 from models.evaluation.fidelity import below_floor, reference_answers
 from models.evaluation.hardware import this_hardware
 from models.evaluation.trial import environment_of
-from models.specs import Backend, Task
+from models.specs import Backend
+from models.tasks import BY_NAME
 
 pytestmark = pytest.mark.variants
 
@@ -103,7 +104,7 @@ def test_vllm_takes_the_arguments_of_every_row():
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 
-    for model in load_catalog().of_task(Task.CHAT):
+    for model in load_catalog().of_task(BY_NAME["chat"]):
         for variant in model.variants.values():
             if variant.backend is Backend.VLLM:
                 options = {name: value for name, value in variant.engine.items() if name not in OF_THE_SERVER}

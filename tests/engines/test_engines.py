@@ -18,27 +18,29 @@ from models.catalog import load_catalog
 from models.errors import ContextLengthExceeded, InvalidRequest
 from models.registry import ENGINES, engine_class, load_engine
 from models.sources import NoSource
-from models.specs import Backend, ModelSpec, Task, VariantSpec
+from models.specs import Backend, ModelSpec, VariantSpec
+from models.tasks import BY_NAME
 from models.tasks.chat import GenerationRequest
 from models.tasks.images import Picture
+from models.tasks.task import Task
 from models.tasks.tokens import TokenizeRequest
 
 STARTERS = {
-    Task.CHAT: starters.CHAT,
-    Task.EMBEDDINGS: starters.EMBEDDINGS,
-    Task.IMAGES: starters.IMAGES,
-    Task.UPSCALING: starters.UPSCALING,
-    Task.STYLES: starters.STYLES,
+    BY_NAME["chat"]: starters.CHAT,
+    BY_NAME["embeddings"]: starters.EMBEDDINGS,
+    BY_NAME["images"]: starters.IMAGES,
+    BY_NAME["upscaling"]: starters.UPSCALING,
+    BY_NAME["styles"]: starters.STYLES,
 }
 # Where the starter variant takes long to compute, or is no file that `make models` makes.
 TINY = {
-    (Task.CHAT, Backend.TRANSFORMERS): starters.shallow_chat,
-    (Task.IMAGES, Backend.ONNX): lambda folder: tiny_graphs.stable_diffusion(
+    (BY_NAME["chat"], Backend.TRANSFORMERS): starters.shallow_chat,
+    (BY_NAME["images"], Backend.ONNX): lambda folder: tiny_graphs.stable_diffusion(
         tiny_diffusion.stable_diffusion(folder / "source"), folder
     ),
-    (Task.UPSCALING, Backend.ONNX): tiny_graphs.compact_upscaler,
+    (BY_NAME["upscaling"], Backend.ONNX): tiny_graphs.compact_upscaler,
 }
-ELSEWHERE = {(Task.CHAT, Backend.VLLM): "runs inside ray.serve.llm: see tests/cluster and tests/serve"}
+ELSEWHERE = {(BY_NAME["chat"], Backend.VLLM): "runs inside ray.serve.llm: see tests/cluster and tests/serve"}
 FAKE = VariantSpec.model_validate({"backend": "fake", "precision": "fp32", "needs": {"cpus": 0, "memory_gib": 0.1}})
 MESSAGES = [{"role": "user", "content": "Say that Paris is the capital of France, and then say it once more."}]
 
@@ -79,32 +81,32 @@ def test_every_backend_of_the_registry_is_tried(task):
     tried = {param.values[0] for param in engines_of(task) if isinstance(param.values[0], Backend)}
     assert tried == {backend for of_task, backend in ENGINES if of_task is task}
     assert Backend.FAKE in tried
-    assert set(ELSEWHERE) == {(Task.CHAT, Backend.VLLM)}  # which alone is skipped
+    assert set(ELSEWHERE) == {(BY_NAME["chat"], Backend.VLLM)}  # which alone is skipped
 
 
-@pytest.fixture(scope="module", params=engines_of(Task.CHAT))
+@pytest.fixture(scope="module", params=engines_of(BY_NAME["chat"]))
 def chat(request):
-    return load(Task.CHAT, request.param, request)
+    return load(BY_NAME["chat"], request.param, request)
 
 
-@pytest.fixture(scope="module", params=engines_of(Task.EMBEDDINGS))
+@pytest.fixture(scope="module", params=engines_of(BY_NAME["embeddings"]))
 def embeddings(request):
-    return load(Task.EMBEDDINGS, request.param, request)
+    return load(BY_NAME["embeddings"], request.param, request)
 
 
-@pytest.fixture(scope="module", params=engines_of(Task.IMAGES))
+@pytest.fixture(scope="module", params=engines_of(BY_NAME["images"]))
 def images(request):
-    return load(Task.IMAGES, request.param, request)
+    return load(BY_NAME["images"], request.param, request)
 
 
-@pytest.fixture(scope="module", params=engines_of(Task.UPSCALING))
+@pytest.fixture(scope="module", params=engines_of(BY_NAME["upscaling"]))
 def upscaling(request):
-    return load(Task.UPSCALING, request.param, request)
+    return load(BY_NAME["upscaling"], request.param, request)
 
 
-@pytest.fixture(scope="module", params=engines_of(Task.STYLES))
+@pytest.fixture(scope="module", params=engines_of(BY_NAME["styles"]))
 def styles(request):
-    return load(Task.STYLES, request.param, request)
+    return load(BY_NAME["styles"], request.param, request)
 
 
 def call(**body) -> GenerationRequest:

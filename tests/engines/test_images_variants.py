@@ -17,8 +17,8 @@ from models.evaluation import images
 from models.evaluation.fidelity import below_floor
 from models.evaluation.image_prompts import SETS, prompts
 from models.evaluation.images import ImagesSubject, compare, drift, open_variant, shows_asked
-from models.specs import Task
 from models.starter.doodle.drawings import draw, every_combination
+from models.tasks import BY_NAME
 from models.variants import export_images, quantize_images
 
 CATALOG = load_catalog()
@@ -108,7 +108,7 @@ def test_a_subject_makes_every_picture_once_and_works_in_batches(monkeypatch):
     ("spec", "name"),
     [
         (spec, name)
-        for spec in CATALOG.of_task(Task.IMAGES)
+        for spec in CATALOG.of_task(BY_NAME["images"])
         for name, variant in spec.variants.items()
         if variant.needs.gpus and variant.backend != "fake"
     ],

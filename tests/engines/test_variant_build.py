@@ -14,7 +14,8 @@ from models.evaluation import fidelity
 from models.evaluation.evaluation import EVALUATIONS, evaluation_of
 from models.evaluation.fidelity import FidelityBelowFloor, below_floor, gpus
 from models.evaluation.trial import Trial, TrialFailed
-from models.specs import Artifact, ModelSpec, Task
+from models.specs import Artifact, ModelSpec
+from models.tasks.task import Task
 from models.weights import artifact_folder, fetch, locate
 
 MODEL = "all-minilm-l6-v2"

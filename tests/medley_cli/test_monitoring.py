@@ -26,7 +26,7 @@ from medley.monitoring.reference import buckets_table, metrics_table, others_lis
 from medley.monitoring.rules import LIMIT, RECORDING_GROUP, Rule, alerts, recording_rules
 from models.catalog import Catalog, load_catalog
 from models.slo import Slo, load_slo
-from models.specs import Task
+from models.tasks import BY_NAME
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SLO = load_slo(REPOSITORY / "slo.yaml")
@@ -316,7 +316,7 @@ def test_a_model_with_a_promise_of_its_own_is_left_out_of_the_tasks():
     found = [one for one in objectives(SLO, "gpu") if one.indicator == "duration"]
     own = [one.model for one in found if one.model]
     assert own
-    (of_chat,) = [one for one in found if one.task is Task.CHAT and one.model is None]
+    (of_chat,) = [one for one in found if one.task is BY_NAME["chat"] and one.model is None]
     for model in own:
         assert f'model!~"{model}(@.+)?"' in of_chat.requests("5m")
     for one in found:
@@ -450,8 +450,8 @@ def test_a_metric_that_is_new_in_the_table_is_shown_with_its_help(kind):
 
 
 def test_a_metric_of_a_task_that_no_model_has_is_not_shown():
-    chat = Catalog(load_catalog().of_task(Task.CHAT))
-    embeddings = Catalog(load_catalog().of_task(Task.EMBEDDINGS))
+    chat = Catalog(load_catalog().of_task(BY_NAME["chat"]))
+    embeddings = Catalog(load_catalog().of_task(BY_NAME["embeddings"]))
     assert f"{FIRST_TOKEN.series}_bucket" in shown_series(chat)
     assert f"{FIRST_TOKEN.series}_bucket" not in shown_series(embeddings)
     titles = {panel["title"] for panel in dashboard(rows(embeddings))["panels"]}

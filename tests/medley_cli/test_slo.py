@@ -9,7 +9,7 @@ from loadtest.counters import COUNTERS
 from medley.monitoring.objectives import objectives
 from models.catalog import load_catalog
 from models.slo import load_slo
-from models.specs import Task
+from models.tasks import BY_NAME
 
 SLO = Path(__file__).resolve().parents[2] / "slo.yaml"
 TASKS = """\
@@ -38,7 +38,7 @@ def test_every_model_of_the_catalog_has_a_promise_that_can_be_measured(profile):
     for model, spec in load_catalog().items():
         targets = slo.targets(spec.task, model, profile)
         assert targets.duration_s
-        assert (targets.time_to_first_token_s is not None) == (spec.task is Task.CHAT)
+        assert (targets.time_to_first_token_s is not None) == (spec.task is BY_NAME["chat"])
     assert objectives(slo, profile)
 
 
@@ -52,8 +52,8 @@ def test_a_gpu_is_promised_to_be_no_slower_than_two_cores():
 
 def test_a_model_differs_only_in_what_is_said(slo_of):
     slo = slo_of(SMALL + "    models:\n      smollm2-135m-instruct: {time_to_first_token_s: 0.5}\n")
-    mine = slo.targets(Task.CHAT, "smollm2-135m-instruct", "cpu")
-    others = slo.targets(Task.CHAT, "falcon-7b-instruct", "cpu")
+    mine = slo.targets(BY_NAME["chat"], "smollm2-135m-instruct", "cpu")
+    others = slo.targets(BY_NAME["chat"], "falcon-7b-instruct", "cpu")
     assert (mine.time_to_first_token_s, others.time_to_first_token_s) == (0.5, 1)
     assert (mine.duration_s, mine.good) == (others.duration_s, others.good) == (60, 0.99)
 
@@ -82,7 +82,7 @@ def test_a_mistake_is_refused_with_its_place(slo_of, old, new, where):
 
 
 def test_the_file_that_the_mistakes_were_made_in_is_right(slo_of):
-    assert slo_of(SMALL).targets(Task.EMBEDDINGS, "bge-m3", "cpu").duration_s == 1
+    assert slo_of(SMALL).targets(BY_NAME["embeddings"], "bge-m3", "cpu").duration_s == 1
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -93,9 +93,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_a_profile_or_task_without_a_promise_is_named(slo_of):
     slo = slo_of(SMALL.replace("      embeddings", "#     embeddings"))
     with pytest.raises(KeyError, match="no profile 'tpu'; there are cpu"):
-        slo.targets(Task.CHAT, "smollm2-135m-instruct", "tpu")
+        slo.targets(BY_NAME["chat"], "smollm2-135m-instruct", "tpu")
     with pytest.raises(KeyError, match="promises nothing for embeddings"):
-        slo.targets(Task.EMBEDDINGS, "bge-m3", "cpu")
+        slo.targets(BY_NAME["embeddings"], "bge-m3", "cpu")
 
 
 def test_a_limit_that_is_no_bucket_bound_is_refused_with_the_nearest(slo_of):

@@ -15,7 +15,7 @@ from models.catalog import load_catalog
 from models.evaluation import cards
 from models.evaluation.choice import made_as
 from models.evaluation.fidelity import below_floor
-from models.specs import Task
+from models.tasks.task import Task
 
 PUBLISHED = sorted(cards.PUBLISHED.glob("*.json"))
 

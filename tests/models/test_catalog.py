@@ -8,7 +8,7 @@ import yaml
 from models.catalog import load_catalog, read_catalog
 from models.errors import ModelNotFound
 from models.registry import ENGINES
-from models.specs import Task
+from models.tasks import BY_NAME
 
 VARIANTS = [
     pytest.param(spec, variant, id=f"{spec.id}@{name}")
@@ -38,8 +38,8 @@ def write(folder, name, *rows):
 
 def test_the_shipped_catalog_loads():
     catalog = load_catalog()
-    assert catalog.of_task(Task.CHAT)
-    assert catalog.of_task(Task.EMBEDDINGS)
+    assert catalog.of_task(BY_NAME["chat"])
+    assert catalog.of_task(BY_NAME["embeddings"])
     assert catalog.resolve("smollm2-135m-instruct").title == "SmolLM2 135M Instruct"
     assert len(catalog) == len(list(catalog))
 

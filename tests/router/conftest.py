@@ -3,35 +3,30 @@
 import asyncio
 import io
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import replace
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from fakes import CHAT, EMBEDDINGS, fake_embedding_server
 from fastapi import FastAPI
+from local_dispatcher import LocalDispatcher
 from PIL import Image
+from replicas import CHAT, EMBEDDINGS, at_once, chat_server, embedding_server, started
 from virtual_time import VirtualLoop
 
 from deployments.router.application import create_application
-from deployments.router.dispatch import LocalDispatcher, ModelState
+from deployments.router.dispatch import ModelState
 from deployments.router.media_store import FolderStore
 from deployments.router.services import Services
+from deployments.servers.images import Server as ImageServer
 from models.catalog import Catalog, load_catalog
-from models.engines.chat_fake import Engine as FakeChat
 from models.engines.images_fake import Engine as FakeImages
-from models.engines.styles_fake import Engine as FakeStyles
-from models.engines.upscaling_fake import Engine as FakeUpscaling
 from models.media.decoding import decode_image
-from models.media.encoding import encode_image
-from models.specs import ModelSpec, Task
-from models.tasks.images import EncodedImage, ImageRequest, ImageResult, ImageSettings, PartialImage, Picture, Progress
-from models.tasks.pictures import PictureResult
-from models.tasks.styles import StyleRequest
-from models.tasks.upscaling import UpscaleRequest
-from models.tasks.usage import Usage
+from models.specs import ModelSpec
+from models.tasks.images import MAKE_STREAM, ImageRequest, ImageSettings
+from models.tasks.methods import handles
 
 SETTINGS = ImageSettings(
     width=64,
@@ -56,98 +51,79 @@ COMMON: dict[str, Any] = {
 }
 
 
-def spec(name: str, task: Task, **rest: Any) -> ModelSpec:
+def spec(name: str, task: str, **rest: Any) -> ModelSpec:
     return ModelSpec.model_validate({"id": name, "title": name, "task": task, **COMMON, **rest})
 
 
 PAINTER = spec(
     "painter",
-    Task.IMAGES,
-    images=SETTINGS,
+    "images",
+    settings=SETTINGS.model_dump()
+    | {
+        "controls": {"canny": {"kind": "none"}, "depth": {"kind": "none"}},
+        "adapters": {"watercolour": {"kind": "none"}, "pixel-art": {"kind": "none"}},
+    },
     capabilities={"generate", "edit", "inpaint", "vary", "negative_prompt"},
-    controls={"canny": {"kind": "none"}, "depth": {"kind": "none"}},
-    adapters={"watercolour": {"kind": "none"}, "pixel-art": {"kind": "none"}},
 )
-TURBO = spec(
-    "turbo", Task.IMAGES, images=SETTINGS.model_copy(update={"guidance": 0, "steps": 1}), capabilities={"generate"}
-)
-UPSCALER = spec("upscaler", Task.UPSCALING, scale=4)
-STYLER = spec("styler", Task.STYLES, styles=("negative", "rolled"))
+TURBO = spec("turbo", "images", settings=SETTINGS.model_dump() | {"guidance": 0, "steps": 1}, capabilities={"generate"})
+UPSCALER = spec("upscaler", "upscaling", settings={"scale": 4})
+STYLER = spec("styler", "styles", settings={"styles": ("negative", "rolled")})
 
 
-class FakeImageServer:
-    """What an image model's replica does, one picture after the other."""
+class Breaking(FakeImages):
+    """Breaks after so many steps, if it is told to."""
 
-    def __init__(self, spec: ModelSpec):
-        self.spec = spec
-        self.engine = FakeImages()
-        self.requests: list[ImageRequest] = []
-        self.seconds_per_step = 0.0
-        self.fail_after: int | None = None
-        self.cancelled = False
+    fail_after: int | None = None
 
-    async def make(self, request: ImageRequest) -> ImageResult:
-        items = [item async for item in self.make_stream(request)]
-        images = tuple(item for item in items if isinstance(item, EncodedImage))
-        return replace(items[-1], images=images)
+    def step(self, batch: Any) -> None:
+        if len(self.batches) == self.fail_after:
+            raise RuntimeError("secret text of a library")
+        super().step(batch)
 
+
+class Painter(ImageServer):
+    """The server of image models. It keeps the requests, and its steps take so long."""
+
+    requests: list[ImageRequest]
+    engine: Breaking
+    seconds_per_step = 0.0
+    cancelled = False
+
+    async def warm_up(self) -> None:
+        self.requests = []
+        await super().warm_up()
+        self.requests.clear()
+        self.engine.batches.clear()
+        step = self.denoising._step
+
+        async def paced(batch: Any) -> None:
+            await asyncio.sleep(self.seconds_per_step)
+            await step(batch)
+
+        self.denoising._step = paced
+
+    @handles(MAKE_STREAM)
     async def make_stream(self, request: ImageRequest) -> AsyncGenerator[Any, None]:
         self.requests.append(request)
-        settings = self.spec.images
-        image = None if request.image is None else decode_image(request.image, 1, "image").pixels
-        width = request.width or (settings.width if image is None else image.shape[1])
-        height = request.height or (settings.height if image is None else image.shape[0])
-        if image is not None:
-            image = np.asarray(Image.fromarray(image).resize((width, height)))
-        steps, seed = request.steps or settings.steps, 1000 if request.seed is None else request.seed
-        guidance = settings.guidance if request.guidance is None else request.guidance
-        scheduler = request.scheduler or settings.scheduler
-        done = 0
         try:
-            for index in range(request.n):
-                picture = Picture(
-                    request.prompt, "", width, height, steps, guidance, scheduler, seed + index, image,
-                    strength=request.strength or settings.strength,
-                )  # fmt: skip
-                denoising = self.engine.start(picture)
-                for _ in range(denoising.steps):
-                    await asyncio.sleep(self.seconds_per_step)
-                    if done == self.fail_after:
-                        raise RuntimeError("secret text of a library")
-                    done += 1
-                    self.engine.step([denoising])
-                    yield Progress(index, denoising.step, denoising.steps)
-                    if request.partial_images > 0 and denoising.step <= request.partial_images:
-                        preview = encode_image(self.engine.preview(denoising), request.output, {})
-                        yield PartialImage(index, denoising.step - 1, preview)
-                data = encode_image(self.engine.finish([denoising])[0], request.output, {"seed": str(seed + index)})
-                yield EncodedImage(index, data, seed + index)
+            async with aclosing(super().make_stream(request)) as items:
+                async for item in items:
+                    yield item
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled = True
             raise
-        usage = Usage(prompt_tokens=len(request.prompt.split()), images=request.n)
-        yield usage
-        yield ImageResult((), width, height, steps, guidance, scheduler, "fake", request.output.format, usage)
 
 
-class FakePictureServer:
-    """What an upscaler's and a style model's replica do."""
+def keeping_requests(server: Any, method: str) -> Any:
+    """The server, with a list of what its method was asked."""
+    handle, server.requests = getattr(server, method), []
 
-    def __init__(self, upscaler: FakeUpscaling, styler: FakeStyles):
-        self.upscaler, self.styler = upscaler, styler
-        self.requests: list[Any] = []
+    async def kept(request: Any) -> Any:
+        server.requests.append(request)
+        return await handle(request)
 
-    async def upscale(self, request: UpscaleRequest) -> Any:
-        return self._result(request, self.upscaler.upscale(decode_image(request.image, 1, "image").pixels))
-
-    async def stylize(self, request: StyleRequest) -> Any:
-        style = request.style if isinstance(request.style, str) else decode_image(request.style, 1, "style").pixels
-        return self._result(request, self.styler.stylize(decode_image(request.image, 1, "image").pixels, style))
-
-    def _result(self, request: Any, pixels: np.ndarray) -> Any:
-        self.requests.append(request)
-        data = encode_image(pixels, request.output, {})
-        return PictureResult(data, pixels.shape[1], pixels.shape[0], Usage(images=1))
+    setattr(server, method, kept)
+    return server
 
 
 @pytest.fixture(autouse=True)
@@ -156,22 +132,23 @@ def time_is_virtual(virtual_clock: None) -> None:
 
 
 @pytest.fixture
-def painter() -> FakeImageServer:
-    return FakeImageServer(PAINTER)
+def painter() -> Painter:
+    return at_once(started(PAINTER, Painter, Breaking))
 
 
 @pytest.fixture
-def turbo() -> FakeImageServer:
-    return FakeImageServer(TURBO)
-
-
-def fake_pictures() -> FakePictureServer:
-    return FakePictureServer(FakeUpscaling(4), FakeStyles(STYLER.styles))
+def turbo() -> Painter:
+    return at_once(started(TURBO, Painter, Breaking))
 
 
 @pytest.fixture
-def pictures() -> FakePictureServer:
-    return fake_pictures()
+def upscaler() -> Any:
+    return keeping_requests(at_once(started(UPSCALER)), "upscale")
+
+
+@pytest.fixture
+def styler() -> Any:
+    return keeping_requests(at_once(started(STYLER)), "stylize")
 
 
 def application_of_images(
@@ -183,11 +160,11 @@ def application_of_images(
 
 
 @pytest.fixture
-def image_router(painter, turbo, pictures, tmp_path) -> Callable[..., FastAPI]:
+def image_router(*, painter, turbo, upscaler, styler, tmp_path) -> Callable[..., FastAPI]:
     """Makes a router of the image models, perhaps with some in other states."""
 
     def make(states: dict[str, ModelState] | None = None, only: set[str] | None = None, **limits: Any) -> FastAPI:
-        servers = {"painter": painter, "turbo": turbo, "upscaler": pictures, "styler": pictures}
+        servers = {"painter": painter, "turbo": turbo, "upscaler": upscaler, "styler": styler}
         if only is not None:
             servers = {name: server for name, server in servers.items() if name in only}
         return application_of_images(servers, tmp_path / "media", states, **limits)
@@ -198,15 +175,14 @@ def image_router(painter, turbo, pictures, tmp_path) -> Callable[..., FastAPI]:
 @pytest.fixture(scope="session")
 def shared_image_app(tmp_path_factory) -> FastAPI:
     """For tests that change nothing in it: to make an application takes ten times as long as to answer a request."""
-    pictures = fake_pictures()
-    servers = {"painter": FakeImageServer(PAINTER), "turbo": FakeImageServer(TURBO)}
-    return application_of_images(servers | {"upscaler": pictures, "styler": pictures}, tmp_path_factory.mktemp("media"))
+    servers = {spec.id: at_once(started(spec)) for spec in (PAINTER, TURBO, UPSCALER, STYLER)}
+    return application_of_images(servers, tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="session")
 def shared_application() -> FastAPI:
     """The same of a chat model and one for embeddings."""
-    servers = {CHAT: FakeChat(CHAT, load_catalog()[CHAT].limits.context_tokens), EMBEDDINGS: fake_embedding_server()}
+    servers = {CHAT: at_once(chat_server()), EMBEDDINGS: at_once(embedding_server())}
     return create_application(Services(load_catalog(), LocalDispatcher(servers)))
 
 

@@ -3,16 +3,17 @@
 import httpx2
 import openai
 import pytest
+from local_dispatcher import LocalDispatcher
+from replicas import at_once, chat_server
 
 from deployments.metering import MemoryMeter
 from deployments.router.addressing import application_of, names_of
 from deployments.router.application import create_application
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import ModelState, State
 from deployments.router.services import Services
 from deployments.telemetry import ERRORS, REQUESTS
 from models.catalog import load_catalog
-from models.engines.chat_fake import Engine as FakeChat
-from models.specs import Task
+from models.tasks import BY_NAME
 
 M = "all-minilm-l6-v2"
 ONNX, TORCH, GPU = f"{M}@onnx", f"{M}@torch", f"{M}@torch-gpu"
@@ -76,9 +77,10 @@ def test_the_names_of_an_application_reach_it_and_no_other_does(states, names):
 class TwoVariants:
     """A chat model under its own name (as vllm-cpu) and beside it as transformers, and an embedding model."""
 
-    def __init__(self, fake_embeddings):
-        self.plain, self.beside = FakeChat(CHAT, 8192), FakeChat(f"{CHAT}@transformers", 8192)
-        servers = {CHAT: self.plain, f"{CHAT}@transformers": self.beside, M: fake_embeddings}
+    def __init__(self, chat, beside, embeddings):
+        self.plain, self.beside = chat.engine, beside.engine
+        self.beside.model = f"{CHAT}@transformers"
+        servers = {CHAT: chat, f"{CHAT}@transformers": beside, M: embeddings}
         states = {
             CHAT: ModelState(R, "vllm-cpu", since=1.0, replicas=1),
             f"{CHAT}@transformers": ModelState(R, "transformers", since=2.0, replicas=1),
@@ -90,8 +92,8 @@ class TwoVariants:
 
 
 @pytest.fixture
-def cluster(fake_embeddings) -> TwoVariants:
-    return TwoVariants(fake_embeddings)
+def cluster(chat, embeddings) -> TwoVariants:
+    return TwoVariants(chat, at_once(chat_server()), embeddings)
 
 
 @pytest.fixture
@@ -107,19 +109,19 @@ async def client(cluster):
         yield client
 
 
-async def chat(client, model: str) -> str:
+async def answerer(client, model: str) -> str:
     """Who answered, as a client sees it."""
     answer = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": "one two"}])
     return answer.model
 
 
 async def test_both_names_of_one_model_reach_their_own_replicas(client, cluster):
-    assert await chat(client, CHAT) == CHAT
-    assert await chat(client, f"{CHAT}@vllm-cpu") == CHAT
+    assert await answerer(client, CHAT) == CHAT
+    assert await answerer(client, f"{CHAT}@vllm-cpu") == CHAT
     made = cluster.plain.tokens_made
     assert made
     assert not cluster.beside.tokens_made
-    assert await chat(client, f"{CHAT}@transformers") == f"{CHAT}@transformers"
+    assert await answerer(client, f"{CHAT}@transformers") == f"{CHAT}@transformers"
     assert cluster.plain.tokens_made == made
     assert cluster.beside.tokens_made
 
@@ -135,11 +137,11 @@ async def test_a_stream_and_a_count_of_tokens_go_to_the_variant_too(client, clus
 
 async def test_metrics_are_labelled_with_the_application(client, cluster):
     for model in (CHAT, f"{CHAT}@vllm-cpu", f"{CHAT}@transformers"):
-        await chat(client, model)
+        await answerer(client, model)
     with pytest.raises(openai.InternalServerError):
-        await chat(client, "llama-3.1-8b-instruct")
+        await answerer(client, "llama-3.1-8b-instruct")
     with pytest.raises(openai.NotFoundError):
-        await chat(client, f"{CHAT}@nothing")
+        await answerer(client, f"{CHAT}@nothing")
     assert cluster.meter.total(REQUESTS, CHAT, "chat", "200") == 2
     assert cluster.meter.total(REQUESTS, f"{CHAT}@transformers", "chat", "200") == 1
     labels = {key[1] for key in cluster.meter.values if key[0] == REQUESTS.name}
@@ -156,8 +158,8 @@ async def test_a_variant_that_is_not_served_is_a_503_that_names_those_that_are(c
     assert cluster.meter.total(ERRORS, TORCH, "embeddings", "model_not_deployed") == 1
 
 
-async def test_a_plain_name_that_could_mean_several_variants_is_a_503_that_names_them(router, fake_embeddings):
-    servers = {TORCH: fake_embeddings, GPU: fake_embeddings}
+async def test_a_plain_name_that_could_mean_several_variants_is_a_503_that_names_them(router, embeddings):
+    servers = {TORCH: embeddings, GPU: embeddings}
     async with router(dispatcher=LocalDispatcher(servers, served(torch=R, torch_gpu=R))) as http:
         answer = await http.post("/v1/embeddings", json={"model": M, "input": "one"})
     assert answer.status_code == 503
@@ -224,12 +226,12 @@ async def test_a_variant_that_starts_is_waited_for_under_its_name(open_http, clu
 
 
 def test_a_request_without_a_model_gets_the_one_that_goes_by_its_own_name(cluster):
-    assert cluster.services.choose(Task.CHAT).id == CHAT
+    assert cluster.services.choose(BY_NAME["chat"]).id == CHAT
     cluster.dispatcher.become(CHAT, ModelState(L, "vllm-cpu"))
-    assert cluster.services.choose(Task.CHAT).id == f"{CHAT}@transformers"
+    assert cluster.services.choose(BY_NAME["chat"]).id == f"{CHAT}@transformers"
 
 
-async def test_a_model_for_another_task_is_told_one_that_is_served(router, fake_embeddings, assert_error):
-    async with router(dispatcher=LocalDispatcher({TORCH: fake_embeddings}, served(torch=R))) as http:
+async def test_a_model_for_another_task_is_told_one_that_is_served(router, embeddings, assert_error):
+    async with router(dispatcher=LocalDispatcher({TORCH: embeddings}, served(torch=R))) as http:
         answer = await http.post("/v1/embeddings", json={"model": CHAT, "input": "one"})
     assert f"such as {TORCH}" in assert_error(answer, 400)["message"]

@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.router.admission import Admission, Asker, is_batch, key_of
+from deployments.router.admission import Admission, AdmissionRequest, is_batch, key_of
 from deployments.router.prediction import LEAST, Line, Predictor
 from deployments.router.record import RequestRecord
 from models.catalog import load_catalog
 from models.errors import TooBusy
 from models.slo import Targets
-from models.tasks.usage import Usage
+from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
 
 CHAT = load_catalog()["smollm2-135m-instruct"]
 PROMISE = Targets(time_to_first_token_s=1.0, time_per_output_token_s=0.1, good=0.99, availability=0.999)
+
+
+def of_chat(**known) -> RequestRecord:
+    return RequestRecord("test", model=CHAT.id, task="chat", **known)
 
 
 def taught(line, slope, base, rounds=5, noise=0.0):
@@ -33,22 +37,22 @@ def taught(line, slope, base, rounds=5, noise=0.0):
 def admission(slope=0.1, base=0.05, **promise):
     """A model whose first token takes `base` and `slope` for each request under way."""
     found = Admission({CHAT.id: PROMISE.model_copy(update=promise)})
-    taught(found.desk(CHAT.id).predictor.first_s, slope, base)
+    taught(found.load(CHAT.id).predictor.first_s, slope, base)
     return found
 
 
-def enter(admission, stack, asker=Asker(), replicas=1):  # noqa: B008  frozen
-    place = admission.one(CHAT, replicas, asker, RequestRecord("test"))
+def enter(admission, stack, asked=AdmissionRequest(), replicas=1):  # noqa: B008  frozen
+    place = admission.admit(CHAT, replicas, asked, RequestRecord("test"))
     place.__enter__()
     stack.append(place)
 
 
-def full(admission, asker=Asker(), replicas=1, most=1000):  # noqa: B008
+def full(admission, asked=AdmissionRequest(), replicas=1, most=1000):  # noqa: B008
     """Let in as many as there is room for; how many that was, and the refusal."""
     stack = []
     for count in range(most):
         try:
-            enter(admission, stack, asker, replicas)
+            enter(admission, stack, asked, replicas)
         except TooBusy as error:
             return count, error, stack
     return most, None, stack
@@ -141,7 +145,7 @@ def test_nothing_that_is_learnt_breaks_the_arithmetic(observed, limit):
 def test_everybody_is_let_in_before_anything_is_known_or_where_nothing_is_promised():
     assert full(Admission({CHAT.id: PROMISE}))[1] is None
     unpromised = Admission()
-    taught(unpromised.desk(CHAT.id).predictor.first_s, 10, 10)
+    taught(unpromised.load(CHAT.id).predictor.first_s, 10, 10)
     assert full(unpromised)[1] is None
 
 
@@ -164,83 +168,89 @@ def test_one_is_always_let_in():
 
 
 def test_who_leaves_makes_room():
-    desk = admission()
-    _, _, inside = full(desk)
+    made = admission()
+    _, _, inside = full(made)
     inside.pop().__exit__(None, None, None)
-    enter(desk, inside)
+    enter(made, inside)
     with pytest.raises(TooBusy):
-        enter(desk, inside)
+        enter(made, inside)
 
 
 def test_the_time_to_come_back_is_the_time_until_there_is_room():
-    desk = admission()
-    desk.desk(CHAT.id).ended = 0.25
-    assert full(desk)[1].retry_after == pytest.approx(4, rel=0.3)
+    made = admission()
+    made.load(CHAT.id).ended = 0.25
+    assert full(made)[1].retry_after == pytest.approx(4, rel=0.3)
 
 
 def test_batch_gives_way_to_people():
-    desk = admission()
-    count, _, stack = full(desk, Asker(batch=True))
+    made = admission()
+    count, _, stack = full(made, AdmissionRequest(batch=True))
     assert count == 5
-    enter(desk, stack, Asker())  # for them there is room still
+    enter(made, stack, AdmissionRequest())  # for them there is room still
 
 
 def test_a_greedy_key_leaves_room_for_the_others():
-    desk = admission(slope=0.01, base=0.0)
+    made = admission(slope=0.01, base=0.0)
     stack = []
-    enter(desk, stack, Asker(key="quiet"))
+    enter(made, stack, AdmissionRequest(key="quiet"))
     stack.pop().__exit__(None, None, None)
-    count, error, _ = full(desk, Asker(key="greedy"))
+    count, error, _ = full(made, AdmissionRequest(key="greedy"))
     assert 70 <= count <= 80
     assert "share" in error.message
     for _ in range(20):
-        enter(desk, stack, Asker(key="quiet"))
+        enter(made, stack, AdmissionRequest(key="quiet"))
 
 
 def test_a_key_alone_may_have_all():
-    assert 97 <= full(admission(slope=0.01, base=0.0), Asker(key="one"))[0] <= 100
+    assert 97 <= full(admission(slope=0.01, base=0.0), AdmissionRequest(key="one"))[0] <= 100
 
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
-    desk = admission()
-    taught(desk.desk(CHAT.id).predictor.token_s, 0.001, 0.02)
+    made = admission()
+    taught(made.load(CHAT.id).predictor.token_s, 0.001, 0.02)
     stack = []
-    enter(desk, stack)
+    enter(made, stack)
     with pytest.raises(TooBusy, match="deadline"):
-        enter(desk, stack, Asker(deadline_s=1.0, tokens=200))
-    enter(desk, stack, Asker(deadline_s=10.0, tokens=200))
-    enter(desk, stack, Asker(deadline_s=1.0, tokens=5))
+        enter(made, stack, AdmissionRequest(deadline_s=1.0, tokens=200))
+    enter(made, stack, AdmissionRequest(deadline_s=10.0, tokens=200))
+    enter(made, stack, AdmissionRequest(deadline_s=1.0, tokens=5))
 
 
 def test_it_learns_from_those_that_were_answered_only():
-    desk = Admission({CHAT.id: PROMISE})
-    record = RequestRecord("a", stream=True)
-    with desk.one(CHAT, 1, Asker(), record):
-        record.call()
-        record.first, record.engine_s, record.usage = record.called + 0.5, 1.0, Usage(5, 11)
-        record.last = record.called + 1.5
-    predictor = desk.desk(CHAT.id).predictor
+    made = Admission({CHAT.id: PROMISE})
+    record = of_chat(stream=True)
+    with made.admit(CHAT, 1, AdmissionRequest(), record):
+        call = record.call(CHAT, "chat")
+        call.first, call.last = call.called + 0.5, call.called + 1.5
+        call.engine_s, call.usage = 1.0, Usage({PROMPT_TOKENS: 5, COMPLETION_TOKENS: 11})
+    predictor = made.load(CHAT.id).predictor
     assert predictor.first_s.seen == predictor.token_s.seen == 1
     assert predictor.token_s.y == pytest.approx(0.1)
     for spoil in ({"code": "engine_failed"}, {"engine_s": None}):
-        failed = RequestRecord("b", stream=True, last=1.0, engine_s=1.0, usage=Usage(1, 5))
+        failed = of_chat(stream=True)
+        call = failed.call(CHAT, "chat")
+        call.last, call.engine_s, call.usage = 1.0, 1.0, Usage({PROMPT_TOKENS: 1, COMPLETION_TOKENS: 5})
         for name, value in spoil.items():
-            setattr(failed, name, value)
-        with desk.one(CHAT, 1, Asker(), failed):
+            setattr(failed if name == "code" else call, name, value)
+        with made.admit(CHAT, 1, AdmissionRequest(), failed):
             pass
     assert predictor.first_s.seen == 1
-    assert desk.desk(CHAT.id).inside == 0
+    assert made.load(CHAT.id).in_flight == 0
 
 
 def test_of_a_whole_answer_the_time_of_a_token_is_what_comes_after_the_first():
-    desk = Admission({CHAT.id: PROMISE})
-    predictor = desk.desk(CHAT.id).predictor
+    made = Admission({CHAT.id: PROMISE})
+    predictor = made.load(CHAT.id).predictor
 
     def answer(tokens):
-        record = RequestRecord("a")
-        with desk.one(CHAT, 1, Asker(), record):
-            record.call()
-            record.last, record.engine_s, record.usage = record.called + 1.5, 1.4, Usage(5, tokens)
+        record = of_chat()
+        with made.admit(CHAT, 1, AdmissionRequest(), record):
+            call = record.call(CHAT, "chat")
+            call.last, call.engine_s, call.usage = (
+                call.called + 1.5,
+                1.4,
+                Usage({PROMPT_TOKENS: 5, COMPLETION_TOKENS: tokens}),
+            )
 
     answer(4)
     assert (predictor.duration_s.seen, predictor.token_s.seen) == (1, 0)
@@ -286,7 +296,7 @@ def goodput(promises, monkeypatch, seconds=60, rate=100, capacity=50):
     clock.monotonic = clock.perf_counter = lambda: clock.now
     for module in ("admission", "record"):
         monkeypatch.setattr(f"deployments.router.{module}.time", clock)
-    desk, draw, good, inside, done = Admission(promises), random.Random(1), 0, deque(), 0.0
+    made, draw, good, inside, done = Admission(promises), random.Random(1), 0, deque(), 0.0
     due = draw.expovariate(rate)
     while clock.now < seconds:
         end = clock.now + (inside[0].done - done) * len(inside) if inside else math.inf
@@ -295,14 +305,15 @@ def goodput(promises, monkeypatch, seconds=60, rate=100, capacity=50):
         if end <= due:
             one = inside.popleft()
             done = one.done  # which takes the error of rounding away
-            one.record.first = one.record.last = clock.now
-            one.record.engine_s, one.record.usage = clock.now - one.came, Usage(1, 1)
+            call = one.record.call(CHAT, "chat")
+            call.first = call.last = clock.now
+            call.engine_s, call.usage = clock.now - one.came, Usage({PROMPT_TOKENS: 1, COMPLETION_TOKENS: 1})
             one.place.__exit__(None, None, None)
             good += clock.now - one.came <= 0.5
             continue
         due += draw.expovariate(rate)
-        record = RequestRecord("test", stream=True)
-        place = desk.one(CHAT, 1, Asker(), record)
+        record = of_chat(stream=True)
+        place = made.admit(CHAT, 1, AdmissionRequest(), record)
         with contextlib.suppress(TooBusy):
             place.__enter__()
             inside.append(SimpleNamespace(came=clock.now, done=done + 1 / capacity, place=place, record=record))

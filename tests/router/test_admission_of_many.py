@@ -4,12 +4,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from deployments.router.admission import Admission, Asker
+from deployments.router.admission import Admission, AdmissionRequest
 from deployments.router.record import RequestRecord
 from models.catalog import load_catalog
 from models.errors import TooBusy
 from models.slo import Targets
-from models.tasks.usage import Usage
+from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
 
 CHAT = load_catalog()["smollm2-135m-instruct"]
 FIRST, TOKEN, WHOLE = "time_to_first_token_s", "time_per_output_token_s", "duration_s"
@@ -21,7 +21,7 @@ def taught(**slopes) -> Admission:
     lines = {FIRST: "first_s", TOKEN: "token_s", WHOLE: "duration_s"}
     for name, slope in slopes.items():
         for load in [*range(1, 21)] * 5:
-            getattr(made.desk(CHAT.id).predictor, lines[name]).learn(load, slope * load)
+            getattr(made.load(CHAT.id).predictor, lines[name]).learn(load, slope * load)
     return made
 
 
@@ -29,8 +29,8 @@ def taught(**slopes) -> Admission:
 def let_in():
     """Lets a request in, for as long as the test lasts."""
     with ExitStack() as inside:
-        yield lambda made, asker=Asker(), replicas=1: inside.enter_context(  # noqa: B008  frozen
-            made.one(CHAT, replicas, asker, RequestRecord("test"))
+        yield lambda made, asked=AdmissionRequest(), replicas=1: inside.enter_context(  # noqa: B008  frozen
+            made.admit(CHAT, replicas, asked, RequestRecord("test"))
         )
 
 
@@ -43,12 +43,12 @@ def test_the_strictest_promise_decides(strict):
 def test_a_key_that_has_come_and_gone_often_has_no_more_than_is_inside(let_in):
     made = taught(**{FIRST: 0.1})
     for _ in range(50):
-        with made.one(CHAT, 1, Asker(key="often"), RequestRecord("test")):
+        with made.admit(CHAT, 1, AdmissionRequest(key="often"), RequestRecord("test")):
             pass
-    assert not made.desk(CHAT.id).of_key
+    assert not made.load(CHAT.id).of_key
     for _ in range(7):
-        let_in(made, Asker(key="other"))
-    let_in(made, Asker(key="often"))  # its first, and it shares with one: half of ten
+        let_in(made, AdmissionRequest(key="other"))
+    let_in(made, AdmissionRequest(key="often"))  # its first, and it shares with one: half of ten
 
 
 def test_a_deadline_is_held_against_the_load_of_one_replica(let_in):
@@ -56,18 +56,18 @@ def test_a_deadline_is_held_against_the_load_of_one_replica(let_in):
     for _ in range(4):
         let_in(made, replicas=4)
     # The fifth on four replicas: 0.0125 s a token. On one it would be 0.05 s.
-    let_in(made, Asker(deadline_s=2.0, tokens=101), replicas=4)
+    let_in(made, AdmissionRequest(deadline_s=2.0, tokens=101), replicas=4)
     with pytest.raises(TooBusy, match="deadline"):
-        made.check(CHAT.id, 1, Asker(deadline_s=2.0, tokens=101))
+        made.check(CHAT.id, 1, AdmissionRequest(deadline_s=2.0, tokens=101))
 
 
 @pytest.mark.parametrize(("code", "learnt"), [("engine_failed", 0), ("deadline_exceeded", 0), (None, 1)])
 def test_what_ended_in_an_error_teaches_nothing(code, learnt):
     """It may have been quick, and would make the model look so."""
-    made, record = taught(), RequestRecord("test", stream=True, code=code)
-    with made.one(CHAT, 1, Asker(), record):
-        record.call()
-        record.first, record.last = record.called, record.called
-        record.engine_s, record.usage = 0.0, Usage(3, 5)
-    learnt_of = made.desk(CHAT.id).predictor
+    made, record = taught(), RequestRecord("test", model=CHAT.id, task="chat", stream=True, code=code)
+    with made.admit(CHAT, 1, AdmissionRequest(), record):
+        call = record.call(CHAT, "chat")
+        call.first, call.last = call.called, call.called
+        call.engine_s, call.usage = 0.0, Usage({PROMPT_TOKENS: 3, COMPLETION_TOKENS: 5})
+    learnt_of = made.load(CHAT.id).predictor
     assert {learnt_of.busy_s.seen, learnt_of.first_s.seen, learnt_of.token_s.seen, learnt_of.tokens.seen} == {learnt}

@@ -114,7 +114,7 @@ async def test_a_json_schema_is_passed_to_the_model(client, chat_model):
     assert json.loads(answer.choices[0].message.content) == {"answer": "one two three four"}
 
 
-async def test_the_model_gets_what_was_sent_with_developer_as_system(router, recorder, chat_model):
+async def test_the_model_gets_what_was_sent_with_developer_as_system(router, recorder, recording, chat_model):
     body = {
         "model": chat_model,
         "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
@@ -123,7 +123,7 @@ async def test_the_model_gets_what_was_sent_with_developer_as_system(router, rec
         "seed": 7,
         "top_p": None,
     }
-    async with router({chat_model: recorder}) as http:
+    async with router({chat_model: recording}) as http:
         assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
     assert recorder.bodies == [
         {
@@ -141,8 +141,8 @@ async def test_a_message_may_be_a_list_of_text_parts(client, chat_model):
     assert answer.choices[0].message.content == "one two"
 
 
-async def test_parameters_of_vllm_are_passed_on(client, recorder, services, chat_model):
-    services.dispatcher.servers[chat_model] = recorder
+async def test_parameters_of_vllm_are_passed_on(client, recorder, recording, services, chat_model):
+    services.dispatcher.servers[chat_model] = recording
     extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "chat_template_kwargs": {"thinking": False}}
     await client.chat.completions.create(model=chat_model, messages=QUESTION, extra_body=extra)
     assert extra.items() <= recorder.bodies[0].items()
@@ -173,9 +173,9 @@ async def test_a_wrong_value_is_refused_by_name(client, chat_model, wrong, param
     assert caught.value.param == param
 
 
-async def test_tools_are_refused_by_a_model_that_cannot_call_them(router, fake_chat, assert_error):
+async def test_tools_are_refused_by_a_model_that_cannot_call_them(router, chat, assert_error):
     body = {"model": "falcon-7b-instruct", "messages": QUESTION, "tools": [WEATHER]}
-    async with router({"falcon-7b-instruct": fake_chat}) as http:
+    async with router({"falcon-7b-instruct": chat}) as http:
         error = assert_error(await http.post("/v1/chat/completions", json=body), 400, "unsupported_parameter")
     assert error["param"] == "tools"
 

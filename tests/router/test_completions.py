@@ -25,8 +25,10 @@ async def test_n_stop_and_max_tokens_are_honoured(client, chat_model):
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], ["one", "two"], [[1, 2], [3]]])
-async def test_a_prompt_reaches_the_model_in_the_form_it_was_sent(client, services, recorder, chat_model, prompt):
-    services.dispatcher.servers[chat_model] = recorder
+async def test_a_prompt_reaches_the_model_in_the_form_it_was_sent(
+    *, client, services, recorder, recording, chat_model, prompt
+):
+    services.dispatcher.servers[chat_model] = recording
     await client.completions.create(model=chat_model, prompt=prompt)
     assert recorder.bodies == [{"prompt": prompt}]
 

@@ -2,12 +2,13 @@
 
 from medley.diagnosis.replicas import smallest_request
 from models.catalog import load_catalog
-from models.specs import Task
+from models.tasks import BY_NAME
+from models.tasks.task import Task
 
 
 async def test_the_endpoints_of_pictures_answer_it(image_app, open_http):
     specs = image_app.state.services.catalog.values()
-    assert {spec.task for spec in specs} == {Task.IMAGES, Task.UPSCALING, Task.STYLES}
+    assert {spec.task for spec in specs} == {BY_NAME["images"], BY_NAME["upscaling"], BY_NAME["styles"]}
     async with open_http(image_app) as http:
         for spec in specs:
             path, body = smallest_request(spec, spec.id)

@@ -4,6 +4,7 @@ import logging
 
 import openai
 import pytest
+from replicas import chat_server
 
 from deployments.router.dispatch import ModelState, State
 from deployments.router.edge import CLOSE, Edge, middlewares
@@ -15,7 +16,7 @@ SECRET = "secret /home/me/path"
 
 
 class Failing:
-    """A chat model that sends `items` and then raises `error`; also fails as an embedding model does."""
+    """An engine of chat models that sends `items` and then raises `error`."""
 
     def __init__(self, error: Exception, items: tuple[bytes, ...] = ()):
         self.error = error
@@ -28,8 +29,19 @@ class Failing:
 
     complete = chat
 
-    async def embed(self, request):
-        raise self.error
+
+def plant_a_bug(server, method, items=()):
+    """Of ours: the method sends `items` and then raises what no engine raised."""
+
+    async def breaks(request):
+        raise RuntimeError(SECRET)
+
+    async def stream_breaks(request):
+        for item in items:
+            yield item
+        raise RuntimeError(SECRET)
+
+    setattr(server, method, breaks if method == "embed" else stream_breaks)
 
 
 class FullQueue:
@@ -41,12 +53,12 @@ class FullQueue:
     def states(self):
         return self._states
 
-    async def stream(self, model, method, *args, deadline, record, large=False):
-        raise RateLimited(f"The queue of {model} is full.", "model", 0.3)
+    async def stream(self, spec, method, asked, *, deadline, record):
+        raise RateLimited(f"The queue of {spec.id} is full.", "model", 0.3)
         yield  # which makes it a generator
 
-    async def call(self, model, method, *args, deadline, record, large=False):
-        raise RateLimited(f"The queue of {model} is full.", "model", 0.3)
+    async def call(self, spec, method, asked, *, deadline, record):
+        raise RateLimited(f"The queue of {spec.id} is full.", "model", 0.3)
 
 
 @pytest.fixture
@@ -182,11 +194,11 @@ async def test_a_chat_past_the_deadline_is_504(router, fake_chat, chat_body, ass
     assert_error(response, 504, "deadline_exceeded")
 
 
-async def test_an_embedding_past_the_deadline_is_504(router, fake_embeddings, embedding_model, assert_error):
+async def test_an_embedding_past_the_deadline_is_504(router, embeddings, embedding_model, assert_error):
     async def never(tokens):
         await asyncio.Event().wait()
 
-    fake_embeddings.batcher.submit = never
+    embeddings.batcher.submit = never
     async with router(deadline_s=0.05) as http:
         response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one"})
     assert_error(response, 504, "deadline_exceeded")
@@ -224,14 +236,14 @@ async def test_a_full_queue_is_429_and_says_when_to_try_again(
 async def test_an_error_before_the_first_event_keeps_its_status(
     *, router, chat_model, chat_body, assert_error, stream, error, status
 ):
-    async with router({chat_model: Failing(error)}) as http:
+    async with router({chat_model: await chat_server(Failing(error))}) as http:
         response = await http.post("/v1/chat/completions", json=chat_body | {"stream": stream})
     assert assert_error(response, status, error.code)["message"] == error.message
 
 
 async def test_an_error_in_a_stream_is_its_last_event(router, chat_model, chat_body):
-    failing = Failing(EngineFailed("The model broke."), (event({"choices": []}), event({"choices": [{"index": 0}]})))
-    async with router({chat_model: failing}) as http:
+    engine = Failing(EngineFailed("The model broke."), (event({"choices": []}), event({"choices": [{"index": 0}]})))
+    async with router({chat_model: await chat_server(engine)}) as http:
         response = await http.post("/v1/chat/completions", json=chat_body | {"stream": True})
     events = response.text.strip().split("\n\n")
     assert len(events) == 3
@@ -241,16 +253,17 @@ async def test_an_error_in_a_stream_is_its_last_event(router, chat_model, chat_b
 
 
 async def test_the_official_client_raises_an_error_that_comes_in_a_stream(client, services, chat_model):
-    services.dispatcher.servers[chat_model] = Failing(EngineFailed("The model broke."), (event({"choices": []}),))
+    engine = Failing(EngineFailed("The model broke."), (event({"choices": [{"index": 0}]}),))
+    services.dispatcher.servers[chat_model] = await chat_server(engine)
     stream = await client.chat.completions.create(model=chat_model, messages=MESSAGES, stream=True)
     with pytest.raises(openai.APIError, match="The model broke"):
         async for _ in stream:
             pass
 
 
-async def test_a_bug_in_a_stream_is_its_last_event_and_tells_nothing(router, chat_model, chat_body, caplog):
-    failing = Failing(RuntimeError(SECRET), (event({"choices": []}),))
-    async with router({chat_model: failing}) as http:
+async def test_a_bug_in_a_stream_is_its_last_event_and_tells_nothing(router, chat, chat_body, caplog):
+    plant_a_bug(chat, "chat", [event({"choices": []})])
+    async with router() as http:
         response = await http.post(
             "/v1/chat/completions", json=chat_body | {"stream": True}, headers={"x-request-id": "abc-1"}
         )
@@ -265,11 +278,12 @@ async def test_a_bug_in_a_stream_is_its_last_event_and_tells_nothing(router, cha
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_bug_is_500_with_the_request_id_and_tells_nothing(
-    *, router, bodies, assert_error, chat_model, embedding_model, caplog, path, stream
+    *, router, bodies, assert_error, chat, embeddings, caplog, path, stream
 ):
-    failing = Failing(RuntimeError(SECRET))
     body = bodies[path] | ({"stream": stream} if path != "/v1/embeddings" else {})
-    async with router({chat_model: failing, embedding_model: failing}) as http:
+    for method in ("chat", "complete", "embed"):
+        plant_a_bug(embeddings if method == "embed" else chat, method)
+    async with router() as http:
         response = await http.post(path, json=body, headers={"x-request-id": "abc-2"})
     error = assert_error(response, 500, "internal_error")
     assert "abc-2" in error["message"]
@@ -279,13 +293,11 @@ async def test_a_bug_is_500_with_the_request_id_and_tells_nothing(
     assert "RuntimeError" in caplog.text
 
 
-async def test_a_broken_embedding_engine_is_500_and_tells_nothing(
-    router, fake_embeddings, embedding_model, assert_error
-):
+async def test_a_broken_embedding_engine_is_500_and_tells_nothing(router, embeddings, embedding_model, assert_error):
     def broken(batch):
         raise RuntimeError(SECRET)
 
-    fake_embeddings.batcher.embed = broken
+    embeddings.batcher.embed = broken
     async with router() as http:
         response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one"})
     assert_error(response, 500, "engine_failed")
@@ -316,7 +328,7 @@ async def test_the_request_id_is_the_tail_of_the_answers_id(http, chat_body):
 async def test_every_request_is_one_line_of_access_log_without_its_text(http, chat_body, caplog):
     caplog.set_level(logging.INFO, "ray.serve.access")
     await http.post("/v1/chat/completions", json=chat_body, headers={"x-request-id": "abc-4"})
-    (line,) = [record for record in caplog.records if record.name == "ray.serve.access"]
+    (line,) = [record for record in caplog.records if getattr(record, "event", None) == "request"]
     assert line.getMessage().startswith("/v1/chat/completions 200 ")
     assert (line.event, line.request_id, line.model, line.status) == ("request", "abc-4", chat_body["model"], 200)
     assert "one two" not in str(line.__dict__)

@@ -1,6 +1,7 @@
 import pytest
+from local_dispatcher import LocalDispatcher
 
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import ModelState, State
 
 
 async def test_the_router_is_alive_whatever_its_models_do(router, chat_model):

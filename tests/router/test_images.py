@@ -237,24 +237,24 @@ async def test_a_picture_is_enlarged(images, png, pixels):
     assert answer["usage"]["images"] == 1
 
 
-async def test_an_upscale_as_json_and_without_a_model(images, png, pictures):
+async def test_an_upscale_as_json_and_without_a_model(images, png, upscaler):
     body = {"image": base64.b64encode(png()).decode(), "output_format": "webp", "background": "transparent", "scale": 4}
     answer = (await images.post("/v1/images/upscales", json=body)).json()
     assert (answer["background"], answer["output_format"]) == ("transparent", "webp")
-    assert pictures.requests[0].output.background == "transparent"
+    assert upscaler.requests[0].output.background == "transparent"
 
 
-async def test_a_named_style_and_one_from_a_picture(images, png, pixels, pictures):
+async def test_a_named_style_and_one_from_a_picture(images, png, pixels, styler):
     data = {"model": "styler", "style": "rolled", "strength": "0.5"}
     named = await images.post("/v1/images/styles", data=data, files={"image": png("red")})
     assert named.status_code == 200, named.text
     files = {"image": png("red"), "style_image": png("blue")}
     of_picture = await images.post("/v1/images/styles", data={"model": "styler"}, files=files)
     made = [pixels(base64.b64decode(answer.json()["data"][0]["b64_json"]))[0, 0] for answer in (named, of_picture)]
-    assert made[0].tolist() == [0, 255, 255]
+    assert made[0].tolist() == [128, 128, 128]  # halfway from red to its opposite
     assert made[1].tolist() == [127, 0, 127]
-    assert pictures.requests[0].strength == 0.5
-    assert pictures.requests[1].strength == 1.0
+    assert styler.requests[0].strength == 0.5
+    assert styler.requests[1].strength == 1.0
 
 
 @pytest.mark.parametrize("query", ["", "?model=styler"])

@@ -19,14 +19,14 @@ ENCODED = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADh
 
 
 @pytest.fixture
-def refused(images, painter, turbo, pictures, assert_error):
+def refused(*, images, painter, turbo, upscaler, styler, assert_error):
     """Sends a body that is to be refused; gives the error. No model was asked."""
 
     async def check(path, body, param, *, status=400, code=None, files=None):
         send = {"data": body, "files": files} if files is not None else {"json": body}
         error = assert_error(await images.post(path, **send), status, code)
         assert error["param"] == param, error
-        assert painter.requests == turbo.requests == pictures.requests == []
+        assert [one.requests for one in (painter, turbo, upscaler, styler)] == [[]] * 4
         return error["message"]
 
     return check

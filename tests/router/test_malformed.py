@@ -239,15 +239,15 @@ async def test_a_content_length_that_is_not_one_is_no_server_error(http, length)
 
 
 @pytest.mark.parametrize("size", ["large", "small"])
-async def test_what_is_sent_in_a_large_body_goes_the_way_of_large_ones(router, fake_chat, size):
+async def test_what_is_sent_in_a_large_body_goes_the_way_of_large_ones(router, size):
     seen = []
 
     class Watching:
         def states(self):
             return {CHAT: ModelState(State.READY)}
 
-        async def stream(self, model, method, request, *, deadline, record, large=False):
-            seen.append(large)
+        async def stream(self, model, method, request, *, deadline, record):
+            seen.append(method.large(request))
             yield b"{}"
 
     async def chunks():

@@ -23,7 +23,7 @@ def services(services, chat_model, embedding_model) -> Services:
 
 def slow(services, model, seconds, streams=False):
     """As if each request under way had cost the others so much."""
-    predictor = services.admission.desk(model).predictor
+    predictor = services.admission.load(model).predictor
     for _ in range(5):
         for load in range(1, 9):
             predictor.busy_s.learn(load, seconds)
@@ -39,25 +39,26 @@ async def test_requests_are_learnt_from(http, services, chat_model, embedding_mo
         await http.post("/v1/embeddings", json={"model": embedding_model, "input": "hi"})
         body = {"model": chat_model, "messages": QUESTION, "stream": True}
         await http.post("/v1/chat/completions", json=body)
-    predictor = services.admission.desk(embedding_model).predictor
+    predictor = services.admission.load(embedding_model).predictor
     assert predictor.duration_s.seen == 9
-    assert services.admission.desk(chat_model).predictor.duration_s.seen == 9  # the fake counts no tokens
-    assert services.admission.desk(chat_model).inside == services.admission.desk(embedding_model).inside == 0
+    predictor = services.admission.load(chat_model).predictor
+    assert predictor.first_s.seen == predictor.token_s.seen == 9
+    assert services.admission.load(chat_model).in_flight == services.admission.load(embedding_model).in_flight == 0
 
 
-async def test_a_request_too_many_gets_429_with_the_time_to_come_back(http, services, embedding_model, fake_embeddings):
+async def test_a_request_too_many_gets_429_with_the_time_to_come_back(http, services, embedding_model, embeddings):
     slow(services, embedding_model, 0.4)  # two at once take 0.8 s, three 1.2 s
     release = asyncio.Event()
-    embed = fake_embeddings.embed
+    embed = embeddings.embed
 
     async def waiting(request):
         await release.wait()
         return await embed(request)
 
-    fake_embeddings.embed = waiting
+    embeddings.embed = waiting
     body = {"model": embedding_model, "input": "hi"}
     inside = [asyncio.create_task(http.post("/v1/embeddings", json=body)) for _ in range(2)]
-    await until(lambda: services.admission.desk(embedding_model).inside == 2, "two are inside")
+    await until(lambda: services.admission.load(embedding_model).in_flight == 2, "two are inside")
     refused = await http.post("/v1/embeddings", json=body)
     estimate = (await http.post("/v1/estimate", json=body)).json()
     release.set()
@@ -72,11 +73,11 @@ async def test_a_request_too_many_gets_429_with_the_time_to_come_back(http, serv
     assert (await http.post("/v1/embeddings", json=body)).status_code == 200
 
 
-async def test_a_deadline_stops_what_takes_longer(http, embedding_model, fake_embeddings):
+async def test_a_deadline_stops_what_takes_longer(http, embedding_model, embeddings):
     async def never(request):
         await asyncio.sleep(60)
 
-    fake_embeddings.embed = never
+    embeddings.embed = never
     body = {"model": embedding_model, "input": "hi"}
     began = now()
     late = await http.post("/v1/embeddings", json=body, headers={"X-Deadline": "0.2"})
@@ -122,6 +123,6 @@ async def test_an_estimate_of_a_wrong_body_is_refused(http, body, status):
 
 async def test_looking_up_tokens_takes_no_place(http, services, chat_model):
     slow(services, chat_model, 50)
-    services.admission.desk(chat_model).inside = 5
+    services.admission.load(chat_model).in_flight = 5
     answer = await http.post("/tokenize", json={"model": chat_model, "prompt": "hi"})
     assert answer.status_code == 200

@@ -11,20 +11,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from local_dispatcher import LocalDispatcher
 from patience import until
 from virtual_time import now
 
 from deployments.metering import MemoryMeter
 from deployments.router.application import create_application
 from deployments.router.calling import LOOK_S
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import ModelState, State
 from deployments.router.record import RequestRecord
 from deployments.router.services import Services
 from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
 from models.catalog import load_catalog
 from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed, RateLimited
-from models.tasks.usage import Usage
+from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
 
 CANARY = "xylophone-canary-2718"
 
@@ -41,15 +42,16 @@ def record(chat_model, monkeypatch) -> RequestRecord:
     monkeypatch.setattr("deployments.router.record.time", SimpleNamespace(perf_counter=lambda: 1000.0))
     record = RequestRecord("r-1", "/v1/chat/completions", arrived=999.0, stream=True)
     record.is_for(load_catalog()[chat_model])
-    record.waited_s, record.queue_s, record.engine_s = 0.1, 0.05, 0.75
-    record.called, record.first, record.last = (record.arrived + seconds for seconds in (0.1, 0.3, 0.9))
-    record.usage = Usage(7, 4)
+    record.waited_s = 0.1
+    call = record.call(load_catalog()[chat_model], "chat")
+    call.queue_s, call.engine_s, call.usage = 0.05, 0.75, Usage({PROMPT_TOKENS: 7, COMPLETION_TOKENS: 4})
+    call.called, call.first, call.last = (record.arrived + seconds for seconds in (0.1, 0.3, 0.9))
     return record
 
 
 def line_of(caplog) -> Any:
-    """The one line of the access log, with its fields as attributes."""
-    (line,) = [line for line in caplog.records if line.name == "ray.serve.access"]
+    """The router's one line of the access log, with its fields as attributes."""
+    (line,) = [line for line in caplog.records if getattr(line, "event", None) == "request"]
     return line
 
 
@@ -73,7 +75,7 @@ def test_each_time_becomes_its_own_metric(record, meter, chat_model):
 
 
 def test_one_token_has_no_time_between_tokens(record, meter, chat_model):
-    record.usage = Usage(7, 1)
+    record.calls[0].usage = Usage({PROMPT_TOKENS: 7, COMPLETION_TOKENS: 1})
     record.close(200, meter)
     assert meter.total(FIRST_TOKEN, chat_model) == 1
     assert meter.total(OUTPUT_TOKEN, chat_model) == 0
@@ -101,13 +103,13 @@ def test_the_parts_of_server_timing_are_the_whole(record):
 
 
 def test_before_the_engine_is_done_server_timing_tells_its_time_so_far(record):
-    record.engine_s = None
+    record.calls[0].engine_s = None
     parts = timing_of(record.server_timing().decode())
     assert parts == {"router": 0, "queue": 50, "engine": 850, "wait": 100}  # since the call, less the queue
 
 
 def test_clocks_that_disagree_make_no_negative_part(record):
-    record.engine_s = 30.0
+    record.calls[0].engine_s = 30.0
     assert timing_of(record.server_timing().decode())["router"] == 0
 
 
@@ -152,10 +154,10 @@ def test_metrics_do_not_depend_on_the_log(record, meter, caplog, chat_model):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_parts_of_a_real_request_fit_into_its_time(*, router, fake_chat, chat_model, stream):
+async def test_the_parts_of_a_real_request_fit_into_its_time(*, router, chat, fake_chat, chat_model, stream):
     """From outside: the client's own clock is the judge. The model comes up before the first look."""
     fake_chat.seconds_per_token = 0.05
-    dispatcher = LocalDispatcher({chat_model: fake_chat}, {chat_model: ModelState(State.LOADING)})
+    dispatcher = LocalDispatcher({chat_model: chat}, {chat_model: ModelState(State.LOADING)})
     body = {"model": chat_model, "messages": [{"role": "user", "content": "one two"}], "stream": stream}
     loop = asyncio.get_running_loop()
     async with router(dispatcher=dispatcher) as http:
@@ -178,10 +180,10 @@ async def test_an_error_has_server_timing_too(http):
     assert set(timing_of(response.headers["server-timing"])) == {"router", "queue", "engine"}
 
 
-async def test_a_request_cancelled_before_its_answer_is_a_499(fake_chat, chat_model, meter, caplog):
+async def test_a_request_cancelled_before_its_answer_is_a_499(*, chat, fake_chat, chat_model, meter, caplog):
     caplog.set_level(logging.INFO, "ray.serve.access")
     fake_chat.seconds_per_token = 5
-    application = create_application(Services(load_catalog(), LocalDispatcher({chat_model: fake_chat}), meter))
+    application = create_application(Services(load_catalog(), LocalDispatcher({chat_model: chat}), meter))
     raw = json.dumps({"model": chat_model, "messages": [{"role": "user", "content": CANARY}]}).encode()
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST"}
     scope |= {"path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions", "query_string": b""}
@@ -222,11 +224,12 @@ class Breaking(FakeChat):
 
 @pytest.mark.parametrize(("error", "code"), [(RuntimeError, "internal_error"), (EngineFailed, "engine_failed")])
 async def test_a_stream_that_breaks_is_logged_with_its_code_and_without_words(
-    *, router, chat_model, meter, caplog, error, code
+    *, router, chat, chat_model, meter, caplog, error, code
 ):
     caplog.set_level(logging.DEBUG)
     body = {"model": chat_model, "messages": [{"role": "user", "content": f"{CANARY} b c"}], "stream": True}
-    async with router({chat_model: Breaking(chat_model, error)}, meter=meter) as http:
+    chat.chat = Breaking(chat_model, error).chat
+    async with router(meter=meter) as http:
         response = await http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200
     assert CANARY in response.text  # it was in the answer: the test can see it

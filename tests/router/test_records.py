@@ -9,27 +9,13 @@ import sys
 import pytest
 
 from deployments.metering import MemoryMeter
-from deployments.router.dispatch import LocalDispatcher
 from deployments.router.record import RequestRecord
-from deployments.servers.calls import CallLog
-from deployments.servers.chat import ChatServer
 from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
 from deployments.tracing import open_span, start_tracing
 from models.catalog import load_catalog
-from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed
 
 CANARY = "xylophone-canary-9417"
-
-
-class Chat(ChatServer):
-    """The real server of chat models around the fake engine: it counts tokens."""
-
-    def __init__(self, model):
-        self.spec = load_catalog()[model]
-        self.variant = self.spec.variant(None)
-        self.engine = FakeChat(model, 2048)
-        self.calls = CallLog(self.spec, self.variant, MemoryMeter())
 
 
 @pytest.fixture
@@ -38,13 +24,8 @@ def meter() -> MemoryMeter:
 
 
 @pytest.fixture
-def chat(chat_model) -> Chat:
-    return Chat(chat_model)
-
-
-@pytest.fixture
-def counting(*, router, chat, chat_model, fake_embeddings, embedding_model, meter):
-    return router(dispatcher=LocalDispatcher({chat_model: chat, embedding_model: fake_embeddings}), meter=meter)
+def counting(router, meter):
+    return router(meter=meter)
 
 
 def body(model, text="one two three", **more) -> dict:
@@ -84,7 +65,7 @@ async def test_embeddings_count_what_they_read(counting, meter, embedding_model)
 
 async def test_an_error_is_counted_by_its_code_and_not_as_a_duration(counting, meter, chat_model):
     async with counting as http:
-        await http.post("/v1/chat/completions", json=body(chat_model, "word " * 3000))
+        await http.post("/v1/chat/completions", json=body(chat_model, "word " * 9000))
         await http.post("/v1/chat/completions", json=body("no-such-model"))
         await http.post("/v1/chat/completions", json=body(chat_model, nonsense=1))
     assert meter.total(ERRORS, chat_model, "chat", "context_length_exceeded") == 1
@@ -172,14 +153,14 @@ async def test_no_log_holds_what_a_client_sent(counting, chat, chat_model, embed
     assert [line for line in written if CANARY in line and "httpx" not in line] == []
 
 
-def test_traces_are_off_and_unimported_without_their_variable(monkeypatch):
+def test_traces_are_off_and_unimported_without_their_variable(monkeypatch, chat_model):
     monkeypatch.delenv("OTEL_TRACES_EXPORTER", raising=False)
     start_tracing("test")
     assert open_span("x", "server") is None
     record = RequestRecord("r")
     record.begin({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
     assert record.span is None
-    assert record.call().trace == {}
+    assert record.call(load_catalog()[chat_model], "chat").context().trace == {}
 
 
 def test_an_exporter_that_is_not_there_is_refused(monkeypatch):

@@ -1,4 +1,5 @@
 import pytest
+from replicas import chat_server
 
 TEXT = "one two three"
 
@@ -38,7 +39,7 @@ async def test_the_developer_role_is_system_for_the_tokenizer_as_it_is_for_chat(
             seen.append(request)
             raise NotImplementedError
 
-    async with router({chat_model: Tokenizer()}) as http:
+    async with router({chat_model: await chat_server(Tokenizer())}) as http:
         messages = [{"role": "developer", "content": "one"}]
         await http.post("/tokenize", json={"model": chat_model, "messages": messages})
     assert seen[0].messages == ({"role": "system", "content": "one"},)

@@ -8,12 +8,14 @@ import json
 
 import openai
 import pytest
+from local_dispatcher import LocalDispatcher
 from patience import until
+from replicas import chat_server
 from virtual_time import now
 
 from deployments.router.application import create_application
 from deployments.router.calling import LOOK_S
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import ModelState, State
 from deployments.router.services import Services, WaitingRoom
 from models.catalog import load_catalog
 from models.errors import EngineFailed, ModelStarting
@@ -24,8 +26,8 @@ LONG = {"prefer": "wait=30"}
 
 
 @pytest.fixture
-def starting(chat_model, fake_chat, embedding_model, fake_embeddings) -> LocalDispatcher:
-    servers = {chat_model: fake_chat, embedding_model: fake_embeddings}
+def starting(chat_model, chat, embedding_model, embeddings) -> LocalDispatcher:
+    servers = {chat_model: chat, embedding_model: embeddings}
     return LocalDispatcher(servers, dict.fromkeys(servers, LOADING))
 
 
@@ -142,12 +144,12 @@ async def test_a_cancelled_request_stops_waiting(connect, room, keep_alive_s, st
 
 async def test_the_room_is_left_whatever_happens():
     room = WaitingRoom(1)
-    with pytest.raises(RuntimeError), room.one():
+    with pytest.raises(RuntimeError), room.enter():
         raise RuntimeError
     assert room.inside == 0
-    with room.one():
+    with room.enter():
         assert room.inside == 1
-        with pytest.raises(ModelStarting), room.one():
+        with pytest.raises(ModelStarting), room.enter():
             pass
     assert room.inside == 0
 
@@ -231,8 +233,8 @@ class Sleeping(LocalDispatcher):
         asyncio.get_running_loop().call_later(0.3, self.become, model, READY)
 
 
-async def test_a_model_that_sleeps_is_woken_once_and_waited_for(router, body, chat_model, fake_chat):
-    sleeping = Sleeping({chat_model: fake_chat})
+async def test_a_model_that_sleeps_is_woken_once_and_waited_for(router, body, chat_model, chat):
+    sleeping = Sleeping({chat_model: chat})
     async with router(dispatcher=sleeping) as http:
         answers = await asyncio.gather(*(http.post("/v1/chat/completions", json=body) for _ in range(3)))
     assert [answer.status_code for answer in answers] == [200] * 3
@@ -283,14 +285,14 @@ async def test_the_official_client_raises_an_error_that_comes_after_comments(cli
         await anext(stream)
 
 
-async def test_a_bug_after_a_comment_is_an_event_that_tells_nothing(router, chat_model, body):
-    class Breaks:
-        async def chat(self, request):
-            await asyncio.sleep(0.15)
-            raise RuntimeError("secret")
-            yield b""
+async def test_a_bug_after_a_comment_is_an_event_that_tells_nothing(router, chat, body):
+    async def breaks(request):
+        await asyncio.sleep(0.15)
+        raise RuntimeError("secret")
+        yield b""
 
-    async with router({chat_model: Breaks()}, keep_alive_s=0.05) as http:
+    chat.chat = breaks
+    async with router(keep_alive_s=0.05) as http:
         response = await http.post("/v1/chat/completions", json=body | {"stream": True})
     assert '"code":"internal_error"' in response.text.strip().split("\n\n")[-1]
     assert "secret" not in response.text
@@ -303,7 +305,7 @@ async def test_an_error_before_the_first_comment_keeps_its_status(router, chat_m
             raise EngineFailed("It broke.")
             yield b""
 
-    async with router({chat_model: Breaks()}, keep_alive_s=5) as http:
+    async with router({chat_model: await chat_server(Breaks())}, keep_alive_s=5) as http:
         assert_error(
             await http.post("/v1/chat/completions", json=body | {"stream": True}), EngineFailed.status, "engine_failed"
         )

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from local_dispatcher import LocalDispatcher
 from patience import until
 from virtual_time import now
 
 from deployments.router.calling import LOOK_S
-from deployments.router.dispatch import LocalDispatcher, ModelState, State
+from deployments.router.dispatch import ModelState, State
 from deployments.router.services import WaitingRoom
 
 READY = ModelState(State.READY, "fake", replicas=1)
@@ -20,8 +21,8 @@ def body(chat_model) -> dict:
 
 
 @pytest.fixture
-def starting(chat_model, fake_chat) -> LocalDispatcher:
-    return LocalDispatcher({chat_model: fake_chat}, {chat_model: LOADING})
+def starting(chat_model, chat) -> LocalDispatcher:
+    return LocalDispatcher({chat_model: chat}, {chat_model: LOADING})
 
 
 async def become_ready(dispatcher, model, after=0.3):
@@ -64,7 +65,7 @@ async def test_a_wait_that_is_no_number_is_refused(router, starting, body, asser
 
 
 async def test_a_model_that_sleeps_is_woken_even_for_a_client_that_does_not_wait(
-    router, chat_model, fake_chat, body, assert_error
+    router, chat_model, chat, body, assert_error
 ):
     asleep = ModelState(State.SCALED_TO_ZERO, "fake", retry_after_s=4)
 
@@ -74,7 +75,7 @@ async def test_a_model_that_sleeps_is_woken_even_for_a_client_that_does_not_wait
         def wake(self, model):
             self.woken += 1
 
-    dispatcher = Sleeping({chat_model: fake_chat}, {chat_model: asleep})
+    dispatcher = Sleeping({chat_model: chat}, {chat_model: asleep})
     async with router(dispatcher=dispatcher) as http:
         response = await http.post("/v1/chat/completions", json=body, headers={"prefer": "wait=0"})
     assert_error(response, 503, "model_starting")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 
 from deployments.router import calling
-from deployments.router.admission import Asker
+from deployments.router.admission import AdmissionRequest
 from deployments.router.dispatch import State
 from deployments.router.openapi import documented
 from deployments.router.record import record_of
@@ -41,15 +41,15 @@ async def estimate(request: Request) -> dict[str, Any]:
     record_of(request.scope).is_for(spec)
     record = record_of(request.scope)
     record.most_tokens = body.max_completion_tokens or body.max_tokens
-    return estimated(services, spec, calling.asker(request, record, calling.wanted_deadline(request)))
+    return estimated(services, spec, calling.admission_request(request, record))
 
 
-def estimated(services: Services, spec: ModelSpec, asker: Asker) -> dict[str, Any]:
+def estimated(services: Services, spec: ModelSpec, asked: AdmissionRequest) -> dict[str, Any]:
     state = services.state(spec.id)
     replicas = max(1, state.replicas)
-    desk, limit = services.admission.desk(spec.id), services.admission.limit(spec.id, replicas)
-    found = desk.predictor.predict((desk.inside + 1) / replicas, asker.tokens)
-    refused = refusal(services, spec, replicas, asker)
+    load, limit = services.admission.load(spec.id), services.admission.limit(spec.id, replicas)
+    found = load.predictor.predict((load.in_flight + 1) / replicas, asked.tokens)
+    refused = refusal(services, spec, replicas, asked)
     needs = spec.variant(state.variant if state.variant in spec.variants else None).needs
     device, devices = needs.device
     seconds = {
@@ -69,14 +69,14 @@ def estimated(services: Services, spec: ModelSpec, asker: Asker) -> dict[str, An
             "device": device,
             "device_seconds": None if found.busy_s is None else round(found.busy_s * devices, 4),
         },
-        "load": {"requests": desk.inside, "limit": None if math.isinf(limit) else math.floor(limit)},
-        "observations": desk.predictor.busy_s.seen,
+        "load": {"requests": load.in_flight, "limit": None if math.isinf(limit) else math.floor(limit)},
+        "observations": load.predictor.busy_s.seen,
     }
 
 
-def refusal(services: Services, spec: ModelSpec, replicas: int, asker: Asker) -> TooBusy | None:
+def refusal(services: Services, spec: ModelSpec, replicas: int, asked: AdmissionRequest) -> TooBusy | None:
     try:
-        services.admission.check(spec.id, replicas, asker)
+        services.admission.check(spec.id, replicas, asked)
     except TooBusy as error:
         return error
     return None
