@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from loadtest.commands import app as loadtest
-from medley import cluster, doctor, logs, status, top
-from medley.check import check
-from medley.cluster import ClusterError
-from medley.config import ClusterConfig, read_config
-from medley.deploying import (
+from medley.change.deploy import (
     DEFAULT_CONFIG,
     ConfigPath,
     Patience,
@@ -25,11 +21,16 @@ from medley.deploying import (
     rollback,
     start,
 )
-from medley.home import client_environment
+from medley.change.lock import only_writer
+from medley.checks.command import check
+from medley.checks.config import ClusterConfig, read_config
 from medley.k8s.command import app as k8s
+from medley.local import cluster
+from medley.local.cluster import ClusterError
+from medley.local.home import client_environment
+from medley.local.preflight import DASHBOARD_PORT, problems
+from medley.look import doctor, logs, status, top
 from medley.monitoring.command import monitoring
-from medley.one_writer import only_writer
-from medley.preflight import DASHBOARD_PORT, problems
 from medley.simulation.command import command as simulate
 from medley.variants import command as variant
 

@@ -6,7 +6,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.settings import RouterArgs
-from medley.config import MODEL_BUILDER, ConfigError, read_config
+from medley.checks.config import MODEL_BUILDER, ConfigError, read_config
 from models.registry import import_string
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from medley.checks.entries import BUILDERS, Application, Found
 from medley.checks.machine import Machine, shortfalls
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, nearest, shown
-from medley.yaml_lines import MISSING, Problem
+from medley.checks.yaml_lines import MISSING, Problem
 from models.catalog import load_catalog
 from models.specs import ModelSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from deployments.settings import AUTO, RouterArgs
 from medley.checks.words import nearest
-from medley.yaml_lines import MISSING, Document, KeyPath
+from medley.checks.yaml_lines import MISSING, Document, KeyPath
 from models.catalog import load_catalog
 from models.slo import Profile
 from models.specs import ModelSpec

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from medley.checks.annotations import generic_arguments, model_for, models_below, models_in
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 
 Model = type[BaseModel]
 BROKEN = object()

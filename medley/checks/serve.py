@@ -13,7 +13,7 @@ from medley.checks.entries import ROUTER_BUILDER, Application, Found, applicatio
 from medley.checks.machine import Machine
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, shown
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 from models.slo import Targets
 
 # What Ray says of these, a rule here says with the line and the remedy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medley.checks.entries import Found
 from medley.checks.schema import errors_of, schema_problems
 from medley.checks.words import did_you_mean, in_words
-from medley.yaml_lines import Document, KeyPath, Problem
+from medley.checks.yaml_lines import Document, KeyPath, Problem
 from models.catalog import load_catalog
 from models.slo import Slo, Targets
 

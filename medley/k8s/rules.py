@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from medley.checks.serve import serve_problems
+from medley.checks.yaml_lines import read_document
 from medley.k8s.findings import Finding, Findings
 from medley.k8s.operator_rules import INCREMENTAL
 from medley.k8s.overlays import Object, groups_of, name_of, of_kind, worker_groups_of
-from medley.yaml_lines import read_document
 from models.documents import read_yaml
 
 DRAIN, READY = "medley.node.drain", "medley.node.ready"

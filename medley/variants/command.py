@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from medley.screen import print_json, screen
+from medley.look.screen import print_json, screen
 from medley.variants.tables import choice_table, fidelity_table, markdown, speed_table
 from models import weights
 from models.catalog import load_catalog

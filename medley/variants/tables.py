@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from medley.screen import NOTHING, duration
+from medley.look.screen import NOTHING, duration
 from models.evaluation.cards import Batch, Card, Spread, VariantCard
 from models.evaluation.choice import Choice, milliseconds
 from models.evaluation.evaluation import evaluation_of

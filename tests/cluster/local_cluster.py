@@ -15,7 +15,7 @@ import yaml
 from otlp_collector import Collector
 from patience import patience
 
-from medley import cluster as local
+from medley.local import cluster as local
 
 ROOT = Path(__file__).parents[2]
 MEDLEY = [str(Path(sys.executable).parent / "medley")]

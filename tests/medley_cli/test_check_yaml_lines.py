@@ -4,7 +4,7 @@ import pytest
 import yaml
 from seeded_mistakes import CATALOG, REPOSITORY, SERVE, SLO
 
-from medley.yaml_lines import MISSING, MOST_NODES, read_document
+from medley.checks.yaml_lines import MISSING, MOST_NODES, read_document
 
 TEXT = """\
 # a comment

@@ -18,9 +18,9 @@ from fake_models import DAMAGED, FAKE_CHAT, FAKE_EMBEDDINGS, PROMISED, WORDS_OF_
 from local_cluster import COMMAND_S, EMBEDDINGS, MEDLEY, REQUEST_S, ROOT, application, run
 from patience import patience
 
-from medley import cluster as local
-from medley.home import client_environment
-from medley.preflight import DASHBOARD_PORT
+from medley.local import cluster as local
+from medley.local.home import client_environment
+from medley.local.preflight import DASHBOARD_PORT
 
 CHATS = "/v1/chat/completions"
 # Of a client that would rather wait than be told that a model starts.

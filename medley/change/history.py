@@ -19,8 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs
-from medley.config import MODEL_BUILDER, ClusterConfig, ConfigError, ServedModel, sleeps
-from medley.home import home
+from medley.checks.config import MODEL_BUILDER, ClusterConfig, ConfigError, ServedModel, sleeps
+from medley.local.home import home
 from models.errors import ModelNotFound
 
 KEPT = 50

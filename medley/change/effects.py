@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medley.differences import Kind
-from medley.surge import SURGE, Resources, Room, replicas_wanted
+from medley.change.differences import Kind
+from medley.change.surge import SURGE, Resources, Room, replicas_wanted
 
 FINISH = "Its replicas finish what they work on;"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from medley.application_status import last_line, statuses
-from medley.diagnosis.patient import Finding, Patient, fine, wrong
-from medley.status import weights_missing
+from medley.look.application_status import last_line, statuses
+from medley.look.diagnosis.patient import Finding, Patient, fine, wrong
+from medley.look.status import weights_missing
 from models.catalog import load_catalog
 from models.errors import ModelNotFound
 

@@ -12,17 +12,17 @@ import httpx
 import typer
 from rich.console import Console
 
-from medley import history
-from medley.cluster import ClusterError, dashboard
-from medley.config import ClusterConfig, ConfigError, read_config
-from medley.differences import Kind, compare, deployed
-from medley.one_writer import only_writer
-from medley.plan import Plan
-from medley.plan import plan as plan_of
-from medley.progress import show_progress
-from medley.rollout import DeployFailed, Rollout
-from medley.serve_rest import edge, live, put
-from medley.surge import SURGE, free_resources
+from medley.change import history
+from medley.change.differences import Kind, compare, deployed
+from medley.change.lock import only_writer
+from medley.change.plan import Plan
+from medley.change.plan import plan as plan_of
+from medley.change.progress import show_progress
+from medley.change.rollout import DeployFailed, Rollout
+from medley.change.serve_rest import edge, live, put
+from medley.change.surge import SURGE, free_resources
+from medley.checks.config import ClusterConfig, ConfigError, read_config
+from medley.local.cluster import ClusterError, dashboard
 
 console = Console(highlight=False, soft_wrap=True)
 DEFAULT_CONFIG = Path("serve_config.yaml")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medley.config import ConfigError
+from medley.checks.config import ConfigError
 
 ABSENT = object()
 KeyPath = tuple[str, ...]

@@ -9,7 +9,7 @@ import sys
 
 import psutil
 
-from medley.config import ClusterConfig
+from medley.checks.config import ClusterConfig
 from models.specs import Backend
 
 HEAD_PORT = 6379

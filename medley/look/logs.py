@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from deployments.settings import RouterArgs
-from medley import cluster, history
-from medley.application_status import is_model
-from medley.live import Live, look_here
-from medley.log_lines import Line, LogReader, tail_of
+from medley.change import history
+from medley.local import cluster
+from medley.look.application_status import is_model
+from medley.look.live import Live, look_here
+from medley.look.log_lines import Line, LogReader, tail_of
 from models.catalog import load_catalog
 from models.errors import ModelNotFound
 

@@ -9,12 +9,13 @@ import httpx
 import typer
 from rich.text import Text
 
-from medley import cluster, history
-from medley.application_status import statuses
-from medley.diagnosis.order import Check, Patient, Verdict, diagnose
-from medley.exposition import scrape, targets
-from medley.live import Live, look
-from medley.screen import print_json, screen
+from medley.change import history
+from medley.local import cluster
+from medley.look.application_status import statuses
+from medley.look.diagnosis.order import Check, Patient, Verdict, diagnose
+from medley.look.exposition import scrape, targets
+from medley.look.live import Live, look
+from medley.look.screen import print_json, screen
 
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.FAILED: ("FAILED", "red"), Verdict.NOT_REACHED: ("not reached", "dim")}
 

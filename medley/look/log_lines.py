@@ -17,7 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from medley.screen import clock
+from medley.look.screen import clock
 
 TAIL_BYTES = 64 << 10
 # What every line has, or what says where it came from: shown otherwise, or of no use to a reader.

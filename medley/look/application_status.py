@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.settings import ModelArgs
-from medley.config import MODEL_BUILDER
-from medley.live import TAKES_REQUESTS, Live, replicas_of
+from medley.checks.config import MODEL_BUILDER
+from medley.look.live import TAKES_REQUESTS, Live, replicas_of
 
 STATES = {
     "NOT_STARTED": "loading",

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from medley.cluster import ClusterError
-from medley.config import ClusterConfig
+from medley.checks.config import ClusterConfig
+from medley.local.cluster import ClusterError
 
 APPLICATIONS = "/api/serve/applications/"
 

@@ -11,7 +11,7 @@ from medley.checks.catalog import catalog_files, catalog_problems
 from medley.checks.machine import Machine, this_machine
 from medley.checks.serve import serve_problems
 from medley.checks.slo import slo_problems
-from medley.yaml_lines import Document, Problem, read_document, sorted_problems
+from medley.checks.yaml_lines import Document, Problem, read_document, sorted_problems
 
 SERVE_CONFIG, SLO = Path("serve_config.yaml"), Path("slo.yaml")
 

@@ -25,12 +25,12 @@ from deployments.telemetry import (
     TOKENS,
     Metric,
 )
-from medley.application_status import ApplicationStatus, statuses
-from medley.cluster import dashboard
-from medley.exposition import Difference, Scrape, scrape, targets
-from medley.live import Live, look
-from medley.screen import NOTHING, duration, gib, screen
-from medley.status import COLOURS, UNREACHABLE, memory_by_application
+from medley.local.cluster import dashboard
+from medley.look.application_status import ApplicationStatus, statuses
+from medley.look.exposition import Difference, Scrape, scrape, targets
+from medley.look.live import Live, look
+from medley.look.screen import NOTHING, duration, gib, screen
+from medley.look.status import COLOURS, UNREACHABLE, memory_by_application
 
 # Ray's processes report every 10 s, so that over less time nothing may seem to have happened.
 SURELY_REPORTED_S = 15

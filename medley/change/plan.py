@@ -9,10 +9,10 @@ from typing import Any
 
 from deployments.router.addressing import application_of
 from deployments.router.dispatch import ModelState, State
-from medley.config import ClusterConfig
-from medley.differences import Comparison, Difference, Kind, compare
-from medley.effects import FINISH, effect_of
-from medley.surge import SURGE, Resources, Room, with_surge
+from medley.change.differences import Comparison, Difference, Kind, compare
+from medley.change.effects import FINISH, effect_of
+from medley.change.surge import SURGE, Resources, Room, with_surge
+from medley.checks.config import ClusterConfig
 from models.catalog import load_catalog
 
 # Read when Serve first starts and never again. The other keys of a document take effect with each deploy.

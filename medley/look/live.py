@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
-from medley.cluster import dashboard
-from medley.config import ClusterConfig
-from medley.preflight import DASHBOARD_PORT
-from medley.surge import UNITS, USAGE
+from medley.change.surge import UNITS, USAGE
+from medley.checks.config import ClusterConfig
+from medley.local.cluster import dashboard
+from medley.local.preflight import DASHBOARD_PORT
 
 GIB = 1 << 30
 PATIENCE_S = 10

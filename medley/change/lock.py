@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medley.cluster import ClusterError
-from medley.home import home
+from medley.local.cluster import ClusterError
+from medley.local.home import home
 
 
 @contextlib.contextmanager

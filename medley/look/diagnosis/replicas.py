@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 from deployments.telemetry import COLD_START
-from medley.application_status import failure_message, is_model, last_line, wanted_replicas
-from medley.diagnosis.patient import Finding, Patient, fine, wrong
-from medley.logs import last_words
-from medley.screen import duration
+from medley.look.application_status import failure_message, is_model, last_line, wanted_replicas
+from medley.look.diagnosis.patient import Finding, Patient, fine, wrong
+from medley.look.logs import last_words
+from medley.look.screen import duration
 from models.specs import ModelSpec, Task
 
 LOG_LINES = 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from medley.diagnosis import deployment, replicas, room
-from medley.diagnosis.patient import Patient
+from medley.look.diagnosis import deployment, replicas, room
+from medley.look.diagnosis.patient import Patient
 
 CHECKS = (
     ("cluster", deployment.cluster_runs),

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import psutil
 
-from medley.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
-from medley.preflight import DASHBOARD_PORT, HEAD_PORT
+from medley.local.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
+from medley.local.preflight import DASHBOARD_PORT, HEAD_PORT
 
 # A process that was asked to end is ended after so long: Ray's own wait for each other, and have nothing to lose.
 TERMINATE_PATIENCE_S, KILL_PATIENCE_S = 5, 20

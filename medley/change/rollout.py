@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 
 from deployments.settings import ModelArgs
-from medley.cluster import ClusterError, logs
-from medley.config import MODEL_BUILDER
-from medley.differences import Kind, compare
-from medley.plan import Plan
-from medley.serve_rest import Readiness, read_live, read_readiness
+from medley.change.differences import Kind, compare
+from medley.change.plan import Plan
+from medley.change.serve_rest import Readiness, read_live, read_readiness
+from medley.checks.config import MODEL_BUILDER
+from medley.local.cluster import ClusterError, logs
 
 POLL_S = 0.5
 ROUTER_LAG_S = 1.5  # the router asks Serve once a second

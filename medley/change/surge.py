@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from medley.config import ClusterConfig
-from medley.differences import Kind, compare
+from medley.change.differences import Kind, compare
+from medley.checks.config import ClusterConfig
 
 SURGE = "max_surge_percent"
 GIB = 1 << 30

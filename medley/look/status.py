@@ -12,10 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medley import cluster
-from medley.application_status import ApplicationStatus, status_of, statuses
-from medley.live import Live, Node, Usage, look_here
-from medley.screen import NOTHING, amount, duration, gib, print_json, screen
+from medley.local import cluster
+from medley.look.application_status import ApplicationStatus, status_of, statuses
+from medley.look.live import Live, Node, Usage, look_here
+from medley.look.screen import NOTHING, amount, duration, gib, print_json, screen
 from models import weights
 from models.catalog import load_catalog
 from models.specs import HubSource, ModelSpec, Needs, VariantSpec

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from medley.rollout import Step, Word
+from medley.change.rollout import Step, Word
 
 
 def show_progress(rollout: Iterator[dict[str, Step]], console: Console) -> None:

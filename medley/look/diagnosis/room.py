@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deployments.telemetry import IN_FLIGHT, REQUESTS
-from medley.application_status import is_model, model_args
-from medley.diagnosis.patient import Finding, Patient, fine, wrong
-from medley.live import Usage, replicas_of
-from medley.logs import last_call
-from medley.screen import ago, amount
-from medley.status import needs_text
+from medley.look.application_status import is_model, model_args
+from medley.look.diagnosis.patient import Finding, Patient, fine, wrong
+from medley.look.live import Usage, replicas_of
+from medley.look.logs import last_call
+from medley.look.screen import ago, amount
+from medley.look.status import needs_text
 from models.specs import Needs
 
 UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GiB"}

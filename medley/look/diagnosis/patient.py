@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from medley.application_status import START_FAILED, ApplicationStatus, failure_message, model_args, status_of
-from medley.exposition import Scrape
-from medley.live import Live, replicas_of
+from medley.look.application_status import START_FAILED, ApplicationStatus, failure_message, model_args, status_of
+from medley.look.exposition import Scrape
+from medley.look.live import Live, replicas_of
 from models.catalog import load_catalog
 from models.specs import ModelSpec, VariantSpec
 
