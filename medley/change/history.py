@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs
-from medley.checks.config import MODEL_BUILDER, ClusterConfig, ConfigError, ServedModel, sleeps
+from medley.checks.config import ClusterConfig, ConfigError, ServedModel, sleeps
+from medley.checks.entries import MODEL_BUILDER
 from medley.local.home import home
 from models.errors import ModelNotFound
 

@@ -28,7 +28,6 @@ class Change:
         differences: the keys it is because of; those that restart replicas first.
         effect: what that means for who uses it, in a sentence.
         interrupts: requests to it wait or fail meanwhile, or from then on.
-        room: the numbers, where new replicas start.
     """
 
     app: str
@@ -36,7 +35,6 @@ class Change:
     differences: tuple[Difference, ...] = ()
     effect: str = ""
     interrupts: bool = False
-    room: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def plan(
             when = "" if heir in serving else ", once that is up with it; until then they wait or get 503"
             effect, interrupts = f"{FINISH} new requests for {app} reach {heir}{when}.", heir not in serving
         differences = _without_decided(comparison, room)
-        changes.append(Change(app, comparison.kind, differences, effect, interrupts, room))
+        changes.append(Change(app, comparison.kind, differences, effect, interrupts))
     warnings = [*_first_start_warnings(live, document, started_with), *_served_twice(wanted)]
     return Plan(document, tuple(changes), tuple(warnings), wanted.choices)
 

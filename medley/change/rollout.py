@@ -15,7 +15,7 @@ from deployments.settings import ModelArgs
 from medley.change.differences import Kind, compare
 from medley.change.plan import Plan
 from medley.change.serve_rest import Readiness, read_live, read_readiness
-from medley.checks.config import MODEL_BUILDER
+from medley.checks.entries import MODEL_BUILDER
 from medley.local.cluster import ClusterError, logs
 
 POLL_S = 0.5

@@ -55,7 +55,7 @@ class Room:
     """The numbers behind a decision: what one more replica needs, what is free, and `max_surge_percent`.
 
     Attributes:
-        free: what the steps of the plan before this one leave; None when Ray did not say.
+        free: what the applications before this one leave; None when Ray did not say.
         stated: the percentage stands in the file, so it was not decided here.
     """
 

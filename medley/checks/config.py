@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deployments.settings import AUTO, ModelArgs
-from medley.checks.entries import MODEL_BUILDER, Application, applications_of
+from medley.checks.entries import Application, applications_of
 from medley.checks.serve import serve_problems
 from medley.checks.yaml_lines import read_document, sorted_problems
 from models.specs import ModelSpec, VariantSpec
-
-__all__ = ["MODEL_BUILDER", "ClusterConfig", "ConfigError", "ServedModel", "read_config"]
 
 
 class ConfigError(Exception):

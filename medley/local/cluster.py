@@ -87,15 +87,6 @@ def dashboard() -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{DASHBOARD_PORT}", headers=headers, timeout=30, trust_env=False)
 
 
-def applications() -> dict[str, dict[str, Any]]:
-    """What Serve says of every application. Empty while Serve does not answer yet."""
-    with contextlib.suppress(httpx.HTTPError), dashboard() as client:
-        answer = client.get("/api/serve/applications/")
-        if answer.is_success:
-            return answer.json().get("applications", {})
-    return {}
-
-
 def logs() -> Path:
     """Where Serve's logs of the current cluster lie."""
     return Path("/tmp/ray/session_latest/logs/serve")
@@ -136,16 +127,3 @@ def pss_gib(members: list[psutil.Process]) -> float:
         with contextlib.suppress(psutil.Error, OSError):
             total += process.memory_full_info().pss
     return total / (1 << 30)
-
-
-def pids_by_application() -> dict[str, list[int]]:
-    """Process ids of the replicas of each application that take requests; one that starts or ends is not among them."""
-    return {
-        name: sorted(
-            replica["pid"]
-            for deployment in app["deployments"].values()
-            for replica in deployment["replicas"]
-            if replica.get("pid") and replica["state"] == "RUNNING"
-        )
-        for name, app in applications().items()
-    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.settings import ModelArgs
-from medley.checks.config import MODEL_BUILDER
+from medley.checks.entries import MODEL_BUILDER
 from medley.look.live import TAKES_REQUESTS, Live, replicas_of
 
 STATES = {

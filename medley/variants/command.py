@@ -1,4 +1,4 @@
-"""`medley variant build`, `verify` and `plan`."""
+"""`medley variant build`, `verify`, `choose` and `show`."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def verify(  # noqa: PLR0917
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def plan(model: Model, as_json: Json = False) -> None:
+@app.command("choose")
+def show_choice(model: Model, as_json: Json = False) -> None:
     """Show which variant `auto` stands for on this machine, and the numbers behind it."""
     with in_words():
         choice = choose(load_catalog().resolve(model))

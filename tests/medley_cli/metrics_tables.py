@@ -1,4 +1,4 @@
-"""The tables of docs/metrics.md."""
+"""The tables of docs/metrics.md, as the code has them."""
 
 from __future__ import annotations
 
