@@ -52,6 +52,13 @@ def test_the_page_loads_nothing_and_is_the_same_each_time(example):
     assert "It needs a GPU" in first
 
 
+def test_what_a_card_says_is_text_on_its_page(monkeypatch):
+    monkeypatch.setattr("medley.variants.page.plots_of", lambda card: ["<svg></svg>"])
+    shown = page(card(variant_card("torch", 0.02), skipped={"<b>gpu</b>": 'It needs a "GPU" & more.'}))
+    assert "&lt;b&gt;gpu&lt;/b&gt;: It needs a &#34;GPU&#34; &amp; more." in shown
+    assert "<figure><svg></svg></figure>" in shown
+
+
 def test_markdown_says_what_measured_it(example):
     text = markdown(example)
     assert "medley variant verify all-minilm-l6-v2" in text
