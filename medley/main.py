@@ -36,7 +36,7 @@ from medley.variants import command as variant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
 
-Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray shall count on, if not those there are")]
+Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray may use; all of this machine's unless given")]
 
 
 @app.command()
@@ -49,7 +49,7 @@ def up(config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600, cpus: Cpus
         if found := problems(wanted, cpus):
             raise ClusterError("The cluster cannot start here:\n" + "\n".join(f"  - {problem}" for problem in found))
         fetch_models(wanted)
-        with only_writer():  # a deploy that waits for a cluster would refuse `start` after Ray has come up
+        with only_writer():  # refuse now, not after Ray has come up, if a deploy is under way
             pass
         bring_up(wanted, patience, cpus)
     say_how_to_use(wanted)
@@ -102,7 +102,7 @@ for command in (
 
 
 def bring_up(wanted: ClusterConfig, patience: float, cpus: int | None) -> None:
-    """Start Ray and deploy; what was started is stopped again when that fails."""
+    """Start Ray and deploy. If that fails, stop what was started."""
     try:
         with console.status("Starting Ray"):
             cluster.start_ray(cpus)
@@ -115,7 +115,7 @@ def bring_up(wanted: ClusterConfig, patience: float, cpus: int | None) -> None:
 
 def say_how_to_use(config: ClusterConfig) -> None:
     address = config.address
-    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.")
+    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. The API is described at {address}/docs.")
     console.print(f"Models: {', '.join(model.spec.id for model in config.models)}\n")
     chat = next((model for model in config.models if model.spec.task == "chat"), None)
     if chat:

@@ -29,13 +29,13 @@ DEFAULT_CONFIG = Path("serve_config.yaml")
 
 ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
 Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask, even if requests would notice")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask, even if clients would notice")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be done")]
 To = Annotated[int | None, typer.Option(help="the number of a document that went live; see MEDLEY_HOME/history")]
 
 
 def plan(config: ConfigPath = DEFAULT_CONFIG) -> None:
-    """Say what a deploy would change, and whether requests would notice. Touches nothing."""
+    """Show what a deploy would change, and whether clients would notice. Changes nothing."""
     with failures_in_words():
         change(read_config(config), 0, "", dry_run=True)
 
@@ -60,7 +60,7 @@ def target(to: int | None) -> history.Entry:
     """The document to go back to.
 
     Args:
-        to: its number; None is the one before that which is live, or the last one that was if that is another.
+        to: its number. None: the last document that went live, or the one before it if the last is live now.
 
     Raises:
         ClusterError: there is none.
@@ -81,7 +81,7 @@ def target(to: int | None) -> history.Entry:
 
 
 def is_live(document: dict[str, Any], answer: dict[str, Any]) -> bool:
-    """Whether what is deployed is this document. How new versions come up does not count: a deploy decides it."""
+    """Whether this document is what is deployed. `max_surge_percent` does not count, because a deploy decides it."""
     return all(
         one.kind is Kind.UNCHANGED
         or (one.kind is Kind.IN_PLACE and all(difference.path[-1] == SURGE for difference in one.differences))
@@ -90,10 +90,10 @@ def is_live(document: dict[str, Any], answer: dict[str, Any]) -> bool:
 
 
 def change(wanted: ClusterConfig, patience_s: float, note: str, yes: bool = False, dry_run: bool = False) -> None:
-    """Plan, ask where requests would notice and a person is there to answer, and go live.
+    """Plan, ask first if clients would notice and somebody is there to answer, then go live.
 
     Raises:
-        ClusterError: it was not done, or not all of it came up; the message says what serves and how to go back.
+        ClusterError: nothing was changed, or not all of it came up; the message says what serves and how to go back.
     """
     with contextlib.nullcontext() if dry_run else only_writer(), dashboard() as serve:
         before = live(serve)
@@ -144,7 +144,7 @@ def refuse_if_changed(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def see_through(rollout: Rollout, serve: httpx.Client, router: httpx.Client, patience_s: float) -> None:
-    """Show how it comes up until all of it has."""
+    """Show the progress until every application is ready."""
     try:
         with router:
             show_progress(rollout.follow(serve, router, patience_s), console)
@@ -180,13 +180,13 @@ def way_back(wanted: ClusterConfig) -> str:
 
 
 def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
-    """Have the weights of every model on this machine.
+    """Fetch the weights of every model that this machine does not have yet.
 
     Args:
-        verify: hash every file, too, and fetch or make again what is damaged.
+        verify: also hash every file, and replace what is damaged.
 
     Raises:
-        ClusterError: those of one cannot be had.
+        ClusterError: the weights of a model cannot be had.
     """
     from models import weights
 
@@ -202,7 +202,7 @@ def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
 
 @contextlib.contextmanager
 def failures_in_words() -> Iterator[None]:
-    """What went wrong as a message and exit code 1."""
+    """Turn an error into a message and exit code 1."""
     try:
         yield
     except (ClusterError, ConfigError) as error:

@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One key, its value in what is deployed and in what is asked for; ABSENT where the file does not say it."""
+    """One key, with its deployed value and the value asked for. ABSENT where it is not set."""
 
     path: KeyPath
     old: Any
@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What happens to one application, because of which keys; those that restart it come first."""
+    """What happens to one application, and the keys that cause it; those that restart it come first."""
 
     app: str
     kind: Kind
@@ -99,7 +99,7 @@ def compare(live: dict[str, Any], document: dict[str, Any]) -> list[Comparison]:
         _compare_one(name, old[name], entry, applications[name]) if name in old else Comparison(name, Kind.ADD)
         for name, entry in new.items()
     ]
-    # Serve deletes what was deployed by a document before; it leaves alone what a program deployed.
+    # Serve deletes what an earlier document deployed. It leaves alone what a program deployed.
     return found + [
         Comparison(name, Kind.REMOVE)
         for name in old
@@ -134,7 +134,7 @@ def _tree(entry: Tree, names: set[str]) -> Tree:
 
 
 def _leaves(old: Tree, new: Tree, path: KeyPath) -> list[tuple[KeyPath, Any, Any]]:
-    """Every key whose value differs, as deep down as both sides have it."""
+    """Every key whose value differs, as deep as both sides are mappings."""
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         was, will_be = old.get(key, ABSENT), new.get(key, ABSENT)

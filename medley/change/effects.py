@@ -1,4 +1,4 @@
-"""What a change of one application means for who uses it, in a sentence or two."""
+"""What a change of one application means for its clients, in a sentence or two."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _of_restarting(
 
 
 def _after_failure(application: dict[str, Any], survives: bool) -> str:
-    """Empty where this deploy does to it what it does to any other."""
+    """What is special about an application whose last deploy failed or is not finished. Empty for any other."""
     if not application.get("deployments"):  # Serve shows none while it builds an application, or when it could not
         return "Serve has not built what was asked of it before; replicas of this version that still run stay."
     if application.get("status") != "DEPLOY_FAILED":

@@ -80,7 +80,7 @@ def started_with() -> Entry | None:
 
 
 def config_of(entry: Entry) -> ClusterConfig:
-    """A kept document, to be deployed again. It went live once, so it is not checked as strictly as a new file.
+    """A kept document, to deploy again. It went live once, so it is checked less strictly than a new file.
 
     Raises:
         ConfigError: a model or variant of it is no longer in the catalog.
@@ -147,7 +147,7 @@ def _number(path: Path) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and for its owner only: a document may hold secrets in environment variables."""
+    """Write a file whole or not at all, readable by its owner only: environment variables may hold secrets."""
     beside = path.with_suffix(".new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:

@@ -17,18 +17,19 @@ from medley.local.home import home
 
 @contextlib.contextmanager
 def only_writer() -> Iterator[None]:
-    """One deploy at a time: Serve takes whole documents, and of two at once one would be lost.
+    """Allow one deploy at a time. Serve takes whole documents, so one of two at once would be lost.
 
     Raises:
-        ClusterError: another process deploys; the message names it.
+        ClusterError: another process is deploying. The message names it.
     """
     home().mkdir(parents=True, exist_ok=True)
-    holder = home() / "deploy.holder"  # beside the lock, which is emptied by whoever tries it
+    holder = home() / "deploy.holder"  # not in the lock file, which each attempt to lock it empties
     lock = FileLock(home() / "deploy.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ClusterError(f"Another deploy is under way{_who(holder)}. Nothing was done; try again then.") from None
+        message = f"Another deploy is under way{_who(holder)}. Nothing was done. Try again when it is over."
+        raise ClusterError(message) from None
     try:
         holder.write_text(json.dumps({"pid": os.getpid(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}))
         yield

@@ -1,4 +1,4 @@
-"""What a deploy would do, said before it is done: application by application, and who would notice."""
+"""What a deploy would do to each application, and whether its clients would notice."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Change:
     """What happens to one application.
 
     Attributes:
-        differences: the keys it is because of; those that restart replicas first.
-        effect: what that means for who uses it, in a sentence.
-        interrupts: requests to it wait or fail meanwhile, or from then on.
+        differences: the keys that cause it; those that restart replicas come first.
+        effect: what that means for clients, in a sentence.
+        interrupts: its requests wait or fail, during the change or from then on.
     """
 
     app: str
@@ -43,7 +43,7 @@ class Plan:
     Attributes:
         document: what to hand to Serve: the file, with `max_surge_percent` decided where it does not say it.
         changes: one for each application.
-        warnings: what the file asks for and a deploy cannot do, or hardly means.
+        warnings: what the file asks for and a deploy cannot do, or what is probably a mistake.
         choices: of variants, by application: which was chosen, and why.
     """
 
@@ -125,7 +125,7 @@ def _heir(app: str, wanted: ClusterConfig) -> str | None:
 
 
 def _without_decided(comparison: Comparison, room: Room | None) -> tuple[Difference, ...]:
-    """A percentage that was decided here is no wish of the file's."""
+    """The differences that the file asks for, without a `max_surge_percent` that was decided here."""
     decided = room is not None and not room.stated
     return tuple(one for one in comparison.differences if not (decided and one.path[-1] == SURGE))
 
@@ -151,7 +151,7 @@ def _first_start_warnings(
 
 
 def _served_twice(wanted: ClusterConfig) -> list[str]:
-    """Variants that are served under their models' names and their own, also one that was chosen just now."""
+    """Variants that are served twice: under the model's name and under their own."""
     apps = {model.app for model in wanted.models}
     both = [(one.app, f"{one.app}@{one.variant_name}") for one in wanted.models if one.app == one.spec.row]
     return [f"{app} and {named} serve the same variant, so it is loaded twice." for app, named in both if named in apps]
@@ -166,7 +166,7 @@ def _first_start_options(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _which(old: Any, new: Any) -> str:
-    """What differs, without values: they may hold secrets."""
+    """The keys that differ. No values, because they may hold secrets."""
     if isinstance(old, dict) and isinstance(new, dict):
         return ", ".join(key for key in {**old, **new} if old.get(key) != new.get(key))
     return f"{old} -> {new}" if isinstance(old, str) and isinstance(new, str) else "set on one side only"

@@ -14,7 +14,7 @@ from medley.change.rollout import Step, Word
 
 
 def show_progress(rollout: Iterator[dict[str, Step]], console: Console) -> None:
-    """A table that is drawn over in a terminal; elsewhere a line for each thing that happens."""
+    """In a terminal, a table that is redrawn. Elsewhere, a line for each event."""
     began = time.monotonic()
     seen: dict[str, Step] = {}
     ready_after: dict[str, float] = {}

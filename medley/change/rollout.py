@@ -1,4 +1,4 @@
-"""Follow a document from the moment Serve took it until every application is ready, or it is clear that one is not."""
+"""Follow a deploy from the moment Serve accepts it until every application is ready or one has failed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Rollout:
         self.cold_starts: dict[str, float] = {}
 
     def follow(self, serve: httpx.Client, edge: httpx.Client, patience_s: float) -> Iterator[dict[str, Step]]:
-        """The steps of all applications, again and again, until all are ready and those taken out are gone.
+        """Poll the steps of all applications until all are ready and removed ones are gone.
 
         Raises:
             DeployFailed: one failed for good, or patience ran out.
@@ -132,7 +132,7 @@ class Rollout:
         return all(one["state"] == "RUNNING" for one in old)
 
     def _router_knows(self, readiness: Readiness) -> bool:
-        """Whether clients find what Serve says; the router hears of it a second later."""
+        """Whether the router knows what Serve says. It asks Serve once a second."""
         known = (readiness.models or {}).keys()
         there = all(name in known and self._serves_variant(name, readiness) for name in self.models)
         return readiness.ready and there and not self.removed & known

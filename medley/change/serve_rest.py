@@ -1,4 +1,4 @@
-"""What Serve, behind Ray's dashboard, and the router are asked over HTTP."""
+"""What is asked of Serve (through Ray's dashboard) and of the router over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def put(document: dict[str, Any], name: str, serve: httpx.Client) -> None:
         try:
             answer = serve.put(APPLICATIONS, json=document)
             break
-        except httpx.TransportError:  # the first document starts Serve, which takes a while; twice the same is no harm
+        except httpx.TransportError:  # the first document starts Serve, which takes a while; a retry does no harm
             if time.monotonic() > deadline:
                 raise ClusterError("Ray's dashboard does not answer. `medley down`, then `medley up`.") from None
             time.sleep(0.2)
@@ -54,7 +54,7 @@ def live(serve: httpx.Client, patience_s: float = 0) -> dict[str, Any]:
 
 
 def edge(wanted: ClusterConfig, answer: dict[str, Any]) -> httpx.Client:
-    """A client of the router: where Serve listens, which a document can only say before Serve starts."""
+    """A client of the router. Its address is where Serve listens; a document sets it only before Serve starts."""
     in_force = ClusterConfig(wanted.path, answer, []) if answer.get("http_options") else wanted
     return httpx.Client(base_url=in_force.address, timeout=5, trust_env=False)
 
@@ -74,7 +74,7 @@ def read_live(serve: httpx.Client) -> dict[str, Any]:
     """Serve's answer: what is deployed and how it is.
 
     Raises:
-        httpx.HTTPError: Ray's dashboard does not answer, or not well.
+        httpx.HTTPError: Ray's dashboard does not answer, or answers with an error.
     """
     return serve.get(APPLICATIONS).raise_for_status().json()
 

@@ -123,7 +123,7 @@ def with_surge(
     for name in coming:
         if (needed := _needs(name, wanted, applications)) is None:
             continue
-        # Those taken out make room for those put in, a moment later.
+        # Replicas that are removed free their resources a moment later.
         rooms[name] = Room(needed, free and sum((_held(applications[one]) for one in leaving), free))
         free = free and free - needed
     for name in restarting:
@@ -149,7 +149,7 @@ def _stated(entry: dict[str, Any]) -> int | None:
 
 
 def _keep(entry: dict[str, Any], application: dict[str, Any]) -> None:
-    """What an earlier deploy decided stays, or every later plan would show it as a change."""
+    """Keep what an earlier deploy decided, or every later plan would show it as a change."""
     deployed = (application.get("deployed_app_config") or {}).get("deployments", [])
     for percent in (one[SURGE] for one in deployed if SURGE in one):
         _set(entry, application, percent)

@@ -72,7 +72,7 @@ def _no_such_model(name: str) -> str:
 
 
 def _variant(application: Application) -> Found:
-    """The variant exists, and `model@variant` is not contradicted. `auto` is one of each."""
+    """The variant exists and does not contradict `model@variant`. Every model has `auto`."""
     spec, variant, model = application.spec, application.get("args", "variant"), application.get("args", "model")
     if not spec or not isinstance(variant, str):
         return

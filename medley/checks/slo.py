@@ -32,7 +32,7 @@ def _models(document: Document) -> Found:
 
 
 def _changes(document: Document, path: KeyPath, changes: dict) -> Found:
-    """What differs for a model must make a promise together with what its task is promised."""
+    """A model's own settings must be valid together with those of its task."""
     task = load_catalog()[path[-1]].task
     promised = document.at((*path[:2], "tasks", task.value))
     if not isinstance(promised, dict):

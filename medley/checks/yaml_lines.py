@@ -1,6 +1,6 @@
 """A YAML document with the line of every key and value, so that a mistake can be shown where it stands.
 
-Stricter than PyYAML's own loader: a key that stands twice is a mistake, and so are aliases that grow without end.
+Stricter than PyYAML's own loader: a duplicate key is a mistake, and so are aliases that expand without bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Problem:
         line: counted from 1; None where the whole file is meant.
         where: the place in the document, for people; empty for all of it.
         message: what is wrong, then what to do.
-        stops: the file cannot be served; else it is only hardly what is meant.
+        stops: the file cannot be served. Otherwise it is a warning: probably not what was meant.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Document:
         return value
 
     def line(self, path: KeyPath) -> int:
-        """The line of a path; of what would hold it, where it is not there."""
+        """The line of a path. If the path is not there, the line of what would hold it."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -141,7 +141,7 @@ def _read(document: Document) -> None:
     try:
         _build(document, loader_for(text)(text))
     except yaml.YAMLError:
-        # Again, for PyYAML's words of what is wrong: they say more than libyaml's.
+        # Parse again with pure PyYAML: its error messages say more than libyaml's.
         _build(document, yaml.SafeLoader(text))
 
 
@@ -157,7 +157,7 @@ def _build(document: Document, loader: Any) -> None:
 
 
 class _RefusedError(Exception):
-    """YAML that is valid and not taken."""
+    """YAML that is valid and refused all the same."""
 
     def __init__(self, node: yaml.Node, reason: str):
         super().__init__(reason)
@@ -165,7 +165,7 @@ class _RefusedError(Exception):
 
 
 class _Builder:
-    """Makes values of nodes, and notes their lines."""
+    """Turns nodes into values and records their lines."""
 
     def __init__(self, document: Document, loader: Any):
         self.document = document
@@ -206,7 +206,7 @@ class _Builder:
 
     def note_twice(self, path: KeyPath, line: int) -> None:
         first = self.document.lines[path]
-        message = f"this key stands in line {first} already. Keep one of the two."
+        message = f"this key is already in line {first}. Keep one of the two."
         self.document.problems.append(Problem(self.document.path, line, self.document.where(path), message))
 
     def key(self, node: yaml.Node) -> Any:

@@ -16,7 +16,7 @@ import psutil
 from medley.local.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
 from medley.local.preflight import DASHBOARD_PORT, HEAD_PORT
 
-# A process that was asked to end is ended after so long: Ray's own wait for each other, and have nothing to lose.
+# How long to wait after SIGTERM before SIGKILL. Ray's processes wait for each other and have nothing to save.
 TERMINATE_PATIENCE_S, KILL_PATIENCE_S = 5, 20
 
 
@@ -25,8 +25,8 @@ class ClusterError(Exception):
 
 
 def processes() -> list[psutil.Process]:
-    """Every living process of this cluster: those that carry its mark in their environment, and what they started: the
-    agents of Ray write their titles over it."""
+    """Every living process of this cluster: those with its mark in their environment, and their children. Ray's agents
+    overwrite their environment with a title, so the mark alone does not find them."""
     marked = {process for process in psutil.process_iter() if _is_marked(process)}
     mine = set(marked)
     for process in marked:
@@ -52,7 +52,7 @@ def start_ray(cpus: int | None) -> None:
     """Start Ray's head on this machine, on loopback, asking for a token.
 
     Args:
-        cpus: CPUs that Ray shall count on; None is as many as there are.
+        cpus: CPUs that Ray may use; None is all of this machine's.
 
     Raises:
         ClusterError: with the end of Ray's own output.
@@ -67,7 +67,7 @@ def start_ray(cpus: int | None) -> None:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={DASHBOARD_PORT}",
         "--disable-usage-stats",
-        # Copies every worker's output to drivers, and there are none.
+        # It copies every worker's output to drivers, and there are none here.
         "--include-log-monitor=false",
         f"--object-store-memory={256 << 20}",
     ]
@@ -93,7 +93,7 @@ def logs() -> Path:
 
 
 def stop() -> int:
-    """End every process of the cluster: ask first, then insist. Returns how many there were."""
+    """End every process of the cluster: first SIGTERM, then SIGKILL. Returns how many there were."""
     found = processes()
     _end(found, psutil.Process.terminate, TERMINATE_PATIENCE_S)
     # Some were started meanwhile; others are known only by a parent that has ended.
@@ -106,7 +106,7 @@ def stop() -> int:
 
 
 def _end(victims: Collection[psutil.Process], how: Any, patience_s: float) -> None:
-    """Zombies have ended: in a container, nobody may come for them."""
+    """Signal processes and wait for them to end. Zombies count as ended: in a container, nobody may reap them."""
     for process in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             how(process)

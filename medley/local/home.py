@@ -38,8 +38,8 @@ def client_environment(dashboard_port: int) -> dict[str, str]:
 def cluster_environment() -> dict[str, str]:
     """The environment of every process of the cluster.
 
-    Models share this machine's cores. OpenMP's threads (torch's, vLLM's) that wait shall sleep: by default they spin,
-    and take the core from another model (benchmarks/sharing.py). Who sets the variable keeps his own.
+    Models share this machine's cores. OpenMP's threads (torch's, vLLM's) should sleep while they wait: by default they
+    spin and take the core from another model (benchmarks/sharing.py). A value that is set already is kept.
     """
     added = own_folder()
     return {

@@ -22,7 +22,7 @@ def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
     """One sentence each, with the remedy. Empty when the cluster can start.
 
     Args:
-        cpus: CPUs that Ray is told to count on; None is as many as there are.
+        cpus: CPUs that Ray may use; None is all of this machine's.
     """
     found = _cpus(config, cpus or psutil.cpu_count() or 1)
     return found + [problem for check in (_python, _libraries, _memory, _ports, _gpus) for problem in check(config)]

@@ -63,7 +63,7 @@ def statuses(live: Live) -> list[ApplicationStatus]:
 
 
 def status_of(live: Live, app: str) -> ApplicationStatus:
-    """The router's word counts where it has one: it is what clients get."""
+    """Where the router knows a state, it wins: it is what clients get."""
     application, told = live.applications.get(app, {}), (live.models or {}).get(app, {})
     args = model_args(application)
     state = told.get("state") or _state(application)

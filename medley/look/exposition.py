@@ -135,8 +135,8 @@ class Difference:
     def increases(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
         """How much each series grew.
 
-        A series that fell was begun anew and has counted from 0 since, and so has one that is new, unless its target
-        did not answer the first time: then it is left out.
+        A series whose value fell was reset and has counted from 0 since. A new series counts from 0 too, unless its
+        target did not answer the first time: then it is left out.
         """
         wanted, found = labels.items(), []
         for target in self.after.values.keys() & self.before.values.keys():
@@ -155,7 +155,7 @@ def quantile(q: float, buckets: Mapping[float, float]) -> float | None:
         buckets: cumulative counts by upper bound, infinity included.
 
     Returns:
-        None when nothing was counted. The highest finite bound when it lies above that.
+        None when nothing was counted. The highest finite bound when the quantile lies above it.
     """
     bounds = sorted(buckets)
     if not bounds or bounds[-1] != math.inf or buckets[math.inf] <= 0 or len(bounds) < 2:

@@ -1,7 +1,7 @@
-"""What the cluster does now, read once from everybody who can say it.
+"""What the cluster does now, read once from every source.
 
 The router knows what clients get, Serve what it was told to run, Ray what the machines have. Each may be down: then the
-others still count, and the gap is named.
+others are still shown, and the gap is named.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Live:
         serve: Serve's answer; None when it did not answer.
         models: the router's answer to /readyz, by model; None when it did not answer.
         usage: by "CPU", "GPU" and "memory" (GiB), of the whole cluster; empty when Ray did not say.
-        gaps: who did not answer and why, a sentence each, by "router", "serve", "ray" and "nodes".
+        gaps: which source did not answer and why, a sentence each, by "router", "serve", "ray" and "nodes".
     """
 
     now: float
@@ -85,7 +85,7 @@ def look_here() -> Live:
 
 
 def look(dashboard: httpx.Client, edge: httpx.Client) -> Live:
-    """Ask everybody once. Never raises for what does not answer.
+    """Ask every source once. Never raises when one does not answer.
 
     Args:
         dashboard: of Ray's dashboard, with its token.
@@ -150,7 +150,7 @@ def _asked(client: httpx.Client, path: str, who: str, gaps: dict[str, str]) -> d
             return document
         gaps[who] = f"{names[who]} answers {answer.status_code}."
         if answer.status_code in (401, 403):
-            gaps[who] += " Set MEDLEY_HOME to what the cluster was started with: its token lies there."
+            gaps[who] += " Set MEDLEY_HOME to what the cluster was started with: its token is there."
     except (httpx.HTTPError, ValueError) as error:
         gaps[who] = f"{names[who]} does not answer ({type(error).__name__})."
     return None

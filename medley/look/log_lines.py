@@ -20,7 +20,7 @@ from typing import Any
 from medley.look.screen import clock
 
 TAIL_BYTES = 64 << 10
-# What every line has, or what says where it came from: shown otherwise, or of no use to a reader.
+# Fields that every line has, or that say where it came from. They are shown in another way or of no use to a reader.
 STANDARD = {
     "asctime",
     "levelname",
@@ -97,7 +97,7 @@ class LogReader:
     Args:
         pattern: of the names of files, without what rotation adds.
         request_id: only lines with it; JSON lines whose field it is, and other lines that hold it somewhere.
-        last: at most so many lines the first time, the newest ones.
+        last: at most this many lines the first time, the newest ones.
     """
 
     def __init__(self, folder: Path, pattern: str = "*.log", request_id: str | None = None, last: int | None = None):
@@ -136,7 +136,7 @@ class LogReader:
 
 
 class _OpenFile:
-    """A file that grows, and is renamed and begun anew when it is full."""
+    """A file that grows, and is rotated when it is full."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -160,7 +160,7 @@ class _OpenFile:
     def _rest(self) -> Iterator[tuple[Path, bytes, bytes]]:
         for piece in self.stream or ():
             raw, self.unfinished = self.unfinished + piece, b""
-            if not raw.endswith(b"\n"):  # its end is not written yet
+            if not raw.endswith(b"\n"):  # the end of the line is not written yet
                 self.unfinished = raw
                 return
             yield self.path, raw, self.last_json
@@ -169,7 +169,7 @@ class _OpenFile:
     def _was_replaced(self) -> bool:
         try:
             return bool(self.stream) and self.path.stat().st_ino != os.fstat(self.stream.fileno()).st_ino
-        except FileNotFoundError:  # between being renamed and begun anew
+        except FileNotFoundError:  # in the middle of a rotation
             return False
 
 

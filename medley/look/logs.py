@@ -27,8 +27,8 @@ COLOURS = {"ERROR": typer.colors.RED, "CRITICAL": typer.colors.RED, "WARNING": t
 
 RequestId = Annotated[str | None, typer.Argument(help="the X-Request-Id of an answer")]
 OfModel = Annotated[str | None, typer.Option("--model", help="the lines of this model's replicas")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="go on with what is written from now on")]
-Last = Annotated[int, typer.Option(min=1, help="with --model, begin with so many lines")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="keep printing what is written from now on")]
+Last = Annotated[int, typer.Option(min=1, help="with --model, begin with this many lines")]
 
 
 def logs(request_id: RequestId = None, model: OfModel = None, follow: Follow = False, last: Last = 200) -> None:
@@ -129,7 +129,7 @@ def why_no_request(folder: Path, live: Live) -> list[str]:
     if oldest := oldest_line(folder):
         reasons.append(f"It may be of an earlier cluster: the first line of this one is of {oldest}.")
     if not files:
-        reasons.append("No router has written here. Its logs lie on the node where it runs.")
+        reasons.append("No router has written here. Its logs are on the node where it runs.")
     return [*reasons, "Compare the id with the X-Request-Id of the answer."]
 
 
@@ -152,7 +152,7 @@ def router_args(live: Live) -> dict[str, Any] | None:
 
 
 def kept_back() -> list[str]:
-    """That replicas keep lines before they write them, if the document that Serve was started with says so."""
+    """A reason that holds if the document that Serve was started with makes replicas buffer their lines."""
     started = history.started_with()
     options = (started.document.get("controller_options") or {}) if started else {}
     lines = str(((options.get("runtime_env") or {}).get("env_vars") or {}).get(BUFFER, "1"))

@@ -33,7 +33,7 @@ def gib(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 12 ms, 3.1 s, 44 s, 12 min, 3 h."""
+    """Seconds in a readable unit: 12 ms, 3.1 s, 44 s, 12 min, 3 h."""
     if seconds is None:
         return NOTHING
     if seconds < 1:

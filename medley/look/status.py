@@ -57,7 +57,7 @@ def exit_code(live: Live) -> int:
 
 
 def memory_by_application(live: Live) -> dict[str, float]:
-    """GiB (PSS) of each application's replicas on this machine, the processes they started included."""
+    """GiB (PSS) of each application's replicas on this machine, including the processes they started."""
     here = {process.pid: process for process in cluster.processes()}
     members = {app: [here[pid] for pid in live.pids(app) if pid in here] for app in live.applications}
     return {app: cluster.pss_gib([*_with_children(own)]) for app, own in members.items() if own}

@@ -91,18 +91,18 @@ class History:
             if last and worker in last.written and last.written[worker] != content:
                 self._reported[worker] = new.at
         self.scrapes.append(new)
-        # The oldest one kept is the youngest that is at least the window away.
+        # Keep one scrape that is at least the window old, the youngest of those, and all after it.
         while len(self.scrapes) > 2 and new.at - self.scrapes[1].at >= self.window_s:
             self.scrapes.popleft()
 
     def difference(self) -> Difference:
-        """Between the ends of the window; of nothing while a process may not have reported since it began."""
+        """What happened within the window. Empty as long as a process may not have reported since it began."""
         first, last = self.scrapes[0], self.scrapes[-1]
         settled = self.age_s() is not None or last.at - first.at >= SURELY_REPORTED_S
         return Difference(first if settled else last, last)
 
     def age_s(self) -> float | None:
-        """Seconds since the process reported whose figures are the oldest; None until each has been seen to."""
+        """Age in seconds of the oldest figures of any process; None until every process has reported once."""
         last = self.scrapes[-1]
         workers = last.workers()
         if not workers or not workers <= self._reported.keys():
@@ -112,7 +112,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one model did. None is not known, which is not the same as none.
+    """What one model did. None means unknown, not zero.
 
     Attributes:
         requests, errors, refused, read, written: per second. `refused` are 429s, `errors` all others; `read` and
@@ -143,7 +143,7 @@ def figures(difference: Difference, model: str) -> Figures:
         return difference.quantile(q, metric, model=model)
 
     requests, failed, full = rate(REQUESTS), rate(ERRORS), rate(ERRORS, code=QUEUE_FULL)
-    # Counters begin with what they count first: where requests are counted, an error that is not there was not made.
+    # A counter exists from its first count on. Where requests are counted, a missing error counter means no errors.
     none_yet = 0.0 if requests is not None else None
     return Figures(
         requests=requests,
@@ -227,7 +227,7 @@ def _row(one: ApplicationStatus, did: Figures, frame: Frame) -> dict[str, str | 
 
 
 def _total(models: list[ApplicationStatus], did: list[Figures], frame: Frame) -> dict[str, str | Text]:
-    """Sums. There is none of quantiles."""
+    """Sums over all models. Quantiles cannot be summed."""
 
     def total(name: str) -> float | None:
         return _sum([getattr(one, name) for one in did])
@@ -253,7 +253,7 @@ def _age(frame: Frame) -> str:
     if not frame.difference.after.values:
         return "No figures: no metrics endpoint answers."
     if not frame.difference.after.workers():
-        return "No figures: no process reports metrics of Medley's. They are switched by the argument `metrics`."
+        return "No figures: no process reports metrics of Medley's. The argument `metrics` turns them on."
     spread = frame.difference.seconds
     over = f"Rates and quantiles over the last {spread:.0f} s. " if spread >= 1 else "No rates yet. "
     if frame.age_s is None:

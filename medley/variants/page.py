@@ -1,4 +1,4 @@
-"""A card as one HTML page with plots, for people who would rather look than read. It loads nothing from anywhere."""
+"""A card as one HTML page with plots. It loads nothing from anywhere."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _same_variant_elsewhere(patient: Patient) -> list[str]:
 
 
 def _way_to_deploy(model: str, folder: Path) -> str:
-    """The command, where a config of this folder has the model; else what to write first."""
+    """The command to run if a config in this folder has the model; otherwise, what to write first."""
     for file in sorted(folder.glob("serve_config*.yaml"), key=lambda one: (one.name != DEFAULT_CONFIG, one.name)):
         if model in _applications(file):
             look = "" if file.name == DEFAULT_CONFIG else f"`medley plan {file.name}` shows what else it changes, then "
@@ -99,5 +99,5 @@ def built(patient: Patient) -> Finding:
         return fine("Serve built it.")
     if patient.application.get("status") == "DEPLOY_FAILED":
         cause = last_line(patient.application.get("message") or "") or "Serve does not say why."
-        return wrong(f"Serve could not build it: {cause}", "mend that, `medley check`, then `medley deploy`")
+        return wrong(f"Serve could not build it: {cause}", "fix that, then `medley check` and `medley deploy`")
     return wrong("Serve is building it, or has not begun.", "wait; `medley status` shows how it goes on")

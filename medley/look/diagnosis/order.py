@@ -1,4 +1,4 @@
-"""What has to be true for a model to answer, in order. The first thing that is not is why it does not."""
+"""What has to be true for a model to answer, in order. The first check that fails is the reason why it does not."""
 
 from __future__ import annotations
 

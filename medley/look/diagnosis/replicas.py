@@ -121,7 +121,7 @@ def edge_answers(patient: Patient) -> Finding:
     proxies = ((live.serve or {}).get("proxies") or {}).values()
     sick = [f"The proxy of {one.get('node_ip')} is {one.get('status')}." for one in proxies if _is_sick(one)]
     finding = "\n".join([live.gaps.get("router", f"{live.edge} does not answer."), *sick])
-    return wrong(finding, f"`curl -i {live.edge}/healthz`; `medley logs` is of no help before a request arrives")
+    return wrong(finding, f"`curl -i {live.edge}/healthz`; `medley logs` shows nothing before a request arrives")
 
 
 def _is_sick(proxy: dict) -> bool:
@@ -139,7 +139,7 @@ def answers(patient: Patient) -> Finding:
     except httpx.TimeoutException:
         return wrong(f"A request had no answer after {REQUEST_PATIENCE_S} s.", "`medley top` shows what it works on")
     except httpx.HTTPError as error:
-        return wrong(f"A request broke off ({type(error).__name__}).", f"`medley logs --model {patient.model}`")
+        return wrong(f"A request failed ({type(error).__name__}).", f"`medley logs --model {patient.model}`")
     took = duration(time.perf_counter() - began)
     if answer.is_success:
         return fine(f"Answered after {took}.")
