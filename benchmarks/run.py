@@ -33,9 +33,9 @@ import psutil
 import yaml
 
 from benchmarks import load
-from medley import cluster
-from medley.home import client_environment
-from medley.preflight import DASHBOARD_PORT
+from medley.local import cluster
+from medley.local.home import client_environment
+from medley.local.preflight import DASHBOARD_PORT
 from models.catalog import load_catalog
 from models.weights import locate
 

@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from loadtest.commands import app as loadtest
-from medley import cluster, doctor, logs, status, top
-from medley.check import check
-from medley.cluster import ClusterError
-from medley.config import ClusterConfig, read_config
-from medley.deploying import (
+from medley.change.deploy import (
     DEFAULT_CONFIG,
     ConfigPath,
     Patience,
@@ -25,18 +21,23 @@ from medley.deploying import (
     rollback,
     start,
 )
-from medley.home import client_environment
+from medley.change.lock import only_writer
+from medley.checks.command import check
+from medley.checks.config import ClusterConfig, read_config
 from medley.k8s.command import app as k8s
+from medley.local import cluster
+from medley.local.cluster import ClusterError
+from medley.local.home import client_environment
+from medley.local.preflight import DASHBOARD_PORT, problems
+from medley.look import doctor, logs, status, top
 from medley.monitoring.command import monitoring
-from medley.one_writer import only_writer
-from medley.preflight import DASHBOARD_PORT, problems
 from medley.simulation.command import command as simulate
 from medley.variants import command as variant
 from models.tasks import TASKS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
 
-Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray shall count on, if not those there are")]
+Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray may use; all of this machine's unless given")]
 
 
 @app.command()
@@ -49,7 +50,7 @@ def up(config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600, cpus: Cpus
         if found := problems(wanted, cpus):
             raise ClusterError("The cluster cannot start here:\n" + "\n".join(f"  - {problem}" for problem in found))
         fetch_models(wanted)
-        with only_writer():  # a deploy that waits for a cluster would refuse `start` after Ray has come up
+        with only_writer():  # refuse now, not after Ray has come up, if a deploy is under way
             pass
         bring_up(wanted, patience, cpus)
     say_how_to_use(wanted)
@@ -102,7 +103,7 @@ for command in (
 
 
 def bring_up(wanted: ClusterConfig, patience: float, cpus: int | None) -> None:
-    """Start Ray and deploy; what was started is stopped again when that fails."""
+    """Start Ray and deploy. If that fails, stop what was started."""
     try:
         with console.status("Starting Ray"):
             cluster.start_ray(cpus)
@@ -115,7 +116,7 @@ def bring_up(wanted: ClusterConfig, patience: float, cpus: int | None) -> None:
 
 def say_how_to_use(config: ClusterConfig) -> None:
     address = config.address
-    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. People read {address}/docs.")
+    console.print(f"\nMedley serves at [bold]{address}/v1[/bold]. The API is described at {address}/docs.")
     console.print(f"Models: {', '.join(model.spec.id for model in config.models)}\n")
     from deployments.router.routes import example_of  # only here: it imports a web framework
 

@@ -18,7 +18,7 @@ def touched(*files: str) -> set[str]:
         ("deployments/router/routes/embeddings.py", "tests/router/test_embeddings.py"),
         ("models/engines/images_onnx/engine.py", "tests/engines/test_images_onnx.py"),
         ("models/engines/styles_onnx.py", "tests/engines/test_engines.py"),  # by way of the registry, which names it
-        ("medley/plan.py", "tests/medley_cli/test_plan.py"),
+        ("medley/change/plan.py", "tests/medley_cli/test_plan.py"),
         ("models/catalog/chat.yaml", "tests/models/test_catalog.py"),
         ("k8s/base/rayservice.yaml", "tests/k8s/test_overlays.py"),
         ("slo.yaml", "tests/medley_cli/test_slo.py"),

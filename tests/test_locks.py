@@ -106,7 +106,7 @@ def test_every_place_names_the_same_pythons():
     venv = (REQUIREMENTS / "venv.sh").read_text()
     assert {int(minor) for minor in re.findall(r"\(3, (\d+)\)", venv)} == set(minors)
     assert {int(minor) for minor in re.findall(r"python3\.(\d+)", venv)} == set(minors)
-    preflight = (ROOT / "medley" / "preflight.py").read_text()
+    preflight = (ROOT / "medley" / "local" / "preflight.py").read_text()
     low, high = re.search(r"\(3, (\d+)\) <= sys.version_info\[:2\] <= \(3, (\d+)\)", preflight).groups()
     assert [int(low), int(high)] == [minors[0], minors[-1]]
 

@@ -6,7 +6,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.settings import RouterArgs
-from medley.config import MODEL_BUILDER, ConfigError, read_config
+from medley.checks.config import ConfigError, read_config
+from medley.checks.entries import MODEL_BUILDER
 from models.registry import import_string
 
 REPOSITORY = Path(__file__).resolve().parents[1]

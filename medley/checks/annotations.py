@@ -11,7 +11,7 @@ Model = type[BaseModel]
 
 
 def members(annotation: Any) -> Iterator[Any]:
-    """The types that a union, an optional or an annotated type stands for; any other type is its own only member."""
+    """The members of a union, optional or annotated type. Any other type is its own only member."""
     origin = get_origin(annotation)
     if origin is None or origin in (dict, list, tuple, Literal):
         yield annotation

@@ -8,7 +8,7 @@ from medley.checks.entries import BUILDERS, Application, Found
 from medley.checks.machine import Machine, shortfalls
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, nearest, shown
-from medley.yaml_lines import MISSING, Problem
+from medley.checks.yaml_lines import MISSING, Problem
 from models.catalog import load_catalog
 from models.specs import ModelSpec
 
@@ -72,7 +72,7 @@ def _no_such_model(name: str) -> str:
 
 
 def _variant(application: Application) -> Found:
-    """The variant exists, and `model@variant` is not contradicted. `auto` is one of each."""
+    """The variant exists and does not contradict `model@variant`. Every model has `auto`."""
     spec, variant, model = application.spec, application.get("args", "variant"), application.get("args", "model")
     if not spec or not isinstance(variant, str):
         return

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from medley.checks.entries import Found
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean
-from medley.yaml_lines import Document, KeyPath, Problem, read_document
+from medley.checks.yaml_lines import Document, KeyPath, Problem, read_document
 from models.catalog import FOLDER, load_catalog, own_folder
 from models.registry import backends_of
 from models.specs import Backend, ModelSpec

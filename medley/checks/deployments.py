@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployments.settings import ModelArgs
 from medley.checks.entries import Application, Found
 from medley.checks.policies import policy_problems
-from medley.yaml_lines import MISSING, KeyPath
+from medley.checks.yaml_lines import MISSING, KeyPath
 
 COMPUTED = ("ray_actor_options", "placement_group_bundles")
 

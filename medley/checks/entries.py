@@ -9,7 +9,7 @@ from typing import Any
 
 from deployments.settings import AUTO, RouterArgs
 from medley.checks.words import nearest
-from medley.yaml_lines import MISSING, Document, KeyPath
+from medley.checks.yaml_lines import MISSING, Document, KeyPath
 from models.catalog import load_catalog
 from models.slo import Profile
 from models.specs import ModelSpec
@@ -23,7 +23,7 @@ Found = Iterator[tuple[KeyPath, str]]
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An entry of `applications`. `role` is the builder's: model or router; the nearest one's where it is misspelt."""
+    """An entry of `applications`. `role` is model or router, by the builder or, if misspelt, the nearest one."""
 
     document: Document
     path: KeyPath
@@ -54,7 +54,7 @@ class Application:
 
     @property
     def variant(self) -> str | None:
-        """The variant of a model: the one `args` name, else the default one. None where it is none, or to be chosen."""
+        """The variant of a model: the one in `args`, else the default. None if there is none or it is `auto`."""
         given = self.get("args", "variant")
         if self.spec is None:
             return None
@@ -95,7 +95,7 @@ def deadline_of(applications: list[Application]) -> float:
 
 
 def promises_of(applications: list[Application]) -> Profile | None:
-    """What the router admits by; None if it does not, or its arguments are wrong, which is told elsewhere."""
+    """The promises that the router admits requests by. None if it has none; wrong arguments are reported elsewhere."""
     for router in (one for one in applications if one.role == "router"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             args = RouterArgs.model_validate(router.get("args"))

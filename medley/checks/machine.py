@@ -1,4 +1,4 @@
-"""What this machine has in total, and what of a replica's needs it can never meet."""
+"""What this machine has in total, and which needs of a replica it can never meet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _gpus() -> int:
 
 
 def shortfalls(needs: Needs, machine: Machine) -> str:
-    """What one replica needs above all there is: `4 of this machine's 2 CPUs, 1 of its 0 GPUs`. Empty when it fits."""
+    """Which needs of one replica exceed the machine: `4 of this machine's 2 CPUs, 1 of its 0 GPUs`. Empty if none."""
     amounts = [
         (needs.cpus, machine.cpus, "CPUs"),
         (needs.gpus, machine.gpus, "GPUs"),

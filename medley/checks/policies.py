@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medley.checks.entries import Application, Found
 from medley.checks.words import did_you_mean, import_problem, imported, in_words, nearest
-from medley.yaml_lines import KeyPath
+from medley.checks.yaml_lines import KeyPath
 
 
 def policy_problems(application: Application, path: KeyPath) -> Found:

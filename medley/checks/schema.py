@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from medley.checks.annotations import generic_arguments, model_for, models_below, models_in
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 
 Model = type[BaseModel]
 BROKEN = object()
@@ -67,7 +67,7 @@ class _SchemaCheck:
         return {key: item for key, item in left.items() if item is not BROKEN}
 
     def below(self, item: Any, path: KeyPath, annotation: Any, outer: Model) -> Any:
-        """Check what a field holds. Only what is made of models; the rest is the field's own model's work."""
+        """Check the models within a value. The rest of it is checked by the model that has the field."""
         if path[-1] in IMPORTED_FIELDS and isinstance(item, str) and (reason := import_problem(item)):
             self.problems.append(self.document.problem(path, reason))
             self.refused += 1

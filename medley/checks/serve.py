@@ -13,10 +13,10 @@ from medley.checks.entries import ROUTER_BUILDER, Application, Found, applicatio
 from medley.checks.machine import Machine
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, shown
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 from models.slo import Targets
 
-# What Ray says of these, a rule here says with the line and the remedy.
+# Messages of Ray's that a rule here replaces by one with the line and the remedy.
 LEFT_TO_RULES = (
     "Found multiple configs for",
     "Found duplicate applications for",
@@ -126,7 +126,7 @@ def _timeout(document: Document, applications: list[Application]) -> Found:
 
 
 def _waits(applications: list[Application]) -> Found:
-    """A policy that lets requests wait for longer than they may take follows too late to keep the promise."""
+    """A policy whose allowed wait is as long as the promise adds replicas too late."""
     promises = promises_of(applications)
     path = ("autoscaling_config", "policy", "policy_kwargs", "wait_s")
     for application in applications:
@@ -142,12 +142,12 @@ def _waits(applications: list[Application]) -> Found:
 
 
 def _limit_s(targets: Targets) -> float | None:
-    """In which the first of an answer is promised: a token, or the whole where there are none."""
+    """The promised seconds until an answer begins, or until its end where it does not come in pieces."""
     return targets.time_to_first_token_s or targets.time_to_first_audio_s or targets.duration_s
 
 
 def _environment(document: Document, path: KeyPath) -> Found:
-    """Variables that Serve would not read, or not take. Other programs' variables are theirs."""
+    """Variables of Serve that it would not read or would refuse. Variables of other programs are not checked."""
     runtime_env = document.at(path)
     for key in runtime_env if isinstance(runtime_env, dict) else ():
         if key not in (known := _runtime_env_keys(path)):

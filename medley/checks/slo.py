@@ -5,7 +5,7 @@ from __future__ import annotations
 from medley.checks.entries import Found
 from medley.checks.schema import errors_of, schema_problems
 from medley.checks.words import did_you_mean, in_words
-from medley.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 from models.catalog import load_catalog
 from models.slo import Slo, Targets
 
@@ -32,7 +32,7 @@ def _models(document: Document) -> Found:
 
 
 def _changes(document: Document, path: KeyPath, changes: dict) -> Found:
-    """What differs for a model must make a promise together with what its task is promised."""
+    """A model's own settings must be valid together with those of its task."""
     task = load_catalog()[path[-1]].task
     promised = document.at((*path[:2], "tasks", task.name))
     if promised is MISSING:

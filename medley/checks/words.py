@@ -1,4 +1,4 @@
-"""What is wrong with a value, in words a person can act on."""
+"""Error messages that say what is wrong with a value and what to write."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest names; all names where none is near and they are few; else the advice to take it out."""
+    """Suggest the nearest names. If none is near: all names if they are few, else to take it out."""
     names = [str(one) for one in known]
     if near := nearest(name, names):
         return f"Did you mean {' or '.join(near)}?"

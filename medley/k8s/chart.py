@@ -51,7 +51,7 @@ def chart(name: str, objects: list[Object]) -> dict[Path, str]:
 
 
 def with_places(one: Object, values: Values) -> Object:
-    """An object with places where a value belongs; adds the values that the overlay has there."""
+    """An object with placeholders where values belong. Adds the overlay's own values to `values`."""
     changed = copy.deepcopy(one)
 
     def put(holder: Any, key: Any, *path: str) -> None:
@@ -127,7 +127,7 @@ def name_of_image(image: str) -> str:
 
 
 def as_template(one: Object) -> str:
-    """As text for Helm: braces that are none of its own (Prometheus and Grafana have them too) stay what they are."""
+    """As text for Helm. Braces that are not Helm's (Prometheus and Grafana use them too) are escaped."""
     text = as_yaml(one).replace("{{", '{{ "{{" }}')
     return PLACE.sub(lambda found: expression(found[1].split("/")), text.replace("VALUE<>", "{{ .Release.Namespace }}"))
 
@@ -137,7 +137,7 @@ def expression(path: Iterable[str]) -> str:
 
 
 def schema_of(value: Any) -> Object:
-    """So that Helm refuses a misspelt value in place of ignoring it."""
+    """A schema by which Helm refuses a misspelt value instead of ignoring it."""
     if isinstance(value, dict):
         properties = {key: schema_of(inner) for key, inner in value.items()}
         return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -59,7 +59,7 @@ def write_generated() -> None:
 @app.command("chart")
 def write_chart(
     overlay: Overlay,
-    folder: Annotated[Path, typer.Argument(help="where the chart shall be: a new folder, or a chart to write again")],
+    folder: Annotated[Path, typer.Argument(help="a new folder for the chart, or an earlier chart to overwrite")],
 ) -> None:
     """Write a Helm chart of an overlay: the same objects, with images, host, volumes and group sizes as values."""
     try:
@@ -110,7 +110,7 @@ def show(overlay: Path) -> int:
     for finding in found:
         typer.secho(f"  {finding}", fg=typer.colors.RED)
     for service in of_kind(objects, "RayService"):
-        with contextlib.suppress(*UNREADABLE):  # what cannot be read is among the findings
+        with contextlib.suppress(*UNREADABLE):  # what cannot be read is reported among the findings
             Console(width=None if sys.stdout.isatty() else 140).print(table_of(service))
     return len(found)
 
@@ -137,7 +137,7 @@ def problems_of(objects: list[Object]) -> Findings:
 
 
 def rule_problems(one: Object) -> Iterator[Finding]:
-    """Rules of Prometheus, by its own promtool, where that is."""
+    """Check rules with Prometheus' own promtool, if it is installed."""
     if not (promtool := shutil.which("promtool")):
         return
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

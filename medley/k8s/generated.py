@@ -43,7 +43,7 @@ def for_kubernetes(document: Mapping[str, Any], settings: Settings) -> Object:
     """A serve config, as the pods of a RayService need it: a proxy on each of them, reachable from others.
 
     Raises:
-        OverlayError: a label selector is for an application that the config has not.
+        OverlayError: a label selector names an application that the config does not have.
     """
     names = [application["name"] for application in document["applications"]]
     if strangers := set(settings.label_selectors) - set(names):

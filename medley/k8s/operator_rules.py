@@ -1,4 +1,4 @@
-"""What KubeRay refuses, or does without a word, that its CRD's schema lets through.
+"""What KubeRay refuses or silently changes although its CRD's schema allows it.
 
 Source: KubeRay 1.7, ray-operator/controllers/ray/utils/validation.go.
 """
@@ -64,7 +64,7 @@ def _upgrade(service: Object, spec: Object, cluster: Object) -> Found:
 def _authentication(service: Object, spec: Object, cluster: Object) -> Found:
     options, where = cluster.get("authOptions") or {}, "spec.rayClusterConfig.authOptions"
     if options.get("mode") != "token":
-        yield where, "is not mode: token: whoever reaches the dashboard's port runs what he likes."
+        yield where, "is not mode: token: anyone who reaches the dashboard's port can run any code."
     if options.get("enableK8sTokenAuth"):
         yield where, "enableK8sTokenAuth is refused in a RayService."
     if not cluster.get("rayVersion"):

@@ -1,4 +1,4 @@
-"""Pods against the Pod Security Standards' "restricted" profile, and what a cluster of strangers wants beside it.
+"""Pods against the Pod Security Standards' "restricted" profile, and what a shared cluster demands besides.
 
 Source: Kubernetes, "Pod Security Standards". The API server enforces the same where the namespace says so; here it is
 found before anything is applied, and in the pods that KubeRay makes as well.
@@ -80,6 +80,6 @@ def _of_container(container: Object, of_pod: Object, first: bool) -> Iterator[tu
         yield ".resources", "has no limit of memory: one container can take the whole node."
     image = str(container.get("image", ""))
     if ":" not in image.rpartition("/")[2] or image.endswith(":latest"):
-        yield ".image", f"{image!r} is another one tomorrow. Name a tag or a digest."
+        yield ".image", f"{image!r} may be another image tomorrow. Name a tag or a digest."
     if not first and any(port.get("hostPort") for port in container.get("ports") or []):
         yield ".ports", "hostPort opens a port of the node. Take it out."

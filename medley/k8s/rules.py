@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 
 from medley.checks.serve import serve_problems
+from medley.checks.yaml_lines import read_document
 from medley.k8s.findings import Finding, Findings
 from medley.k8s.operator_rules import INCREMENTAL
 from medley.k8s.overlays import Object, groups_of, name_of, of_kind, worker_groups_of
-from medley.yaml_lines import read_document
 from models.documents import read_yaml
 
 DRAIN, READY = "medley.node.drain", "medley.node.ready"
-# A node is drained of a replica when another one has started elsewhere, and the one here has ended what it had.
+# A replica leaves a drained node when its successor runs elsewhere, for which this much is allowed, and when it has
+# finished its requests.
 START_S = 60
 
 
@@ -113,7 +114,7 @@ def _head(service: Object) -> Found:
 
 
 def _shared_memory(service: Object) -> Found:
-    """Ray's object store lies in /dev/shm; where it does not fit, Ray takes the disk and says so in a log."""
+    """Ray's object store is in /dev/shm. If it does not fit there, Ray uses the disk and says so only in a log."""
     for place, group in groups_of(service):
         store = int((group.get("rayStartParams") or {}).get("object-store-memory", 0))
         room = shared_memory_of(group["template"]["spec"])
@@ -164,7 +165,7 @@ def _version(service: Object) -> Found:
 
 
 def _network(service: Object, objects: list[Object]) -> Findings:
-    """Where nothing is let in, what must be is."""
+    """Where a policy denies all traffic, others must allow what Medley needs."""
     policies = of_kind(objects, "NetworkPolicy")
     if not any(not policy["spec"].get("podSelector") for policy in policies):
         return

@@ -97,7 +97,7 @@ def scheduling_problems(service: Object, serve_config: Object) -> Findings:
             )
     possible = [one.demand for one in found if one.groups is not None]
     if started(autoscaling_of(service), several(possible, "least")) is None:
-        yield Finding(name_of(service), "workerGroupSpecs", "the replicas that shall always run do not fit together.")
+        yield Finding(name_of(service), "workerGroupSpecs", "the replicas that must always run do not fit together.")
 
 
 def several(demands: Iterable[Demand], count: str) -> list[Demand]:

@@ -56,7 +56,7 @@ def alert_tests_document(promises: list[Objective]) -> dict[str, Any]:
 
 
 def scenarios(promises: list[Objective]) -> list[Scenario]:
-    """Those that do not disturb each other: no two have a series in common that has other values there."""
+    """Histories that do not disturb each other: no two give different values to the same series."""
     return [
         *(scenario for promise in promises for scenario in _of_promise(promise)),
         *_of_states(),
@@ -85,7 +85,7 @@ def one_test(name: str, found: list[Scenario], by_name: dict[str, Alert]) -> dic
 
 
 def _cases(alert: Alert, found: list[Scenario]) -> Iterator[dict[str, Any]]:
-    """At each time all alerts of that name that there shall be, and so no others."""
+    """All alerts of that name that are expected at each time; promtool fails on any other."""
     times = {minute for one in found for minute in (one.fires, one.quiet, *([one.fires - 1] if one.waits else []))}
     for minute in sorted(times):
         firing = [_expected(one, alert) for one in found if one.fires <= minute < one.quiet]

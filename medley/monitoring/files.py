@@ -1,4 +1,4 @@
-"""All files of `medley monitoring`, and every expression in them."""
+"""All files of `medley monitoring`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from medley.monitoring.grafana import dashboard, datasources_document, providers
 from medley.monitoring.objectives import objectives
 from medley.monitoring.panels import rows
 from medley.monitoring.prometheus import prometheus_document
-from medley.monitoring.promql import RATE_WINDOW, Query
-from medley.monitoring.rules import alerts, recording_rules, rules_document
+from medley.monitoring.rules import rules_document
 from models.catalog import load_catalog
 from models.slo import Slo
 
@@ -44,19 +43,3 @@ def files(slo: Slo, profile: str) -> dict[Path, str]:
 
 def _yaml(document: dict[str, Any]) -> str:
     return yaml.safe_dump(document, sort_keys=False, width=120)
-
-
-def expressions(slo: Slo, profile: str) -> list[Query]:
-    """Every PromQL expression of the dashboard, the recording rules and the alerts, ready to be evaluated."""
-    promises = objectives(slo, profile)
-    panels = [panel for row in rows(load_catalog()) for panel in row.panels]
-    return [
-        *(Query(f"panel {panel.title}", plain(target.expr)) for panel in panels for target in panel.targets),
-        *(Query(f"rule {rule.record} {rule.labels}", rule.expr) for rule in recording_rules(promises)),
-        *(Query(f"alert {alert.name}", alert.expr) for alert in alerts(promises)),
-    ]
-
-
-def plain(expr: str) -> str:
-    """An expression of the dashboard with Grafana's variables filled in: all models, five minutes."""
-    return expr.replace(RATE_WINDOW, "5m").replace("$model", ".*")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from deployments.telemetry import METRICS, Kind, Metric
+from deployments.telemetry import Kind, Metric
 
 # Series of others that panels use. They have no row in the table; a test asks a real cluster for them.
 VLLM_SERIES = ("ray_vllm_num_requests_running", "ray_vllm_num_requests_waiting", "ray_vllm_kv_cache_usage_perc")
@@ -17,18 +16,6 @@ RATE_WINDOW = "$__rate_interval"
 BUCKET_LABEL = "le"
 
 Matcher = tuple[str, str, str]  # label, operator, value
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """
-    Attributes:
-        where: the panel, rule or alert that asks.
-        expr: PromQL that Prometheus can evaluate, without variables of Grafana.
-    """
-
-    where: str
-    expr: str
 
 
 def series(metric: Metric, *matchers: Matcher, part: str = "") -> str:
@@ -79,11 +66,6 @@ def names(metric: Metric) -> list[str]:
     """The series that Prometheus has of a metric."""
     parts = ("_bucket", "_count", "_sum") if metric.kind is Kind.HISTOGRAM else ("",)
     return [metric.series + part for part in parts]
-
-
-def metric_of(name: str) -> Metric | None:
-    """The metric that a series is of; None for a series of others."""
-    return next((metric for metric in METRICS if name in names(metric)), None)
 
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')

@@ -34,7 +34,7 @@ class Speed:
 
 
 SPEEDS = (Speed("Fast", "page", 14.4, "5m", "1h", 1), Speed("Slow", "ticket", 6, "30m", "6h", 6))
-# Where few ask, one bad request is a large share. Fewer bad ones than this in the long window call nobody.
+# With little traffic one bad request is a large share. Fewer bad ones than this in the long window raise no alert.
 FEWEST_BAD = 5
 REFUSED_SHARE = 0.05
 

@@ -1,6 +1,7 @@
 """The preStop hook of a Ray pod: `python -m medley.node.drain --deadline 240`.
 
-Tells Ray that this node goes, waits until Serve has nothing left on it, and exits; Kubernetes sends SIGTERM then.
+Tells Ray that this node is going away, waits until Serve has nothing left on it, and exits. Then Kubernetes sends
+SIGTERM.
 Ray places nothing new here, Serve starts each replica elsewhere before it stops the one here, and the node's proxy
 answers 503 to the readiness probe and finishes what it has.
 
@@ -31,7 +32,7 @@ ASK_S = 30.0
 
 
 class NotDrained(Exception):
-    """The message says why, in a sentence."""
+    """The message says why, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def ray_node(lines: Sequence[Sequence[str]]) -> RayNode | None:
 
 
 def ask_to_drain(node: RayNode, deadline_s: float, ray: str = RAY) -> None:
-    """Tell Ray's head that the node goes.
+    """Tell Ray's head that the node is going away.
 
     Raises:
         NotDrained: it refuses, or does not answer.

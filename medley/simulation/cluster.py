@@ -1,10 +1,10 @@
 """One model's replicas under a policy, second by second: what Ray Serve's controller does with a policy's answers.
 
-The policy is the very class that a cluster runs. Around it is modelled what Serve does (ray 2.60,
+The policy is the same class that a cluster runs. Around it, Serve is modelled (ray 2.60,
 serve/_private/autoscaling_state.py): metrics are means over `look_back_s`, a change waits for its delay, targets stay
-within bounds; and what a replica does: it takes `start_s` to come up, serves so many requests at once, first come first
-served, and finishes what it has when it is taken away. Not modelled: nodes that must be bought first, and requests that
-disturb each other within a replica, other than by waiting.
+within bounds. Replicas are modelled too: one takes `start_s` to come up, serves `slots` requests at once, first come
+first served, and finishes what it has when it is taken away. Not modelled: nodes that must be bought first, and
+requests that disturb each other within a replica, other than by waiting.
 """
 
 from __future__ import annotations

@@ -50,16 +50,16 @@ def command(  # noqa: PLR0917
     trace: Annotated[Path | None, typer.Option(help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens")] = None,
     stages: Annotated[str, typer.Option(help="instead of a trace: RATExSECONDS by commas")] = "1x60,5x120,1x120",
     speed: Annotated[float, typer.Option(help="how many times faster than the trace was recorded")] = 1,
-    copies: Annotated[int, typer.Option(min=1, help="how many such traces at once, each a little later")] = 1,
+    copies: Annotated[int, typer.Option(min=1, help="replay this many copies at once, each a little later")] = 1,
     records: Annotated[
         Path | None, typer.Option(help="records.jsonl of a load test: its times of service are drawn from")
     ] = None,
     first_s: Annotated[float, typer.Option(help="seconds that a request takes before its tokens")] = 0.2,
     token_s: Annotated[float, typer.Option(help="seconds for each token of its answer")] = 0.03,
     start_s: Annotated[float, typer.Option(help="seconds until a new replica takes requests")] = 30,
-    wait_s: Annotated[float, typer.Option(help="a request that waits no longer is good")] = 1,
+    wait_s: Annotated[float, typer.Option(help="seconds; a request that waits no longer than this is good")] = 1,
     price: Annotated[float, typer.Option(help="of a replica for an hour")] = 1,
-    most: Annotated[int | None, typer.Option(help="bound of replicas in place of the config's")] = None,
+    most: Annotated[int | None, typer.Option(help="at most this many replicas, in place of the config's bound")] = None,
     page: Annotated[Path | None, typer.Option(help="write a page with plots here")] = None,
     seed: Annotated[int, typer.Option()] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
@@ -140,7 +140,7 @@ def stages_of(text: str) -> list[Stage]:
 
 
 def several(arrivals: Sequence[Arrival], copies: int, seed: int) -> list[Arrival]:
-    """So many services with the same traffic, their clocks up to a minute apart."""
+    """The traffic of this many services with the same trace, each up to a minute later."""
     draw = random.Random(seed)
     shifts = [draw.uniform(0, 60) if copy else 0.0 for copy in range(copies)]
     all_of = [Arrival(one.at + shift, one.prompt_tokens, one.output_tokens) for shift in shifts for one in arrivals]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from loadtest.report.drawing import LIMIT, canvas, svg
-from loadtest.report.page import STYLE, table
+from medley.look.page import render
 from medley.simulation.cluster import Run, Settings
 
 COLOURS = ("#2b5c8a", "#e0a030")
@@ -35,16 +34,16 @@ def page(  # noqa: PLR0917
         ]
         for one in results
     ]
-    heads = ("policy", "good", "wait p99", "replicas", "at most", "replica-seconds", "cost")
-    plots = "".join(f"<figure>{plot}</figure>" for plot in (traffic(moments), replicas(runs), waits(runs, wait_s)))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Simulation of {escape(model)}</title>
-<style>{STYLE}</style></head><body>
-<h1>Simulation of {escape(model)}</h1>
-<p>{len(moments)} requests; a replica serves {settings.slots} at once and takes {settings.start_s:g} s to start;
-{settings.min_replicas} to {settings.max_replicas} replicas. Good is to wait at most {wait_s:g} s.</p>
-<div class="wide">{table(heads, rows)}</div><div class="plots">{plots}</div></body></html>
-"""
+    return render(
+        "simulation/page.html",
+        model=model,
+        requests=len(moments),
+        settings=settings,
+        wait_s=wait_s,
+        head=("policy", "good", "wait p99", "replicas", "at most", "replica-seconds", "cost"),
+        rows=rows,
+        drawings=(traffic(moments), replicas(runs), waits(runs, wait_s)),
+    )
 
 
 def traffic(moments: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""`medley variant build`, `verify` and `plan`."""
+"""`medley variant build`, `verify`, `choose` and `show`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from medley.screen import print_json, screen
+from medley.look.screen import print_json, screen
 from medley.variants.tables import choice_table, fidelity_table, markdown, speed_table
 from models import weights
 from models.catalog import load_catalog
@@ -34,12 +34,12 @@ Json = Annotated[bool, typer.Option("--json", help="for programs")]
 def build(
     model: Model,
     to: Annotated[str, typer.Option(help="the variant")],
-    again: Annotated[bool, typer.Option("--again", help="make it anew, though it is there")] = False,
+    again: Annotated[bool, typer.Option("--again", help="make it again, even if it is there")] = False,
 ) -> None:
     """Make a variant's files: export, quantize, compare with the reference, and publish them on this machine.
 
-    Steps that were finished before are not repeated. What answers too differently from the model's reference is thrown
-    away, with exit code 1.
+    Steps that were finished before are not repeated. If its answers differ too much from the reference's, the
+    variant is thrown away, with exit code 1.
     """
     with in_words():
         spec, variant = model_and_variant(model, to)
@@ -98,8 +98,8 @@ def verify(  # noqa: PLR0917
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def plan(model: Model, as_json: Json = False) -> None:
+@app.command("choose")
+def show_choice(model: Model, as_json: Json = False) -> None:
     """Show which variant `auto` stands for on this machine, and the numbers behind it."""
     with in_words():
         choice = choose(load_catalog().resolve(model))
@@ -142,13 +142,13 @@ def drawn(card: cards.Card) -> str:
 
 def publish(card: cards.Card, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    card = cards.Card.model_validate_json(card.text())  # rounded: whoever reads the file makes the same pages of it
+    card = cards.Card.model_validate_json(card.text())  # rounded as in the file, so that the file gives the same pages
     for ending, text in ((".json", card.text()), (".md", markdown(card)), (".html", drawn(card))):
         (folder / f"{card.model}{ending}").write_text(text)
 
 
 def judged_now(spec: ModelSpec, name: str, folder: Path, report: weights.Report) -> dict[str, float]:
-    """The fidelity of what has no files of its own: it was not compared when files were made."""
+    """The fidelity of a variant without files of its own, which was not compared when files were made."""
     if name == spec.reference_variant or not spec.fidelity:
         return {}
     return judge(spec, spec.variant(name), folder, report)
@@ -174,7 +174,7 @@ def choice_document(model: str, choice: Any) -> dict[str, Any]:
 
 @contextmanager
 def steps() -> Any:
-    """Each step as it begins, with the time so far; gone when all is done."""
+    """Show each step as it begins, with the time so far. Cleared at the end."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=screen_for_progress(), transient=True) as progress:
         task = progress.add_task("starting", total=None)
@@ -189,7 +189,7 @@ def screen_for_progress() -> Any:
 
 @contextmanager
 def in_words() -> Any:
-    """What went wrong as a message; exit code 2 for what was asked wrongly."""
+    """Turn an error into a message. Exit code 2 for a wrong argument, 1 for a failure."""
     try:
         yield
     except (ModelNotFound, KeyError, LookupError) as error:

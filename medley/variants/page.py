@@ -1,45 +1,29 @@
-"""A card as one HTML page with plots, for people who would rather look than read. It loads nothing from anywhere."""
+"""A card as one HTML page with plots. It loads nothing from anywhere."""
 
 from __future__ import annotations
 
 import math
-from html import escape
 from typing import Any
 
 from loadtest.report.drawing import INK, svg
-from loadtest.report.page import STYLE as PLAIN
-from loadtest.report.page import table
+from medley.look.page import render
 from medley.variants.tables import fidelity_head, fidelity_rows, named_measures, speed_head, speed_rows
 from models.evaluation.cards import Card
 from models.evaluation.evaluation import evaluation_of
 
 REFERENCE, FLOOR = "#8a8a8a", "#b3372f"
-STYLE = f"""{PLAIN}
-table {{ white-space: nowrap }} td, th {{ text-align: right }} td:first-child, th:first-child {{ text-align: left }}
-"""
 
 
 def page(card: Card) -> str:
     measures = evaluation_of(card.task).measures
-    plots = "".join(f"<figure>{plot}</figure>" for plot in plots_of(card))
-    said = [measures[name] for name in named_measures(card)]
-    means = "".join(f"<li><b>{escape(measure.title)}</b>: {escape(measure.means)}</li>" for measure in said)
-    skipped = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in card.skipped.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Variants of {escape(card.model)}</title><style>{STYLE}</style></head><body>
-<h1>Variants of {escape(card.model)}</h1>
-<p>Measured {card.measured} on {escape(str(card.hardware))}, in {card.rounds} interleaved rounds, all variants loaded
-side by side, by <code>{escape(card.command)}</code>.
-Lines on bars, and brackets, are what another run should lie between.</p>
-<div class="plots">{plots}</div>
-<h2>What it takes</h2><div class="wide">{table(speed_head(card), speed_rows(card))}</div>
-<h2>What it answers, beside {escape(card.reference)}</h2>
-<div class="wide">{table(fidelity_head(card), fidelity_rows(card))}</div><ul>{means}</ul>
-{f"<h2>Not measured here</h2><ul>{skipped}</ul>" if skipped else ""}
-<p>{escape(", ".join(f"{name} {version}" for name, version in card.versions.items()))}</p>
-</body></html>
-"""
+    return render(
+        "variants/page.html",
+        card=card,
+        drawings=plots_of(card),
+        speed=(speed_head(card), speed_rows(card)),
+        fidelity=(fidelity_head(card), fidelity_rows(card)),
+        measures=[measures[name] for name in named_measures(card)],
+    )
 
 
 def plots_of(card: Card) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from medley.screen import NOTHING, duration
+from medley.look.screen import NOTHING, duration
 from models.evaluation.cards import Batch, Card, Spread, VariantCard
 from models.evaluation.choice import Choice, milliseconds
 from models.evaluation.evaluation import evaluation_of
@@ -128,25 +128,6 @@ def markdown(card: Card) -> str:
         lines += ["## Not measured here", "", *(f"- {name}: {why}" for name, why in card.skipped.items()), ""]
     lines += ["Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()) + ".", ""]
     return "\n".join(lines)
-
-
-def overview_row(card: Card) -> str:
-    """One line of docs/variants/README.md: the fastest variant beside the reference, with what it costs."""
-    reference, measures = card.of(card.reference), evaluation_of(card.task).measures
-    others = [one for one in card.variants if one.variant != card.reference and not one.below_floor]
-    best = max(others, key=lambda one: one.batches[8].against_reference.value)
-    kept = [f"{measures[name].title} {figure(best.fidelity[name], measures[name].unit)}" for name in card.floors]
-    assert reference
-    cells = [
-        f"[{card.model}]({card.model}.md)",
-        card.task,
-        f"{best.variant}, beside {card.reference}",
-        with_spread(best.batches[8].against_reference),
-        f"{megabytes(best.memory_bytes)}, was {megabytes(reference.memory_bytes)}",
-        f"{megabytes(best.disk_bytes)}, was {megabytes(reference.disk_bytes)}",
-        ", ".join(kept[:2]),
-    ]
-    return f"| {' | '.join(cells)} |"
 
 
 def markdown_table(head: Row, rows: Sequence[Row]) -> list[str]:

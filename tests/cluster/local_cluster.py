@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import yaml
 from otlp_collector import Collector
 from patience import patience
 
-from medley import cluster as local
+from medley.change.serve_rest import read_live
+from medley.local import cluster as local
+from medley.look.live import replicas_of
 
 ROOT = Path(__file__).parents[2]
 MEDLEY = [str(Path(sys.executable).parent / "medley")]
@@ -64,11 +67,22 @@ class Cluster:
         return document
 
     def pids(self) -> dict[str, list[int]]:
-        return local.pids_by_application()
+        """Process ids of the replicas that take requests, by application."""
+        return {
+            name: sorted(one["pid"] for one in replicas_of(app) if one.get("pid") and one["state"] == "RUNNING")
+            for name, app in applications().items()
+        }
 
     def replica(self, app: str) -> psutil.Process:
         (pid,) = self.pids()[app]
         return psutil.Process(pid)
+
+
+def applications() -> dict[str, dict[str, Any]]:
+    """What Serve says of every application. Empty while Serve does not answer yet."""
+    with contextlib.suppress(httpx.HTTPError), local.dashboard() as serve:
+        return read_live(serve).get("applications", {})
+    return {}
 
 
 def starter(promises: str | None) -> dict[str, Any]:

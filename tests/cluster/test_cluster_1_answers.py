@@ -13,8 +13,8 @@ from cluster_metrics import vllm_tokens
 from local_cluster import CHAT, EMBEDDINGS
 from patience import wait_until
 
-from medley import cluster as local
-from medley.preflight import DASHBOARD_PORT
+from medley.local import cluster as local
+from medley.local.preflight import DASHBOARD_PORT
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -9,7 +9,7 @@ from patience import wait_until
 from picture_files import png
 from PIL import Image
 
-from medley import cluster as local
+from medley.local import cluster as local
 
 
 def others(pids: dict[str, list[int]]) -> dict[str, list[int]]:

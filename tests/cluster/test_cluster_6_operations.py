@@ -10,7 +10,7 @@ from local_cluster import CHAT, EMBEDDINGS, MEDLEY, finished, run
 from patience import wait_until
 
 from deployments.telemetry import METRICS, Kind
-from medley import cluster as local
+from medley.local import cluster as local
 
 CANARY = "xylophone-canary-9417"
 STORY = [{"role": "user", "content": "Tell a long story about a ship."}]

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from local_cluster import MEDLEY, end, finished
 
-from medley import cluster as local
+from medley.local import cluster as local
 
 
 def test_down_ends_every_process_and_status_says_so(cluster):

@@ -222,7 +222,7 @@ MISTAKES = {
         lambda o: group(o)["template"]["spec"]["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
         "hostPath is not allowed",
     ),
-    "an image of tomorrow": (lambda o: ray_container(o).update(image="medley:latest"), "another one tomorrow"),
+    "an image of tomorrow": (lambda o: ray_container(o).update(image="medley:latest"), "may be another image tomorrow"),
     "a token that nobody needs": (
         lambda o: group(o)["template"]["spec"].pop("automountServiceAccountToken"),
         "Set it to false",

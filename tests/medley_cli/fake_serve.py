@@ -12,7 +12,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.settings import ModelArgs
-from medley.config import ClusterConfig, ServedModel
+from medley.checks.config import ClusterConfig, ServedModel
 
 CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"
 GIB = 1 << 30

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from httpx import Client  # also when a test replaces httpx.Client
 
-from medley.live import Live, look
+from medley.look.live import Live, look
 
 SAMPLES = Path(__file__).parent / "samples"
 CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"

@@ -229,7 +229,7 @@ MISTAKES = [
             "controller_options.runtime_env.pip", "there is no such setting. Choose from: env_vars."),
     Mistake("a key that stands twice", SERVE,
             "  port: 8000", "  port: 8000\n  port: 8001", "8001",
-            "http_options.port", "this key stands in line 8 already. Keep one of the two."),
+            "http_options.port", "this key is already in line 8. Keep one of the two."),
     Mistake("not YAML", SERVE,
             "proxy_location: HeadOnly", "proxy_location: [HeadOnly", "http_options:",
             "", "this is not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'."),

@@ -12,12 +12,12 @@ import yaml
 from seeded_mistakes import CATALOG, MISTAKES, SERVE, SLO, shipped
 from typer.testing import CliRunner
 
-from medley.check import check, default_files, problems_of
+from medley.checks.command import check, default_files, problems_of
+from medley.checks.config import ConfigError, read_config
 from medley.checks.entries import MODEL_BUILDER
 from medley.checks.machine import Machine
 from medley.checks.serve import serve_variables
-from medley.config import ConfigError, read_config
-from medley.yaml_lines import Problem
+from medley.checks.yaml_lines import Problem
 from models.catalog import FOLDER, load_catalog, read_catalog
 from models.evaluation import choice
 
@@ -240,7 +240,7 @@ def test_a_variant_cannot_be_chosen_by_promises_that_are_not_valid(tmp_path, mon
 
 
 def test_here_asks_this_machine(run, monkeypatch):
-    monkeypatch.setattr("medley.check.this_machine", lambda: Machine(cpus=1, gpus=0, memory_gib=1))
+    monkeypatch.setattr("medley.checks.command.this_machine", lambda: Machine(cpus=1, gpus=0, memory_gib=1))
     assert run(SERVE).exit_code == 0
     result = run(SERVE, "--here")
     assert result.exit_code == 1

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from seeded_mistakes import SERVE, shipped
 
-from medley.check import problems_of
+from medley.checks.command import problems_of
 
 DOCUMENT = yaml.safe_load(shipped(SERVE))
 PLACES = {one["name"]: index for index, one in enumerate(DOCUMENT["applications"])}

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from patience import wait_until
 
-from medley import cluster
-from medley.home import CLUSTER_VARIABLE
+from medley.local import cluster
+from medley.local.home import CLUSTER_VARIABLE
 
 WAITS = "import time; time.sleep(1000)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); {WAITS}"

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from medley import cluster, main
-from medley.cluster import ClusterError
-from medley.home import auth_token_file
+from medley import main
+from medley.local import cluster
+from medley.local.cluster import ClusterError
+from medley.local.home import auth_token_file
 
 RAY = f"""#!{sys.executable}
 import json, os, pathlib, sys

@@ -14,14 +14,15 @@ from patience import patience
 from rich.console import Console
 from typer.testing import CliRunner
 
-from medley import cluster, deploying, history, rollout
+from medley.change import deploy, history, rollout
+from medley.local import cluster
 from models import weights
 from models.evaluation import choice
 
 app = typer.Typer()
-app.command("plan")(deploying.plan)
-app.command("deploy")(deploying.deploy)
-app.command("rollback")(deploying.rollback)
+app.command("plan")(deploy.plan)
+app.command("deploy")(deploy.deploy)
+app.command("rollback")(deploy.rollback)
 
 
 @pytest.fixture(autouse=True)
@@ -228,13 +229,13 @@ def test_a_variant_that_is_left_to_measurements_is_chosen_once_and_put_by_its_na
 
 def test_a_start_says_which_variant_was_chosen(serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choice, "choose", lambda spec: choice.Choice("torch", "it is fast"))
-    monkeypatch.setattr(deploying, "console", Console(highlight=False, soft_wrap=True))
+    monkeypatch.setattr(deploy, "console", Console(highlight=False, soft_wrap=True))
     serve.live = [answer(None)]
     document = with_release("1")
     entry(document, EMBEDDINGS)["args"]["variant"] = "auto"
     file = tmp_path / "first.yaml"
     file.write_text(yaml.safe_dump(on(serve, document)))
-    deploying.start(deploying.read_config(file), patience())
+    deploy.start(deploy.read_config(file), patience())
     assert f"{EMBEDDINGS}: auto -> torch: it is fast\n" in capsys.readouterr().out
     assert entry(serve.puts[0], EMBEDDINGS)["args"]["variant"] == "torch"
 
@@ -273,7 +274,7 @@ def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, 
     serve.live = [answer(None)]
     file = tmp_path / "first.yaml"
     file.write_text(yaml.safe_dump(on(serve, DOCUMENT)))
-    deploying.start(deploying.read_config(file), patience())
+    deploy.start(deploy.read_config(file), patience())
     assert serve.puts == [on(serve, DOCUMENT)]
     assert history.started_with().document == on(serve, DOCUMENT)
 
@@ -282,7 +283,7 @@ def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, 
 
 
 def test_a_second_deploy_says_who_holds_the_lock_and_touches_nothing(medley, serve, home):
-    code = "from medley.one_writer import only_writer\nwith only_writer():\n print('held', flush=True)\n input()"
+    code = "from medley.change.lock import only_writer\nwith only_writer():\n print('held', flush=True)\n input()"
     environment = {**os.environ, "MEDLEY_HOME": str(home)}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -300,7 +301,7 @@ def test_a_second_deploy_says_who_holds_the_lock_and_touches_nothing(medley, ser
 
 
 def test_a_deploy_that_was_killed_holds_nobody_up(medley, serve, home):
-    code = "import os\nfrom medley.one_writer import only_writer\nwith only_writer():\n os._exit(9)"
+    code = "import os\nfrom medley.change.lock import only_writer\nwith only_writer():\n os._exit(9)"
     environment = {**os.environ, "MEDLEY_HOME": str(home)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 9
     assert (home / "deploy.holder").exists()
@@ -482,7 +483,7 @@ def test_without_a_good_document_there_is_no_way_back(medley, serve):
 
 @pytest.mark.parametrize(("answered", "puts"), [("n\n", 0), ("y\n", 1)])
 def test_a_person_is_asked_before_requests_would_notice(medley, serve, monkeypatch, answered, puts):
-    monkeypatch.setattr(deploying, "someone_answers", lambda: True)
+    monkeypatch.setattr(deploy, "someone_answers", lambda: True)
     result = medley("deploy", with_release("2"), answered=answered)
     assert "Go on?" in result.output
     assert len(serve.puts) == puts
@@ -491,7 +492,7 @@ def test_a_person_is_asked_before_requests_would_notice(medley, serve, monkeypat
 
 @pytest.mark.parametrize(("words", "cpus"), [(("--yes",), 0.5), ((), 4)], ids=["told not to", "nobody notices"])
 def test_nobody_is_asked_without_need(medley, serve, monkeypatch, words, cpus):
-    monkeypatch.setattr(deploying, "someone_answers", lambda: True)
+    monkeypatch.setattr(deploy, "someone_answers", lambda: True)
     serve.free = status_text(cpus=cpus)
     result = medley("deploy", with_release("2"), *words)
     assert "Go on?" not in result.output

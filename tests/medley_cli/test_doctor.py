@@ -8,11 +8,12 @@ import typer
 from recorded_cluster import CHAT, EMBEDDINGS, RecordedCluster
 from typer.testing import CliRunner
 
-from medley import cluster, doctor
-from medley.diagnosis import deployment as diagnosis_deployment
-from medley.diagnosis.order import CHECKS, Check, Verdict, diagnose
-from medley.diagnosis.patient import Patient
-from medley.exposition import Scrape, parse
+from medley.local import cluster
+from medley.look import doctor
+from medley.look.diagnosis import deployment as diagnosis_deployment
+from medley.look.diagnosis.order import CHECKS, Check, Verdict, diagnose
+from medley.look.diagnosis.patient import Patient
+from medley.look.exposition import Scrape, parse
 
 NAMES = [name for name, _ in CHECKS]
 COLD_START = (

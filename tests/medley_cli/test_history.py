@@ -6,8 +6,8 @@ import pytest
 import yaml
 from fake_serve import CHAT, DOCUMENT, EMBEDDINGS, entry, with_release
 
-from medley import history
-from medley.config import ConfigError
+from medley.change import history
+from medley.checks.config import ConfigError
 
 
 @pytest.fixture(autouse=True)

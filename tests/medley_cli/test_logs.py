@@ -11,8 +11,10 @@ import yaml
 from recorded_cluster import CHAT, RecordedCluster
 from typer.testing import CliRunner
 
-from medley import cluster, history, logs
-from medley.log_lines import LogReader, parsed
+from medley.change import history
+from medley.local import cluster
+from medley.look import logs
+from medley.look.log_lines import LogReader, parsed
 
 ROUTER, REPLICA = "replica_router_router_6ajzy0fg.log", f"replica_{CHAT}_model_oiwszkqf.log"
 SECOND = 1_000_000_000

@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from metrics_tables import buckets_table, metrics_table, others_list
+from promql_expressions import expressions
 from typer.testing import CliRunner
 
 from deployments.telemetry import FIRST_TOKEN, IN_FLIGHT, METRICS, QUEUE_WAIT, REQUESTS, Kind, Metric
 from medley.monitoring.alert_tests import Scenario, one_test
 from medley.monitoring.command import monitoring
-from medley.monitoring.files import expressions, files
+from medley.monitoring.files import files
 from medley.monitoring.grafana import dashboard
 from medley.monitoring.objectives import objectives, server_errors
 from medley.monitoring.panels import rows
 from medley.monitoring.prometheus import DROPPED_LABELS, KEPT_SERIES
 from medley.monitoring.promql import RAY_SERIES, VLLM_SERIES, gauge_by, names, quantile, rate_by, series, series_in
-from medley.monitoring.reference import buckets_table, metrics_table, others_list
 from medley.monitoring.rules import LIMIT, RECORDING_GROUP, Rule, alerts, recording_rules
 from models.catalog import Catalog, load_catalog
 from models.slo import Slo, load_slo

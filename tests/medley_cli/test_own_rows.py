@@ -4,9 +4,9 @@ import pytest
 import yaml
 from seeded_mistakes import SERVE, shipped
 
-from medley.check import default_files, problems_of
-from medley.config import ConfigError, read_config
-from medley.home import cluster_environment
+from medley.checks.command import default_files, problems_of
+from medley.checks.config import ConfigError, read_config
+from medley.local.home import cluster_environment
 from models.catalog import FOLDER, load_catalog, read_catalog
 
 SHIPPED = "all-minilm-l6-v2"

@@ -24,10 +24,10 @@ from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve._private.version import DeploymentVersion
 from ray.serve.schema import ServeDeploySchema
 
-from medley.config import ConfigError
-from medley.differences import Kind
-from medley.plan import plan
-from medley.surge import Resources, parse_cluster_status
+from medley.change.differences import Kind
+from medley.change.plan import plan
+from medley.change.surge import Resources, parse_cluster_status
+from medley.checks.config import ConfigError
 from models.catalog import load_catalog
 
 LITTLE, PLENTY = Resources(0.5, 0, 17), Resources(8, 1, 64)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medley import preflight
-from medley.config import read_config
+from medley.checks.config import read_config
+from medley.local import preflight
 from models.specs import Backend
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ import typer
 from recorded_cluster import CHAT, EMBEDDINGS, RecordedCluster
 from typer.testing import CliRunner
 
-from medley import cluster, live, status
-from medley.application_status import status_of
+from medley.local import cluster
+from medley.look import live, status
+from medley.look.application_status import status_of
 
 APP = typer.Typer()
 APP.command()(status.models)

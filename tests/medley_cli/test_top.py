@@ -10,9 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from deployments.telemetry import DURATION, ERRORS, IN_FLIGHT, QUEUE_WAIT, REQUESTS, Metric
-from medley import cluster, top
-from medley.exposition import Difference, Scrape, parse, quantile, scrape, targets
-from medley.top import Frame, History, drawn, figures
+from medley.local import cluster
+from medley.look import top
+from medley.look.exposition import Difference, Scrape, parse, quantile, scrape, targets
+from medley.look.top import Frame, History, drawn, figures
 
 LABELS = 'Component="core_worker",NodeAddress="192.0.2.2",Version="2.60.0"'
 

@@ -10,10 +10,11 @@ from variant_cards import card, variant_card
 
 from medley.variants.command import reproduced
 from medley.variants.page import page
-from medley.variants.tables import fidelity_table, markdown, overview_row, speed_table
+from medley.variants.tables import fidelity_table, figure, markdown, megabytes, speed_table, with_spread
 from models.catalog import load_catalog
 from models.evaluation import cards
 from models.evaluation.choice import made_as
+from models.evaluation.evaluation import evaluation_of
 from models.evaluation.fidelity import below_floor
 from models.tasks.task import Task
 
@@ -49,6 +50,13 @@ def test_the_page_loads_nothing_and_is_the_same_each_time(example):
     assert first.count("<svg") >= 5
     assert "floor 0.99" in first
     assert "It needs a GPU" in first
+
+
+def test_what_a_card_says_is_text_on_its_page(monkeypatch):
+    monkeypatch.setattr("medley.variants.page.plots_of", lambda card: ["<svg></svg>"])
+    shown = page(card(variant_card("torch", 0.02), skipped={"<b>gpu</b>": 'It needs a "GPU" & more.'}))
+    assert "&lt;b&gt;gpu&lt;/b&gt;: It needs a &#34;GPU&#34; &amp; more." in shown
+    assert "<figure><svg></svg></figure>" in shown
 
 
 def test_markdown_says_what_measured_it(example):
@@ -115,6 +123,25 @@ def test_the_overview_has_the_figures_of_the_cards():
         assert overview_row(cards.read(file)) in overview, (
             f"{file.stem} is missing, or another: `medley variant verify`"
         )
+
+
+def overview_row(card: cards.Card) -> str:
+    """One line of docs/variants/README.md: the fastest variant beside the reference, with what it costs."""
+    reference, measures = card.of(card.reference), evaluation_of(card.task).measures
+    others = [one for one in card.variants if one.variant != card.reference and not one.below_floor]
+    best = max(others, key=lambda one: one.batches[8].against_reference.value)
+    kept = [f"{measures[name].title} {figure(best.fidelity[name], measures[name].unit)}" for name in card.floors]
+    assert reference
+    cells = [
+        f"[{card.model}]({card.model}.md)",
+        card.task,
+        f"{best.variant}, beside {card.reference}",
+        with_spread(best.batches[8].against_reference),
+        f"{megabytes(best.memory_bytes)}, was {megabytes(reference.memory_bytes)}",
+        f"{megabytes(best.disk_bytes)}, was {megabytes(reference.disk_bytes)}",
+        ", ".join(kept[:2]),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def better(of: cards.Card, one: cards.VariantCard) -> bool:

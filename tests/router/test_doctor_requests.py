@@ -1,6 +1,6 @@
 """What `medley doctor` asks of a model is what its endpoint takes, for every task."""
 
-from medley.diagnosis.replicas import smallest_request
+from medley.look.diagnosis.replicas import smallest_request
 from models.catalog import load_catalog
 from models.tasks import BY_NAME
 from models.tasks.task import Task

@@ -22,7 +22,7 @@ from fake_models import with_fakes, write_catalog, write_promises
 from local_cluster import CHAT, COMMAND_S, EMBEDDINGS, MEDLEY, REQUEST_S, Cluster, application, end, run, starter
 from otlp_collector import Collector
 
-from medley import cluster as local
+from medley.local import cluster as local
 from models import weights
 
 # Served beside the starter models, from sleep.

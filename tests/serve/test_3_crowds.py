@@ -25,7 +25,7 @@ from local_cluster import CHAT, EMBEDDINGS, REQUEST_S
 from patience import patience, until, wait_until
 
 from deployments.autoscaling import PromisePolicy
-from medley import cluster as local
+from medley.local import cluster as local
 from medley.simulation.cluster import Settings, simulate
 
 STORY = {"model": CHAT, "messages": [{"role": "user", "content": "Tell a long story."}]}

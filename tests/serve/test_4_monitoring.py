@@ -11,9 +11,9 @@ from fake_models import AT_ONCE, FAKE_CHAT, PROMISED, QUEUE, WORDS_OF_A_SECOND, 
 from live_prometheus import ROOT, Prometheus
 from local_cluster import CHAT, EMBEDDINGS
 from patience import wait_until
+from promql_expressions import expressions
 
 from deployments.telemetry import METRICS, Kind
-from medley.monitoring.files import expressions
 from models.catalog import load_catalog
 from models.slo import load_slo
 

@@ -15,12 +15,12 @@ import httpx
 import pytest
 from asking import Ask, Asking, ask_chat, ask_embeddings
 from fake_models import DAMAGED, FAKE_CHAT, FAKE_EMBEDDINGS, PROMISED, WORDS_OF_A_SECOND, asked
-from local_cluster import COMMAND_S, EMBEDDINGS, MEDLEY, REQUEST_S, ROOT, application, run
+from local_cluster import COMMAND_S, EMBEDDINGS, MEDLEY, REQUEST_S, ROOT, application, applications, run
 from patience import patience
 
-from medley import cluster as local
-from medley.home import client_environment
-from medley.preflight import DASHBOARD_PORT
+from medley.local.home import client_environment
+from medley.local.preflight import DASHBOARD_PORT
+from medley.look.live import replicas_of
 
 CHATS = "/v1/chat/completions"
 # Of a client that would rather wait than be told that a model starts.
@@ -93,8 +93,7 @@ def deploying(cluster, document: dict[str, Any]) -> Iterator[subprocess.Popen[st
 
 def replicas(app: str, state: str) -> list[int]:
     """Process ids of an application's replicas in a state of Serve's."""
-    deployments = local.applications().get(app, {}).get("deployments", {}).values()
-    found = [replica for deployment in deployments for replica in deployment["replicas"]]
+    found = replicas_of(applications().get(app, {}))
     return [replica["pid"] for replica in found if replica.get("pid") and replica["state"] == state]
 
 

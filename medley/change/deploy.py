@@ -1,0 +1,214 @@
+"""`medley plan`, `medley deploy` and `medley rollback`: what would change, changing it, and taking it back."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+
+from medley.change import history
+from medley.change.differences import Kind, compare, deployed
+from medley.change.lock import only_writer
+from medley.change.plan import Plan
+from medley.change.plan import plan as plan_of
+from medley.change.progress import show_progress
+from medley.change.rollout import DeployFailed, Rollout
+from medley.change.serve_rest import edge, live, put
+from medley.change.surge import SURGE, free_resources
+from medley.checks.config import ClusterConfig, ConfigError, read_config
+from medley.local.cluster import ClusterError, dashboard
+
+console = Console(highlight=False, soft_wrap=True)
+DEFAULT_CONFIG = Path("serve_config.yaml")
+
+ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
+Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask, even if clients would notice")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be done")]
+To = Annotated[int | None, typer.Option(help="the number of a document that went live; see MEDLEY_HOME/history")]
+
+
+def plan(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Show what a deploy would change, and whether clients would notice. Changes nothing."""
+    with failures_in_words():
+        change(read_config(config), 0, "", dry_run=True)
+
+
+def deploy(
+    config: ConfigPath = DEFAULT_CONFIG, patience: Patience = 600, yes: Yes = False, dry_run: DryRun = False
+) -> None:
+    """Bring a running cluster to what the config says, touching only what differs."""
+    with failures_in_words():
+        change(read_config(config), patience, f"deploy of {config.name}", yes, dry_run)
+
+
+def rollback(to: To = None, patience: Patience = 600, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """Bring the cluster back to the last document that went live before the one that is deployed now."""
+    with failures_in_words():
+        entry = target(to)
+        console.print(f"Back to {entry}, by {entry.by}:", markup=False)
+        change(history.config_of(entry), patience, f"rollback to document {entry.number}", yes, dry_run)
+
+
+def target(to: int | None) -> history.Entry:
+    """The document to go back to.
+
+    Args:
+        to: its number. None: the last document that went live, or the one before it if the last is live now.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    if to is not None:
+        if entry := history.numbered(to):
+            return entry
+        have = ", ".join(str(entry.number) for entry in history.entries()) or "none"
+        raise ClusterError(f"Document {to} is not kept. There are: {have}.")
+    last = history.latest_good()
+    if last is None:
+        raise ClusterError("No document has gone live completely yet, so there is none to go back to.")
+    with dashboard() as serve:
+        entry = history.before(last.number) if is_live(last.document, live(serve)) else last
+    if entry is None:
+        raise ClusterError(f"{last} is live, and there is none before it.")
+    return entry
+
+
+def is_live(document: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether this document is what is deployed. `max_surge_percent` does not count, because a deploy decides it."""
+    return all(
+        one.kind is Kind.UNCHANGED
+        or (one.kind is Kind.IN_PLACE and all(difference.path[-1] == SURGE for difference in one.differences))
+        for one in compare(answer, document)
+    )
+
+
+def change(wanted: ClusterConfig, patience_s: float, note: str, yes: bool = False, dry_run: bool = False) -> None:
+    """Plan, ask first if clients would notice and somebody is there to answer, then go live.
+
+    Raises:
+        ClusterError: nothing was changed, or not all of it came up; the message says what serves and how to go back.
+    """
+    with contextlib.nullcontext() if dry_run else only_writer(), dashboard() as serve:
+        before = live(serve)
+        proposal = propose(before, wanted, serve)
+        show(proposal)
+        if dry_run:
+            return
+        if proposal.interrupts and not yes and someone_answers():
+            typer.confirm("Go on?", abort=True)
+        fetch_models(wanted)
+        refuse_if_changed(before, live(serve))
+        put(proposal.document, wanted.path.name, serve)
+        try:
+            see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
+        except DeployFailed as error:
+            raise DeployFailed(f"{error}\n{way_back(wanted)}".rstrip()) from None
+        history.keep(wanted.document, note, started=not before.get("controller_info"))
+
+
+def someone_answers() -> bool:
+    return sys.stdin.isatty()
+
+
+def start(wanted: ClusterConfig, patience_s: float) -> None:
+    """Deploy to a cluster that has just been started, whose dashboard may not answer yet.
+
+    Raises:
+        ClusterError: not all of it came up.
+    """
+    with only_writer(), dashboard() as serve:
+        before = live(serve, patience_s=60)
+        proposal = propose(before, wanted, serve)
+        for app, choice in wanted.choices.items():
+            console.print(f"{app}: {choice}", markup=False)
+        for warning in proposal.warnings:
+            console.print(f"Warning: {warning}", markup=False)
+        put(proposal.document, wanted.path.name, serve)
+        see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
+        history.keep(wanted.document, f"start with {wanted.path.name}", started=True)
+
+
+def refuse_if_changed(before: dict[str, Any], now: dict[str, Any]) -> None:
+    if deployed(now) != deployed(before):
+        raise ClusterError(
+            "Another writer changed what is deployed since this plan was made, so nothing was done. "
+            "Run `medley plan` again."
+        )
+
+
+def see_through(rollout: Rollout, serve: httpx.Client, router: httpx.Client, patience_s: float) -> None:
+    """Show the progress until every application is ready."""
+    try:
+        with router:
+            show_progress(rollout.follow(serve, router, patience_s), console)
+    finally:
+        history.keep_cold_starts(rollout.cold_starts)
+
+
+def propose(answer: dict[str, Any], wanted: ClusterConfig, serve: httpx.Client) -> Plan:
+    started, good = history.started_with(), history.latest_good()
+    return plan_of(
+        answer,
+        wanted,
+        free_resources(serve),
+        cold_starts=history.cold_starts(),
+        started_with=started.document if started else None,
+        last_good=good.document if good else None,
+    )
+
+
+def show(proposal: Plan) -> None:
+    for line in proposal.lines():
+        console.print(line, markup=False)
+    if proposal.is_empty:
+        console.print("Nothing differs.")
+
+
+def way_back(wanted: ClusterConfig) -> str:
+    """What a rollback would do after a deploy of `wanted` failed; empty when there is nothing to go back to."""
+    entry = history.latest_good()
+    if entry and entry.document == wanted.document:
+        entry = history.before(entry.number)
+    return f"`medley rollback` goes back to {entry}." if entry else ""
+
+
+def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
+    """Fetch the weights of every model that this machine does not have yet.
+
+    Args:
+        verify: also hash every file, and replace what is damaged.
+
+    Raises:
+        ClusterError: the weights of a model cannot be had.
+    """
+    from models import weights
+
+    for model in config.models:
+        get = weights.mend if verify else weights.fetch
+        try:
+            get(model.spec, model.variant, lambda text, name=model.app: console.print(f"  {name}: {text}"))
+        except Exception as error:
+            raise ClusterError(f"{model.app}: its weights cannot be had. {error}") from error
+        if verify:
+            console.print(f"  {model.app}: every file is whole")
+
+
+@contextlib.contextmanager
+def failures_in_words() -> Iterator[None]:
+    """Turn an error into a message and exit code 1."""
+    try:
+        yield
+    except (ClusterError, ConfigError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""The cluster on this machine: where it keeps things, what would stop its start, its processes."""

@@ -1,0 +1,1 @@
+"""Looking at what is deployed: status, models, doctor, logs and top."""
