@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 # Those of pyproject.toml. The first chooses the versions, the others follow.
 PYTHONS = ["3.11", "3.12", "3.13"]
-# The one that README.md names for GPUs.
+# The one that docs/getting-started.md names for GPUs.
 PYTHONS_GPU = ["3.11"]
 
 # torch is installed by itself, so that the CPU build can be the one that is taken. The others of these are needed only

@@ -1,5 +1,7 @@
-"""What the documents promise is there: models, commands, files; and their Python compiles."""
+"""What the documents promise is there: models, commands, files, sections. Their Python compiles, and the router answers
+the first example."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,14 +14,14 @@ from models.specs import ModelSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
+FOLDERS = ("benchmarks", "docs", "k8s", "loadtest", "models", "tests")
 DOCUMENTS = [
-    README,
-    REPOSITORY / "CONTRIBUTING.md",
-    REPOSITORY / "CHANGELOG.md",
-    REPOSITORY / "k8s" / "README.md",
-    REPOSITORY / "loadtest" / "README.md",
-    *sorted((REPOSITORY / "docs").rglob("*.md")),
+    *sorted(REPOSITORY.glob("*.md")),
+    *(document for folder in FOLDERS for document in sorted((REPOSITORY / folder).rglob("*.md"))),
 ]
+MODEL_TABLE = REPOSITORY / "docs" / "models.md"
+EXAMPLES = REPOSITORY / "docs" / "getting-started.md"
+START_PAGE = REPOSITORY / "docs" / "README.md"
 MODELS = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- /models -->)", re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SOURCES = {
@@ -32,7 +34,7 @@ SOURCES = {
 
 
 def table_of_models() -> str:
-    """The models of the catalog as the README shows them."""
+    """The models of the catalog as docs/models.md shows them."""
     lines = ["| id | task | licence | weights from | variants |", "|---|---|---|---|---|"]
     return "\n".join([*lines, *map(row, load_catalog().values())]) + "\n"
 
@@ -56,12 +58,33 @@ def document(request) -> Path:
 
 
 def test_the_table_of_models_is_the_catalog():
-    (table,) = MODELS.findall(README.read_text())
+    (table,) = MODELS.findall(MODEL_TABLE.read_text())
     assert table == table_of_models(), f"the table should be:\n{table_of_models()}"
 
 
-def test_the_readme_shows_python():
-    assert sum(language == "python" for language, _ in BLOCK.findall(README.read_text())) >= 3
+def test_a_newcomer_sees_python_for_each_kind_of_request():
+    assert sum(language == "python" for language, _ in BLOCK.findall(EXAMPLES.read_text())) >= 4
+
+
+async def test_the_example_of_the_readme_is_answered(http):
+    """With the real model it is in tests/cluster, which asks the same question."""
+    (body,) = re.findall(r"^  -d '(.*)'$", README.read_text(), re.MULTILINE)
+    response = await http.post("/v1/chat/completions", json=json.loads(body))
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["model"] == json.loads(body)["model"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    (question,) = json.loads(body)["messages"]
+    assert question["content"] in (REPOSITORY / "tests" / "cluster" / "test_cluster_1_answers.py").read_text()
+
+
+def test_the_readme_fits_on_two_screens():
+    assert len(README.read_text().splitlines()) <= 100
+
+
+def test_the_start_page_leads_to_every_page():
+    pages = {path for path in START_PAGE.parent.glob("*.md") if path != START_PAGE}
+    assert pages <= {target for target, _ in links(START_PAGE)}
 
 
 def test_every_block_of_python_compiles(document):
@@ -83,10 +106,35 @@ def test_every_medley_command_exists(document):
 
 
 def test_the_readme_names_the_main_commands():
-    assert {"make serve", "make stop", "make test"} <= set(re.findall(r"make [a-z]+", code(README)))
+    assert {"make serve", "make stop"} <= set(re.findall(r"make [a-z]+", code(README)))
 
 
 def test_every_relative_link_leads_somewhere(document):
-    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", BLOCK.sub("", document.read_text()))
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    missing = [
+        f"{target.name}#{anchor}"
+        for target, anchor in links(document)
+        if not target.exists() or (anchor and anchor not in anchors(target))
+    ]
     assert missing == []
+
+
+def test_every_alert_leads_to_a_section_of_the_runbook():
+    found = re.findall(r"runbook_url: (\S+)#(\S+)", (REPOSITORY / "monitoring" / "rules.yml").read_text())
+    assert found
+    assert {(file, anchor) for file, anchor in found if anchor not in anchors(REPOSITORY / file)} == set()
+
+
+def links(document: Path) -> list[tuple[Path, str]]:
+    """File and section (perhaps "") of each link within the repository."""
+    found = re.findall(r"\]\(([^)\s#]*)#?([^)\s]*)[^)]*\)", BLOCK.sub("", document.read_text()))
+    return [
+        (document.parent.joinpath(file).resolve() if file else document, anchor)
+        for file, anchor in found
+        if "://" not in file
+    ]
+
+
+def anchors(document: Path) -> set[str]:
+    """The sections of a document, as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.*)", BLOCK.sub("", document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
