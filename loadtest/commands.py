@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from loadtest import searching
 from loadtest.searching import Probe, search_for_rate
 from loadtest.verdict import Exit
 
@@ -108,6 +107,7 @@ def search(  # noqa: PLR0917
     exactness: Annotated[float, typer.Option(help="end when the bracket is so narrow, as a share")] = 0.1,
 ) -> None:
     """Search for the highest rate at which the promises hold: upwards by 1.6, then by halving."""
+    from loadtest.report import knee  # here, because it draws: `medley --help` must not wait for that
 
     def probe(number: int, rate: float) -> Probe:
         folder = report / f"probe-{number:02d}"
@@ -118,7 +118,7 @@ def search(  # noqa: PLR0917
         return Probe.of(rate, json.loads((folder / "report.json").read_text()))
 
     found = search_for_rate(probe, low, exactness)
-    searching.write(found, report)
+    knee.write(found, report)
     typer.echo(found.words())
     raise typer.Exit(0 if found.low else 1)
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from html import escape
+from pathlib import Path
 
 from loadtest.report.drawing import BAD, GOOD, INK, canvas, svg
 from loadtest.report.page import STYLE, table
 from loadtest.searching import Found
+
+
+def write(found: Found, folder: Path) -> None:
+    """search.json and search.html, with the plot of goodput against rate."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {**asdict(found), "monotone": found.monotone, "words": found.words()}
+    (folder / "search.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "search.html").write_text(page(found))
 
 
 def page(found: Found) -> str:
