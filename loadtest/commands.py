@@ -132,9 +132,9 @@ def plan(
     seconds: Seconds = None,
 ) -> None:
     """Show what a scenario would send, and what it can prove, without sending anything."""
-    from loadtest.showing import show_plan
+    from loadtest.showing import show_scenario
 
-    raise typer.Exit(show_plan(scenario, slo, promises, rate, seconds))
+    raise typer.Exit(show_scenario(scenario, slo, promises, rate, seconds))
 
 
 @app.command()

@@ -21,8 +21,8 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from loadtest import clock, options
 from loadtest.course import Course
 from loadtest.health import Watch
-from loadtest.plan import make
 from loadtest.records import Record, as_document, of_document
+from loadtest.schedule import draw_schedule
 from loadtest.sending import Sender
 from loadtest.tasks.task import Model
 from loadtest.verdict import Exit
@@ -44,13 +44,13 @@ def _(parser: Any) -> None:
 def _(environment: Any, runner: Any, **_: Any) -> None:
     go_first()
     if not isinstance(runner, MasterRunner):
-        Part.of = Part(environment)
-        runner.register_message(BEGIN, lambda msg, **_: Part.of.begin.set(msg.data))
-        runner.register_message(STOP, lambda **_: Part.of.stop())
+        Worker.current = Worker(environment)
+        runner.register_message(BEGIN, lambda msg, **_: Worker.current.begin.set(msg.data))
+        runner.register_message(STOP, lambda **_: Worker.current.stop())
     if not isinstance(runner, WorkerRunner):
-        Whole.of = Whole(environment)
-        runner.register_message(RECORDS, lambda msg, **_: Whole.of.take(msg.data))
-        runner.register_message(ENDED, lambda msg, **_: Whole.of.ended(msg.data))
+        Coordinator.current = Coordinator(environment)
+        runner.register_message(RECORDS, lambda msg, **_: Coordinator.current.take(msg.data))
+        runner.register_message(ENDED, lambda msg, **_: Coordinator.current.ended(msg.data))
 
 
 def go_first() -> None:
@@ -58,10 +58,10 @@ def go_first() -> None:
         os.nice(NICE)
 
 
-class Part:
+class Worker:
     """What one process sends: all, or a worker's share."""
 
-    of: "Part"
+    current: "Worker"
 
     def __init__(self, environment: Any):
         self.environment = environment
@@ -74,7 +74,7 @@ class Part:
         self.begin = AsyncResult()  # for the next test, from the web page
         runner, watch = self.environment.runner, Watch()
         models = [Model(**card) for card in message["models"]]
-        self.sender = Sender(make(options.of(self.environment.parsed_options), models), self.take)
+        self.sender = Sender(draw_schedule(options.of(self.environment.parsed_options), models), self.take)
         flushing = gevent.spawn(self.flush_for_ever)
         start = clock.now() + message["start"] - clock.unix()
         self.sender.run(start, max(0, getattr(runner, "worker_index", 0)), message["workers"])
@@ -109,10 +109,10 @@ class Part:
             self.sender.stopped = True
 
 
-class Whole:
+class Coordinator:
     """The test, in the process that judges it."""
 
-    of: "Whole"
+    current: "Coordinator"
 
     def __init__(self, environment: Any):
         self.environment = environment
@@ -166,10 +166,10 @@ class Sending(User):
 
     @task
     def by_schedule(self) -> None:
-        Part.of.run()
+        Worker.current.run()
         gevent.sleep(3600)  # until the test is stopped
 
 
 class Shape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
-        return Whole.of.tick()
+        return Coordinator.current.tick()

@@ -14,7 +14,7 @@ from loadtest.targets import WrongTargets
 from loadtest.verdict import CONFIDENCE, Exit
 
 
-def show_plan(name: str, slo: Path, profile: str, rate: float | None, seconds: float | None) -> int:
+def show_scenario(name: str, slo: Path, profile: str, rate: float | None, seconds: float | None) -> int:
     """Print it. Returns an exit code."""
     out = Console(highlight=False)
     try:

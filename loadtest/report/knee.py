@@ -17,10 +17,10 @@ def write(found: Found, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = {**asdict(found), "monotone": found.monotone, "words": found.words()}
     (folder / "search.json").write_text(json.dumps(document, indent=1) + "\n")
-    (folder / "search.html").write_text(page(found))
+    (folder / "search.html").write_text(render_page(found))
 
 
-def page(found: Found) -> str:
+def render_page(found: Found) -> str:
     rows = [
         [
             f"{probe.rate:.3g}",

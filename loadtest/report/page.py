@@ -22,7 +22,7 @@ td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
 """
 
 
-def page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
+def render_page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
     plots = "".join(f"<figure>{plot}</figure>" for plot in plots_of(document, attempts))
     outcome, health = document["outcome"], document["health"]
     ill = f"<p class=inconclusive>The generator was not well: {escape(health['ill'])}.</p>" if health["ill"] else ""

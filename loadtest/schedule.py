@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from loadtest import arrivals, scenario, targets
 from loadtest.arrivals import Arrival
 from loadtest.bounds import needed
 from loadtest.client import Client
+from loadtest.options import Options
 from loadtest.records import subject_of
 from loadtest.scenario import Part, Scenario, WrongScenario
 from loadtest.targets import Targets
@@ -21,29 +21,7 @@ from loadtest.verdict import CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What a run is asked for; see `loadtest.options` for the words on the command line."""
-
-    address: str
-    scenario: str = "smoke"
-    slo: Path = Path("slo.yaml")
-    promises: str = "cpu"
-    rate: float | None = None
-    seconds: float | None = None
-    seed: int = 1
-    models: tuple[str, ...] = ()
-    trace: Path | None = None
-    speed: float = 1.0
-    skip: int = 0
-    most: int | None = None
-    against: str | None = None
-    report: Path = Path("loadtest-report")
-    headers: dict[str, str] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
+class ScheduledRequest:
     """One request of the schedule, before it is built."""
 
     number: int
@@ -54,10 +32,10 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Schedule:
     """
     Attributes:
-        models: by the number of the scenario's part. schedule: by when they are due.
+        models: which each part of the scenario asks. requests: in the order in which they are due.
         looks_at: seconds at which the sample is looked at, the last one the end of the schedule.
         counters: which must be nought.
     """
@@ -65,14 +43,14 @@ class Plan:
     scenario: Scenario
     options: Options
     models: tuple[Model, ...]
-    schedule: tuple[Due, ...]
+    requests: tuple[ScheduledRequest, ...]
     looks_at: tuple[float, ...]
     promised: dict[str, Targets]
     counters: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        return arrivals.digest([due.arrival for due in self.schedule])
+        return arrivals.digest([one.arrival for one in self.requests])
 
     @property
     def shortest_limit_s(self) -> float:
@@ -84,14 +62,15 @@ class Plan:
         parts = zip(self.models, self.scenario.parts, strict=True)
         return {subject_of(model.id, part.tenant): part.good for model, part in parts if part.good is not None}
 
-    def request(self, due: Due) -> Request:
-        """Build one: the same for the same seed and number, whichever process sends it."""
-        draw = random.Random(f"{self.options.seed} {due.number}")
-        return KINDS[due.part.task].request(draw, due.arrival, due.model, dict(due.part.options))
+    def build(self, scheduled: ScheduledRequest) -> Request:
+        """A request to send: the same for the same seed and number, whichever process sends it."""
+        draw = random.Random(f"{self.options.seed} {scheduled.number}")
+        kind = KINDS[scheduled.part.task]
+        return kind.request(draw, scheduled.arrival, scheduled.model, dict(scheduled.part.options))
 
     def unprovable(self) -> list[str]:
         """Which promises this schedule is too short to prove, in words."""
-        attempts = Counter(subject_of(due.model.id, due.part.tenant) for due in self.schedule)
+        attempts = Counter(subject_of(one.model.id, one.part.tenant) for one in self.requests)
         promised = {
             subject_of(model.id, part.tenant): self.promised[model.id]
             for model, part in zip(self.models, self.scenario.parts, strict=True)
@@ -104,8 +83,9 @@ class Plan:
         return found
 
 
-def make(options: Options, cards: Sequence[Model]) -> Plan:
-    """
+def draw_schedule(options: Options, cards: Sequence[Model]) -> Schedule:
+    """The same for the same options and cards, in every process of a test.
+
     Args:
         cards: the models that the server has ready.
 
@@ -117,21 +97,21 @@ def make(options: Options, cards: Sequence[Model]) -> Plan:
     promises = targets.promises(options.slo, options.promises)
     promised = {model.id: promises.of(model.task, model.id) for model in models}
     if options.trace:
-        due = arrivals.of_trace(options.trace, options.speed, options.most, options.skip)
-        looks_at = (due[-1].at,)
+        times = arrivals.of_trace(options.trace, options.speed, options.most, options.skip)
+        looks_at = (times[-1].at,)
     else:
-        due = chosen.arrivals(options.seed, options.rate, options.seconds)
+        times = chosen.arrivals(options.seed, options.rate, options.seconds)
         once = options.seconds or chosen.seconds
         looks_at = tuple(once * 2**look for look in range(chosen.looks))
     draw = random.Random(f"{options.seed} parts")
     shares = [part.share for part in chosen.parts]
-    schedule = []
-    for number, arrival in enumerate(due):
+    requests = []
+    for number, arrival in enumerate(times):
         (part,) = draw.choices(range(len(chosen.parts)), shares)
         build = draw.choice("AB") if options.against else ""
-        schedule.append(Due(number, arrival, chosen.parts[part], models[part], build))
+        requests.append(ScheduledRequest(number, arrival, chosen.parts[part], models[part], build))
     counters = promises.never if chosen.counters is None else chosen.counters
-    return Plan(chosen, options, models, tuple(schedule), looks_at, promised, counters)
+    return Schedule(chosen, options, models, tuple(requests), looks_at, promised, counters)
 
 
 def model_for(part: Part, cards: Sequence[Model], wanted: Sequence[str]) -> Model:
