@@ -62,7 +62,7 @@ class Course:
         except (WrongScenario, WrongTargets, ValueError) as error:
             return self.ended(Exit.CONFIGURATION, str(error))
         self.cards = [{"id": model.id, "task": model.task, "card": model.card} for model in models]
-        for line in self.schedule.unprovable():
+        for line in (*self.schedule.left_out, *self.schedule.unprovable()):
             logger.warning("%s", line)
         return self.warm_up()
 

@@ -21,10 +21,10 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from loadtest import clock, options
 from loadtest.course import Course
 from loadtest.health import Watch
+from loadtest.kind import Model
 from loadtest.records import Record, as_document, of_document
 from loadtest.schedule import draw_schedule
 from loadtest.sending import Sender
-from loadtest.tasks.task import Model
 from loadtest.verdict import Exit
 
 logger = logging.getLogger("medley.loadtest")

@@ -22,6 +22,8 @@ from loadtest.counters import COUNTERS
 from loadtest.verdict import MOST_LOOKS
 
 FOLDER = Path(__file__).parent / "scenarios"
+# A part for this task stands for one of each task that the server has and no other part names.
+EVERY_OTHER = "*"
 
 
 class WrongScenario(ValueError):
@@ -42,9 +44,9 @@ class Part(Strict):
     """One kind of requests of a scenario.
 
     Attributes:
-        task: of Medley's. model: one of that task, or any that is ready.
+        task: of Medley's, or EVERY_OTHER. model: one of that task, or any that is ready.
         share: of the arrivals, relative to the other parts.
-        options: of the task's requests; see loadtest/tasks.
+        options: of the task's requests; see loadtest/tasks and loadtest/example.py.
         good: the share of attempts that must be good here, if not the promised one.
         tenant: whose requests they are, for fairness: the name of a key.
     """
@@ -85,6 +87,13 @@ class Scenario(Strict):
         if unknown := set(names or ()) - set(COUNTERS):
             raise ValueError(f"{', '.join(sorted(unknown))} is not among {', '.join(COUNTERS)}")
         return names
+
+    @model_validator(mode="after")
+    def _every_other_task_once(self) -> Self:
+        every_other = [part for part in self.parts if part.task == EVERY_OTHER]
+        if len(every_other) > 1 or any(part.model for part in every_other):
+            raise ValueError(f"one part may have the task {EVERY_OTHER!r}, and it names no model")
+        return self
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

@@ -11,12 +11,12 @@ from loadtest import arrivals, scenario, targets
 from loadtest.arrivals import Arrival
 from loadtest.bounds import needed
 from loadtest.client import Client
+from loadtest.kind import Model, Request
 from loadtest.options import Options
 from loadtest.records import subject_of
-from loadtest.scenario import Part, Scenario, WrongScenario
+from loadtest.scenario import EVERY_OTHER, Part, Scenario, WrongScenario
 from loadtest.targets import Targets
-from loadtest.tasks import KINDS
-from loadtest.tasks.task import Model, Request
+from loadtest.tasks import can_be_asked, kind_of
 from loadtest.verdict import CONFIDENCE
 
 
@@ -38,6 +38,7 @@ class Schedule:
         models: which each part of the scenario asks. requests: in the order in which they are due.
         looks_at: seconds at which the sample is looked at, the last one the end of the schedule.
         counters: which must be nought.
+        left_out: models that a scenario for every task cannot ask, in sentences.
     """
 
     scenario: Scenario
@@ -47,6 +48,7 @@ class Schedule:
     looks_at: tuple[float, ...]
     promised: dict[str, Targets]
     counters: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -65,7 +67,7 @@ class Schedule:
     def build(self, scheduled: ScheduledRequest) -> Request:
         """A request to send: the same for the same seed and number, whichever process sends it."""
         draw = random.Random(f"{self.options.seed} {scheduled.number}")
-        kind = KINDS[scheduled.part.task]
+        kind = kind_of(scheduled.model.task)
         return kind.request(draw, scheduled.arrival, scheduled.model, dict(scheduled.part.options))
 
     def unprovable(self) -> list[str]:
@@ -92,7 +94,8 @@ def draw_schedule(options: Options, cards: Sequence[Model]) -> Schedule:
     Raises:
         WrongScenario, WrongTargets, ValueError: what is asked for cannot be.
     """
-    chosen = scenario.load(options.scenario)
+    loaded = scenario.load(options.scenario)
+    chosen = with_every_task(loaded, cards)
     models = tuple(model_for(part, cards, options.models) for part in chosen.parts)
     promises = targets.promises(options.slo, options.promises)
     promised = {model.id: promises.of(model.task, model.id) for model in models}
@@ -111,17 +114,34 @@ def draw_schedule(options: Options, cards: Sequence[Model]) -> Schedule:
         build = draw.choice("AB") if options.against else ""
         requests.append(ScheduledRequest(number, arrival, chosen.parts[part], models[part], build))
     counters = promises.never if chosen.counters is None else chosen.counters
-    return Schedule(chosen, options, models, tuple(requests), looks_at, promised, counters)
+    for_every_task = any(part.task == EVERY_OTHER for part in loaded.parts)
+    left_out = tuple(not_tested(card) for card in cards if for_every_task and not can_be_asked(card))
+    return Schedule(chosen, options, models, tuple(requests), looks_at, promised, counters, left_out)
+
+
+def with_every_task(chosen: Scenario, cards: Sequence[Model]) -> Scenario:
+    """The scenario with a part for each task that the server has and no part names, in place of its `*`.
+
+    Raises:
+        WrongScenario: nothing is left to ask.
+    """
+    named = {part.task for part in chosen.parts}
+    others = sorted({card.task for card in cards if can_be_asked(card)} - named)
+    parts: list[Part] = []
+    for part in chosen.parts:
+        of_part = others if part.task == EVERY_OTHER else [part.task]
+        parts += [part.model_copy(update={"task": task}) for task in of_part]
+    if not parts:
+        raise WrongScenario("The server has no model that could be asked.")
+    return chosen.model_copy(update={"parts": tuple(parts)})
 
 
 def model_for(part: Part, cards: Sequence[Model], wanted: Sequence[str]) -> Model:
     """The model that a part asks: its own, or one of `wanted` of its task, or the first of its task.
 
     Raises:
-        WrongScenario: there is none.
+        WrongScenario: there is none, or none that can be asked.
     """
-    if part.task not in KINDS:
-        raise WrongScenario(f"There are no requests for the task {part.task!r}, only for {', '.join(KINDS)}.")
     of_task = [card for card in cards if card.task == part.task]
     if part.model:
         found = [card for card in of_task if card.id == part.model]
@@ -130,7 +150,14 @@ def model_for(part: Part, cards: Sequence[Model], wanted: Sequence[str]) -> Mode
     if not found:
         name = part.model or f"model for {part.task}"
         raise WrongScenario(f"The server has no {name} ready. It has {', '.join(card.id for card in cards) or 'none'}.")
-    return found[0]
+    askable = [card for card in found if can_be_asked(card)]
+    if not askable:
+        raise WrongScenario(" ".join(map(not_tested, found)))
+    return askable[0]
+
+
+def not_tested(model: Model) -> str:
+    return f"{model.id} is not load tested: /v1/models gives no example of a request for its task, {model.task}."
 
 
 def models_of(client: Client) -> list[Model]:

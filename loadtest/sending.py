@@ -10,10 +10,10 @@ from gevent.pool import Group
 from loadtest import clock
 from loadtest.arrivals import share
 from loadtest.client import Client
+from loadtest.kind import Request
 from loadtest.records import Record
 from loadtest.schedule import Schedule, ScheduledRequest
-from loadtest.tasks import KINDS
-from loadtest.tasks.task import Request
+from loadtest.tasks import kind_of
 
 # So many answers outstanding in one process mean that the server is lost; what is due then counts as not sent.
 MOST_UNDER_WAY = 3000
@@ -69,7 +69,7 @@ class Sender:
 
     def send(self, scheduled: ScheduledRequest, request: Request, record: Record, start: float) -> None:
         client = self.clients[scheduled.build, scheduled.part.tenant]
-        client.send(KINDS[scheduled.model.task], request, record, start)
+        client.send(kind_of(scheduled.model.task), request, record, start)
         self.told(record)
 
 
