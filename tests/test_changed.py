@@ -18,6 +18,7 @@ def touched(*files: str) -> set[str]:
         ("deployments/router/routes/embeddings.py", "tests/router/test_embeddings.py"),
         ("models/engines/images_onnx/engine.py", "tests/engines/test_images_onnx.py"),
         ("models/engines/styles_onnx.py", "tests/engines/test_engines.py"),  # by way of the registry, which names it
+        ("loadtest/tasks/chat.py", "tests/loadtests/test_harness_tasks.py"),  # found by the name of its task
         ("medley/plan.py", "tests/medley_cli/test_plan.py"),
         ("models/catalog/chat.yaml", "tests/models/test_catalog.py"),
         ("k8s/base/rayservice.yaml", "tests/k8s/test_overlays.py"),

@@ -14,7 +14,7 @@ from loadtest.kind import Kind, Model
 @cache
 def kind_of(task: str) -> Kind:
     """The kind of requests that load test a task."""
-    module = f"{__name__}.{task}"
+    module = f"loadtest.tasks.{task}"
     return import_module(module).KIND if task.isidentifier() and find_spec(module) else EXAMPLE
 
 
