@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 
 from loadtest.report.drawing import BAD, GOOD, INK, canvas, svg
-from loadtest.report.page import STYLE, table
+from loadtest.report.templates import render
 from loadtest.searching import Found
 
 
@@ -30,13 +29,7 @@ def render_page(found: Found) -> str:
         ]
         for probe in found.probes
     ]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Search for the highest rate</title>
-<style>{STYLE}</style></head><body>
-<h1>The highest rate that holds</h1><p>{escape(found.words())}</p><figure>{knee(found)}</figure>
-{table(("requests per second", "good ones per second", "share good", ""), rows)}
-</body></html>
-"""
+    return render("search.html", words=found.words(), plot=knee(found), rows=rows)
 
 
 def knee(found: Found) -> str:

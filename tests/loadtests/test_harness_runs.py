@@ -429,12 +429,13 @@ def test_reports_are_for_people_and_programs(tmp_path):
     from virtual_locust import world_of
 
     with world_of(tmp_path, pages=True) as world:
-        run = world.harness(world.server(refuse=30), at(20, 12) | CHAT)
+        run = world.harness(world.server(refuse=30), at(20, 12, proves="It <b>works</b> & is fast.") | CHAT)
     assert run.code == 3, run.output
     assert "INCONCLUSIVE" in run.output
     page = (run.folder / "report.html").read_text()
     assert page.count("<svg") == 7
     assert not re.search(r'(src|href)="(?!#)', page)  # it loads nothing
+    assert "It &lt;b&gt;works&lt;/b&gt; &amp; is fast." in page
     assert len(page) < 600_000
     assert {"attempts", "goodput", "refused"} <= set(re.findall(r"\w+", page))
 
