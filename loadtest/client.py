@@ -183,7 +183,7 @@ def note_stamps(record: Record, stamps: list[float]) -> None:
 def read_bytes(response: Any, content_type: str, record: Record, start: float) -> Answer:
     """Stamp each piece when it is there; measure the sound when all are."""
     data = bytearray()
-    stamps: list[tuple[float, int]] = []  # when so many bytes were there
+    stamps: list[tuple[float, int]] = []  # a moment, and how many bytes were there
     for piece in pieces(response):
         data += piece
         stamps.append((clock.now() - start, len(data)))
@@ -208,7 +208,7 @@ def pieces(response: Any) -> Iterator[bytes]:
 def note_sound(data: bytes, stamps: list[tuple[float, int]], said: str | None, record: Record) -> None:
     """
     Args:
-        stamps: when so many bytes of `data` were there.
+        stamps: moments, and how many bytes of `data` were there.
         said: the seconds of it, as the server says them; else they are those of the file, if it is WAV.
     """
     begins, seconds = wav_sound(data)

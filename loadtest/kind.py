@@ -23,7 +23,7 @@ class Request:
     """
     Attributes:
         body: sent as JSON, or as fields of a form when there are `files`: name -> (file name, content type, bytes).
-        leave_after: go away after so many pieces of a stream of server-sent events.
+        leave_after: how many events of a stream the client reads before it goes away.
         wants: what `check` needs to know of the request.
     """
 

@@ -55,7 +55,7 @@ def add_to(parser: ArgumentParser) -> None:
 def of(parsed: Namespace) -> Options:
     """Raises ValueError: a value makes no sense, or a key's variable is not set; the message says which."""
     if not parsed.host:
-        raise ValueError("say which server: --host http://127.0.0.1:8000")
+        raise ValueError("Say which server to test, such as --host http://127.0.0.1:8000")
     for name in ("rate", "seconds", "speed"):
         value = getattr(parsed, name)
         if value is not None and not value > 0:

@@ -19,7 +19,7 @@ class Record:
         first_audio: when its first sound came, in an answer that is sound.
         tokens, prompt_tokens: as the server counts them. chunks: pieces of a stream with text. max_gap: the longest
             wait between two of them, seconds.
-        amount: of what the task makes, such as pictures or embeddings.
+        amount: of what the task makes, such as the number of pictures or embeddings.
         audio_s: seconds of sound that were made or heard; 0 where nobody says how many.
         status: of HTTP; 0 when there was no answer. retry_after: the header's seconds.
         complete: the answer ended as it should, a stream with its end mark.
@@ -75,8 +75,8 @@ class Record:
         return None if self.sent is None else self.sent - self.due
 
     def figures(self) -> dict[str, float]:
-        """What the limits of `slo.yaml` are about, by their names; times in seconds from when it was due. A figure that
-        the request has not, such as the time per token of an answer of one token, is left out."""
+        """What the limits of `slo.yaml` are about, by their names. Times are seconds from when the request was due.
+        A figure that the request does not have is left out, such as the time per token of an answer of one token."""
         found: dict[str, float] = {}
         if self.last is not None:
             found["duration_s"] = self.last - self.due

@@ -64,9 +64,9 @@ class Scenario(Strict):
     Attributes:
         proves: in a sentence.
         stages: one after the other. burstiness: of the gaps; see arrivals.of_stages.
-        looks: while the sample proves nothing, it grows to twice its size, so often in all.
-        refusals_count: a refusal in time is a miss; else it is left out.
-        counters: which must be nought, if not all that `slo.yaml` says must never happen.
+        looks: how often the sample is judged at most. While it proves nothing, it doubles.
+        refusals_count: whether a refusal is a miss; if not, it is left out.
+        counters: which must be zero, if not all that `slo.yaml` says must never happen.
         drain_s: how long answers are waited for at the end; also the client's limit for a request.
     """
 

@@ -37,7 +37,7 @@ class Schedule:
     Attributes:
         models: which each part of the scenario asks. requests: in the order in which they are due.
         looks_at: seconds at which the sample is looked at, the last one the end of the schedule.
-        counters: which must be nought.
+        counters: which must be zero.
         left_out: models that a scenario for every task cannot ask, in sentences.
     """
 
@@ -71,7 +71,7 @@ class Schedule:
         return kind.request(draw, scheduled.arrival, scheduled.model, dict(scheduled.part.options))
 
     def unprovable(self) -> list[str]:
-        """Which promises this schedule is too short to prove, in words."""
+        """The promises that this schedule is too short to prove, in sentences."""
         attempts = Counter(subject_of(one.model.id, one.part.tenant) for one in self.requests)
         promised = {
             subject_of(model.id, part.tenant): self.promised[model.id]
@@ -81,7 +81,9 @@ class Schedule:
         for name, promise in promised.items():
             share = self.shares.get(name, promise.good)
             if share and attempts[name] < (least := needed(share, CONFIDENCE)):
-                found.append(f"{name}: {attempts[name]} attempts cannot prove {share:.1%}; it takes {least}")
+                found.append(
+                    f"{name}: {attempts[name]} attempts cannot prove a share of {share:.1%}, for which it takes {least}"
+                )
         return found
 
 

@@ -1,4 +1,4 @@
-"""One process's share of a schedule: each request is sent when it is due, whatever became of those before it."""
+"""Sends one process's share of a schedule: each request when it is due, whatever became of those before it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from loadtest.records import Record
 from loadtest.schedule import Schedule, ScheduledRequest
 from loadtest.tasks import kind_of
 
-# So many answers outstanding in one process mean that the server is lost; what is due then counts as not sent.
+# With this many answers outstanding in one process the server is lost. What falls due then is not sent.
 MOST_UNDER_WAY = 3000
-# Requests are built so long before they are due: building one takes milliseconds, and must not make it late.
+# Requests are built this long before they are due: building one takes milliseconds, and must not make it late.
 AHEAD_S = 0.05
 
 
 class Sender:
     """
     Args:
-        told: is given each record when its request has ended.
+        told: called with each record when its request has ended.
     """
 
     def __init__(self, schedule: Schedule, told: Callable[[Record], None]):

@@ -72,7 +72,7 @@ class Promises:
     Attributes:
         default: for tasks that are not among `tasks`; None if nothing is promised for those.
         models: what differs for a model from the promise for its task.
-        never: names of COUNTERS that must be nought.
+        never: names of COUNTERS that must be zero.
     """
 
     name: str

@@ -86,9 +86,9 @@ def over_time(title: str, found: Sequence[Record], name: str, limit: float | Non
 
 
 def distribution(title: str, found: Sequence[Record], name: str, limit: float | None) -> str:
-    figure, axes = canvas(f"{title}, share that took at most so long", unit_of(name), "")
+    figure, axes = canvas(f"{title}, share that took at most this long", unit_of(name), "")
     values = np.sort([record.figures()[name] for record in found if record.answered and name in record.figures()])
-    # Those that never came count too: the curve ends below 1.
+    # Answers that never came count too, so the curve may end below 1.
     attempts = sum(not record.left for record in found)
     axes.step(values, np.arange(1, len(values) + 1) / attempts, where="post", color=INK)
     logarithmic(axes)

@@ -79,6 +79,6 @@ def fitted(tokens: float, most: int) -> int:
 
 
 def prompt(draw: random.Random, tokens: int) -> str:
-    """About so many tokens: words in an order of their own, so that no two prompts share a prefix, and a question."""
+    """About `tokens` tokens: words in random order, so that no two prompts share a prefix, and a question."""
     words = max(0, round(tokens / TOKENS_OF_A_WORD) - 8)
     return " ".join((*draw.choices(WORDS, k=words), draw.choice(QUESTIONS)))

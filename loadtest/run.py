@@ -1,4 +1,4 @@
-"""The course of a test, in the process that judges it: prepare, collect, look, conclude."""
+"""One run of a load test, in the process that judges it: prepare, collect, look, conclude."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from loadtest.verdict import Exit, Outcome, Verdict, judge
 
 logger = logging.getLogger("medley.loadtest")
 
-# Answers that are still outstanding this long after a client gives up do not come: their process died.
+# An answer that is still missing this long after its client has given up will not come: the process died.
 GRACE_S = 10.0
-# A first request may have to wait for a model that sleeps, or that loads.
+# A first request may have to wait for a model that sleeps or is still loading.
 WARM_UP_S = 300.0
 
 
-class Course:
+class Run:
     def __init__(self, parsed: Namespace):
         self.parsed = parsed
         self.exit = Exit.HARNESS
@@ -45,7 +45,7 @@ class Course:
         self.verdict: Verdict | None = None
 
     def prepare(self) -> bool:
-        """Read what is asked for, look at the server and warm it up. False ends the test, with `exit` set."""
+        """Read the options, ask the server for its models and warm them up. False ends the test, with `exit` set."""
         try:
             asked = options.of(self.parsed)
         except ValueError as error:
@@ -67,7 +67,7 @@ class Course:
         return self.warm_up()
 
     def warm_up(self) -> bool:
-        """Ask each model before the clock starts: what a first request waits for is not what the others do."""
+        """Ask each model before the clock starts: a first request waits for things that later ones do not."""
         patient = self.schedule.scenario.model_copy(update={"drain_s": WARM_UP_S})
         schedule = replace(self.schedule, scenario=patient)
         with closing(Sender(schedule, lambda record: None)) as sender:
@@ -120,7 +120,7 @@ class Course:
             return False
         self.verdict = self.judged(due)
         if self.verdict.outcome is Outcome.INCONCLUSIVE and not self.verdict.health.ill and not self.last_look:
-            logger.info("after %.0f s nothing is proven yet: going on", end)
+            logger.info("nothing is proven after %.0f s: the test goes on", end)
             self.look += 1
             return False
         return True
@@ -150,7 +150,7 @@ class Course:
         )
 
     def of(self, due: list[ScheduledRequest]) -> list[Record]:
-        """A record for each, also for those of which nothing came back."""
+        """A record for each request, also for those of which nothing came back."""
         return [self.records.get(one.number) or unsent(self.schedule, one) for one in due]
 
     def conclude(self) -> None:
