@@ -16,7 +16,8 @@ from loadtest.searching import Probe, search_for_rate
 from loadtest.verdict import Exit
 
 app = typer.Typer(
-    help="Load tests with a verdict. Exit code 0: kept, 1: broken, 2: wrong use, 3: not proven, 4: no server, 5: our fault.",
+    help="Load tests with a verdict. Exit code 0: promises kept, 1: broken, 2: wrong use, 3: not proven, 4: no server, "
+    "5: a fault of the harness.",
     no_args_is_help=True,
 )
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
