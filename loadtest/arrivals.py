@@ -1,7 +1,7 @@
-"""When requests are due: seeded schedules of an open loop.
+"""When requests are due: schedules of an open loop, drawn from a seed.
 
-An open loop sends each request when it is due, whatever became of those before it. A closed loop waits for answers, so
-it goes easy on a server that stalls, and does not see the stall (coordinated omission).
+An open loop sends each request when it is due, whatever became of those before it. A closed loop waits for answers. So
+it sends less to a server that stalls, and does not see the stall (coordinated omission).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """So many requests per second for so many seconds; to `to` in a straight line, where that is given."""
+    """`rate` requests per second for some seconds; where `to` is given, the rate goes there in a straight line."""
 
     rate: float
     seconds: float
@@ -77,7 +77,7 @@ def expected(stage: Stage, moment: float) -> float:
 
 
 def moment_of(stage: Stage, count: float) -> float:
-    """The moment of a stage until which so many requests are expected: `expected`, solved for the moment."""
+    """The moment of a stage until which `count` requests are expected: `expected`, solved for the moment."""
     if stage.to is None or stage.to == stage.rate:
         return count / stage.rate
     slope = (stage.to - stage.rate) / stage.seconds
@@ -89,7 +89,7 @@ def of_trace(file: Path, speed: float, most: int | None = None, skip: int = 0) -
     them, `speed` times as fast as they were.
 
     Args:
-        skip: leave out so many rows at the beginning. most: and all behind so many.
+        skip: how many rows to leave out at the beginning. most: how many of the others to take.
 
     Raises:
         ValueError: a column is missing or a row has no such values; the message has the row.
@@ -113,7 +113,7 @@ def arrival_of(row: dict[str, str], where: str) -> Arrival:
 
 
 def digest(arrivals: Sequence[Arrival]) -> str:
-    """Of a schedule, for reports: two runs with the same one were asked the same at the same times."""
+    """A short hash of a schedule, for reports: runs with the same one sent the same requests at the same times."""
     text = "\n".join(f"{one.at:.6f} {one.prompt_tokens} {one.output_tokens}" for one in arrivals)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

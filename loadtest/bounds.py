@@ -1,4 +1,4 @@
-"""What a sample says of what it was drawn from."""
+"""What a sample tells about the whole that it was drawn from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def most_share(good: int, of: int, confidence: float) -> float:
 
 
 def needed(share: float, confidence: float, misses: int = 0) -> int:
-    """How many attempts prove a share with so many misses among them, as MLPerf's early stopping has it."""
+    """How many attempts prove a share when this many of them are misses. The rule is MLPerf's early stopping."""
     count = max(1, math.ceil(math.log(1 - confidence) / math.log(share)))
     while least_share(count - misses, count, confidence) < share:
         count += 1
@@ -31,7 +31,7 @@ def needed(share: float, confidence: float, misses: int = 0) -> int:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least so great a share is not above; NaN of nothing."""
+    """The smallest value that at least this share of the values does not exceed; NaN if there are none."""
     if not values:
         return math.nan
     ordered = sorted(values)

@@ -1,7 +1,8 @@
 """Sends a request and times what comes back, to a fraction of a millisecond.
 
 Not with Locust's own clients: their `iter_lines` waits until 1,024 bytes are there, which adds hundreds of milliseconds
-to the time of a first token. Lines are read as they come, stamped at once, and parsed when the answer is complete.
+to the time of a first token. Here, lines of a stream and pieces of a file are read as they come and stamped at once.
+What they say is looked at when the answer is complete.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +20,17 @@ from geventhttpclient import HTTPClient
 from urllib3.filepost import encode_multipart_formdata
 
 from loadtest import clock
+from loadtest.kind import Answer, Kind, Request
 from loadtest.records import Record
-from loadtest.tasks.task import Answer, Kind, Request
+from loadtest.sound import wav_sound
 
 # More than an open loop ever has under way: a pool that ends would close the loop.
 CONNECTIONS = 4096
 TIMING = re.compile(r"(queue|engine);dur=([\d.]+)")
 END = b"[DONE]"
+PIECE_BYTES = 64 * 1024
+# What an answer in sound says of its length, if it says it: it has no other place for its usage than a header.
+AUDIO_SECONDS = "x-audio-seconds"
 
 
 class DidNotEnd(Exception):
@@ -79,20 +85,17 @@ class Client:
         body, kind = encoded(request)
         headers = {**self.headers, "Content-Type": kind, "X-Request-Id": record.id}
         record.sent = clock.now() - start
-        response = self.http.post(self.base + request.path, body=body, headers=headers)
-        with response:
+        with self.http.post(self.base + request.path, body=body, headers=headers) as response:
             record.status = response.status_code
             note_headers(response, record)
-            if request.stream and record.status == 200:
-                return read_stream(response, request, record, start)
-            text = response.read()
-            record.last = clock.now() - start
-            record.first = record.last
-            record.complete = True
-            document = json.loads(text)
             if record.status != 200:
-                record.why = message_of(document, record.status)
-            return Answer([document])
+                return read_error(response, record, start)
+            content_type = str(response.get("content-type") or "application/json").partition(";")[0].strip().lower()
+            if content_type == "text/event-stream":
+                return read_stream(response, request, record, start)
+            if content_type.endswith("json"):
+                return read_document(response, record, start)
+            return read_bytes(response, content_type, record, start)
 
 
 def encoded(request: Request) -> tuple[bytes, str]:
@@ -109,6 +112,31 @@ def note_headers(response: Any, record: Record) -> None:
         setattr(record, f"{name}_s", float(value) / 1000)
     again = response.get("retry-after")
     record.retry_after = float(again) if again and re.fullmatch(r"\d+(\.\d+)?", again) else None
+
+
+def read_error(response: Any, record: Record, start: float) -> Answer:
+    text = response.read()
+    note_whole(record, start)
+    try:
+        document = json.loads(text)
+    except ValueError:  # of a proxy, which knows nothing of the API
+        document = None
+    record.why = message_of(document, record.status)
+    return Answer([])
+
+
+def read_document(response: Any, record: Record, start: float) -> Answer:
+    text = response.read()
+    note_whole(record, start)
+    document = json.loads(text)
+    note_sound_of_usage([document], record)
+    return Answer([document])
+
+
+def note_whole(record: Record, start: float) -> None:
+    """An answer that says nothing until all of it is there."""
+    record.first = record.last = clock.now() - start
+    record.complete = True
 
 
 def read_stream(response: Any, request: Request, record: Record, start: float) -> Answer:
@@ -140,15 +168,59 @@ def read_stream(response: Any, request: Request, record: Record, start: float) -
     for document in documents:
         if usage := document.get("usage"):
             record.tokens, record.prompt_tokens = usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0)
+    note_sound_of_usage(documents, record)
     if not record.complete and not record.left:
         record.why = record.why or "the stream ended without its end mark"
-    return Answer(documents)
+    return Answer(documents, content_type="text/event-stream")
 
 
 def note_stamps(record: Record, stamps: list[float]) -> None:
     record.chunks = len(stamps)
     record.first = stamps[0] if stamps else None
     record.max_gap = max((after - before for before, after in pairwise(stamps)), default=0.0)
+
+
+def read_bytes(response: Any, content_type: str, record: Record, start: float) -> Answer:
+    """Stamp each piece when it is there; measure the sound when all are."""
+    data = bytearray()
+    stamps: list[tuple[float, int]] = []  # a moment, and how many bytes were there
+    for piece in pieces(response):
+        data += piece
+        stamps.append((clock.now() - start, len(data)))
+    record.complete = True
+    record.last = stamps[-1][0] if stamps else clock.now() - start
+    record.first = stamps[0][0] if stamps else None
+    if content_type.startswith("audio/"):
+        note_sound(bytes(data), stamps, response.get(AUDIO_SECONDS), record)
+    return Answer([], bytes(data), content_type)
+
+
+def pieces(response: Any) -> Iterator[bytes]:
+    """A body as it comes. The library's own `read(n)` waits until there are n bytes, and its iterator for 4 KB."""
+    while True:
+        if piece := response.read(len(response._body_buffer)):
+            yield piece
+        if response.message_complete:
+            return
+        response.feed(response._sock.recv(PIECE_BYTES))
+
+
+def note_sound(data: bytes, stamps: list[tuple[float, int]], said: str | None, record: Record) -> None:
+    """
+    Args:
+        stamps: moments, and how many bytes of `data` were there.
+        said: the seconds of it, as the server says them; else they are those of the file, if it is WAV.
+    """
+    begins, seconds = wav_sound(data)
+    record.first_audio = next((at for at, size in stamps if size > begins), None)  # a header is not sound yet
+    record.audio_s = float(said) if said else seconds
+
+
+def note_sound_of_usage(documents: list[Any], record: Record) -> None:
+    """Seconds of sound that were made, or, of a transcription, heard."""
+    for document in documents:
+        if isinstance(document, dict) and (usage := document.get("usage")):
+            record.audio_s = usage.get("audio_seconds") or usage.get("seconds") or record.audio_s
 
 
 def has_text(document: dict[str, Any]) -> bool:

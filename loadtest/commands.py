@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from loadtest import searching
 from loadtest.searching import Probe, search_for_rate
 from loadtest.verdict import Exit
 
 app = typer.Typer(
-    help="Load tests with a verdict. Exit code 0: kept, 1: broken, 2: wrong use, 3: open, 4: no server, 5: our fault.",
+    help="Load tests with a verdict. Exit code 0: promises kept, 1: broken, 2: wrong use, 3: not proven, 4: no server, "
+    "5: a fault of the harness.",
     no_args_is_help=True,
 )
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
@@ -108,6 +108,7 @@ def search(  # noqa: PLR0917
     exactness: Annotated[float, typer.Option(help="end when the bracket is so narrow, as a share")] = 0.1,
 ) -> None:
     """Search for the highest rate at which the promises hold: upwards by 1.6, then by halving."""
+    from loadtest.report import knee  # here, because it draws: `medley --help` must not wait for that
 
     def probe(number: int, rate: float) -> Probe:
         folder = report / f"probe-{number:02d}"
@@ -118,7 +119,7 @@ def search(  # noqa: PLR0917
         return Probe.of(rate, json.loads((folder / "report.json").read_text()))
 
     found = search_for_rate(probe, low, exactness)
-    searching.write(found, report)
+    knee.write(found, report)
     typer.echo(found.words())
     raise typer.Exit(0 if found.low else 1)
 
@@ -132,9 +133,9 @@ def plan(
     seconds: Seconds = None,
 ) -> None:
     """Show what a scenario would send, and what it can prove, without sending anything."""
-    from loadtest.showing import show_plan
+    from loadtest.showing import show_scenario
 
-    raise typer.Exit(show_plan(scenario, slo, promises, rate, seconds))
+    raise typer.Exit(show_scenario(scenario, slo, promises, rate, seconds))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Whether the load generator itself was well: before it judges a server, it judges itself."""
+"""Whether the load generator itself was healthy: before it judges a server, it judges itself."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadtest import clock
 from loadtest.bounds import quantile
 from loadtest.records import Record
 
-# On loopback, even loaded, sleeping until a moment is exact to a few milliseconds.
+# Even on a busy machine, sleeping until a moment is exact to a few milliseconds.
 LAG_S = 0.02
-# Of the shortest limit: what the generator adds must not decide a verdict.
+# As a share of the shortest limit: what the generator adds must not decide a verdict.
 LAG_SHARE = 0.1
-# Of one core: above it, requests wait for the generator and not for the server.
+# As a share of one core: above it, requests wait for the generator and not for the server.
 CPU = 0.5
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -30,7 +30,7 @@ class Health:
         cpu: cores that the busiest generator process used. pressure: share of the time in which some process of the
             machine waited for a core, None where the kernel does not tell.
         unsent: attempts that were due and never sent.
-        ill: what is wrong, empty if nothing.
+        ill: what is wrong with the generator, empty if nothing.
     """
 
     lag_p99_s: float = 0.0
@@ -43,7 +43,7 @@ class Health:
 
 @dataclass(slots=True)
 class Watch:
-    """The cost of a stretch of time, from when it is made."""
+    """CPU time that this process has used, and waited for, since this object was made."""
 
     began: float = 0.0
     cpu_s: float = 0.0

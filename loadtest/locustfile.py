@@ -1,7 +1,7 @@
 """For Locust: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --scenario smoke [--headless]`.
 
-Locust gives processes, machines, a web page and statistics as the test runs. When requests are sent, how they are timed
-and what is concluded is of this package: Locust's users wait for answers, and its percentiles are rounded.
+Locust gives processes, machines, a web page and statistics while the test runs. This package decides when requests are
+sent, how they are timed and what follows from it: Locust's users wait for answers, and its percentiles are rounded.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from locust import LoadTestShape, User, constant, events, task
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from loadtest import clock, options
-from loadtest.course import Course
 from loadtest.health import Watch
-from loadtest.plan import make
+from loadtest.kind import Model
 from loadtest.records import Record, as_document, of_document
+from loadtest.run import Run
+from loadtest.schedule import draw_schedule
 from loadtest.sending import Sender
-from loadtest.tasks.task import Model
 from loadtest.verdict import Exit
 
 logger = logging.getLogger("medley.loadtest")
 
-# A generator that waits for a core is late; the servers of a test on the same machine can wait.
+# A generator that waits for a core sends late. Servers on the same machine can wait for theirs.
 NICE = -10
 FLUSH_S = 0.5
 BEGIN, RECORDS, ENDED, STOP = "medley_begin", "medley_records", "medley_ended", "medley_stop"
@@ -44,13 +44,13 @@ def _(parser: Any) -> None:
 def _(environment: Any, runner: Any, **_: Any) -> None:
     go_first()
     if not isinstance(runner, MasterRunner):
-        Part.of = Part(environment)
-        runner.register_message(BEGIN, lambda msg, **_: Part.of.begin.set(msg.data))
-        runner.register_message(STOP, lambda **_: Part.of.stop())
+        Worker.current = Worker(environment)
+        runner.register_message(BEGIN, lambda msg, **_: Worker.current.begin.set(msg.data))
+        runner.register_message(STOP, lambda **_: Worker.current.stop())
     if not isinstance(runner, WorkerRunner):
-        Whole.of = Whole(environment)
-        runner.register_message(RECORDS, lambda msg, **_: Whole.of.take(msg.data))
-        runner.register_message(ENDED, lambda msg, **_: Whole.of.ended(msg.data))
+        Coordinator.current = Coordinator(environment)
+        runner.register_message(RECORDS, lambda msg, **_: Coordinator.current.take(msg.data))
+        runner.register_message(ENDED, lambda msg, **_: Coordinator.current.ended(msg.data))
 
 
 def go_first() -> None:
@@ -58,10 +58,10 @@ def go_first() -> None:
         os.nice(NICE)
 
 
-class Part:
+class Worker:
     """What one process sends: all, or a worker's share."""
 
-    of: "Part"
+    current: "Worker"
 
     def __init__(self, environment: Any):
         self.environment = environment
@@ -74,7 +74,7 @@ class Part:
         self.begin = AsyncResult()  # for the next test, from the web page
         runner, watch = self.environment.runner, Watch()
         models = [Model(**card) for card in message["models"]]
-        self.sender = Sender(make(options.of(self.environment.parsed_options), models), self.take)
+        self.sender = Sender(draw_schedule(options.of(self.environment.parsed_options), models), self.take)
         flushing = gevent.spawn(self.flush_for_ever)
         start = clock.now() + message["start"] - clock.unix()
         self.sender.run(start, max(0, getattr(runner, "worker_index", 0)), message["workers"])
@@ -109,14 +109,14 @@ class Part:
             self.sender.stopped = True
 
 
-class Whole:
+class Coordinator:
     """The test, in the process that judges it."""
 
-    of: "Whole"
+    current: "Coordinator"
 
     def __init__(self, environment: Any):
         self.environment = environment
-        self.course: Course | None = None
+        self.run: Run | None = None
 
     @property
     def workers(self) -> int:
@@ -132,31 +132,31 @@ class Whole:
             return self.end()
 
     def next_step(self) -> tuple[int, float] | None:
-        if self.course is None:
+        if self.run is None:
             self.environment.process_exit_code = int(Exit.HARNESS)  # if it is stopped before there is a verdict
-            self.course = Course(self.environment.parsed_options)
-            if not self.course.prepare():
+            self.run = Run(self.environment.parsed_options)
+            if not self.run.prepare():
                 return self.end()
-            message = {"start": clock.unix() + 1.5, "workers": self.workers, "models": self.course.cards}
-            self.course.began(message["start"], self.workers)
+            message = {"start": clock.unix() + 1.5, "workers": self.workers, "models": self.run.cards}
+            self.run.began(message["start"], self.workers)
             gevent.spawn_later(0.5, self.environment.runner.send_message, BEGIN, message)
-        elif self.course.is_over():
+        elif self.run.is_over():
             self.environment.runner.send_message(STOP, None)
-            self.course.conclude()
+            self.run.conclude()
             return self.end()
         return self.workers, self.workers
 
     def end(self) -> None:
-        self.environment.process_exit_code = int(self.course.exit if self.course else Exit.HARNESS)
-        self.course = None
+        self.environment.process_exit_code = int(self.run.exit if self.run else Exit.HARNESS)
+        self.run = None
 
     def take(self, documents: list[dict[str, Any]]) -> None:
-        if self.course:
-            self.course.take([of_document(document) for document in documents])
+        if self.run:
+            self.run.take([of_document(document) for document in documents])
 
     def ended(self, message: dict[str, Any]) -> None:
-        if self.course:
-            self.course.worker_ended(message["cpu"])
+        if self.run:
+            self.run.worker_ended(message["cpu"])
 
 
 class Sending(User):
@@ -166,10 +166,10 @@ class Sending(User):
 
     @task
     def by_schedule(self) -> None:
-        Part.of.run()
+        Worker.current.run()
         gevent.sleep(3600)  # until the test is stopped
 
 
 class Shape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
-        return Whole.of.tick()
+        return Coordinator.current.tick()

@@ -1,15 +1,37 @@
-"""The words of the command line, of `locust -f loadtest/locustfile.py` and of `medley loadtest` alike."""
+"""What a run is asked for on the command line, of `locust -f loadtest/locustfile.py` and of `medley loadtest` alike."""
 
 from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest import scenario
-from loadtest.plan import Options
 
 ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is asked for; `add_to` says what each is."""
+
+    address: str
+    scenario: str = "smoke"
+    slo: Path = Path("slo.yaml")
+    promises: str = "cpu"
+    rate: float | None = None
+    seconds: float | None = None
+    seed: int = 1
+    models: tuple[str, ...] = ()
+    trace: Path | None = None
+    speed: float = 1.0
+    skip: int = 0
+    most: int | None = None
+    against: str | None = None
+    report: Path = Path("loadtest-report")
+    headers: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def add_to(parser: ArgumentParser) -> None:
@@ -33,7 +55,7 @@ def add_to(parser: ArgumentParser) -> None:
 def of(parsed: Namespace) -> Options:
     """Raises ValueError: a value makes no sense, or a key's variable is not set; the message says which."""
     if not parsed.host:
-        raise ValueError("say which server: --host http://127.0.0.1:8000")
+        raise ValueError("Say which server to test, such as --host http://127.0.0.1:8000")
     for name in ("rate", "seconds", "speed"):
         value = getattr(parsed, name)
         if value is not None and not value > 0:

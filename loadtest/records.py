@@ -16,9 +16,11 @@ class Record:
     Attributes:
         number: in the schedule. id: the request's id, as the server logs it. build: which of the targets of an A/B run.
         due, sent, first, last: when it should have been sent, was sent, its first token (or byte) came and its last.
+        first_audio: when its first sound came, in an answer that is sound.
         tokens, prompt_tokens: as the server counts them. chunks: pieces of a stream with text. max_gap: the longest
             wait between two of them, seconds.
-        amount: of what the task makes, such as pictures or embeddings. audio_s: seconds of sound in the answer.
+        amount: of what the task makes, such as the number of pictures or embeddings.
+        audio_s: seconds of sound that were made or heard; 0 where nobody says how many.
         status: of HTTP; 0 when there was no answer. retry_after: the header's seconds.
         complete: the answer ended as it should, a stream with its end mark.
         left: the client went away on purpose.
@@ -37,6 +39,7 @@ class Record:
     sent: float | None = None
     first: float | None = None
     last: float | None = None
+    first_audio: float | None = None
     tokens: int = 0
     prompt_tokens: int = 0
     chunks: int = 0
@@ -72,15 +75,15 @@ class Record:
         return None if self.sent is None else self.sent - self.due
 
     def figures(self) -> dict[str, float]:
-        """What the limits of `slo.yaml` are about, by their names; times in seconds from when it was due. A figure that
-        the request has not, such as the time per token of an answer of one token, is left out."""
+        """What the limits of `slo.yaml` are about, by their names. Times are seconds from when the request was due.
+        A figure that the request does not have is left out, such as the time per token of an answer of one token."""
         found: dict[str, float] = {}
         if self.last is not None:
             found["duration_s"] = self.last - self.due
             if self.audio_s:
                 found["real_time_factor"] = (self.last - self.due) / self.audio_s
-        if self.first is not None and self.audio_s:
-            found["time_to_first_audio_s"] = self.first - self.due
+        if self.first_audio is not None:
+            found["time_to_first_audio_s"] = self.first_audio - self.due
         if self.first is not None and self.chunks:
             found["time_to_first_token_s"] = self.first - self.due
             if self.tokens > 1 and self.last is not None:

@@ -22,6 +22,8 @@ from loadtest.counters import COUNTERS
 from loadtest.verdict import MOST_LOOKS
 
 FOLDER = Path(__file__).parent / "scenarios"
+# A part for this task stands for one of each task that the server has and no other part names.
+EVERY_OTHER = "*"
 
 
 class WrongScenario(ValueError):
@@ -42,9 +44,9 @@ class Part(Strict):
     """One kind of requests of a scenario.
 
     Attributes:
-        task: of Medley's. model: one of that task, or any that is ready.
+        task: of Medley's, or EVERY_OTHER. model: one of that task, or any that is ready.
         share: of the arrivals, relative to the other parts.
-        options: of the task's requests; see loadtest/tasks.
+        options: of the task's requests; see loadtest/tasks and loadtest/example.py.
         good: the share of attempts that must be good here, if not the promised one.
         tenant: whose requests they are, for fairness: the name of a key.
     """
@@ -62,9 +64,9 @@ class Scenario(Strict):
     Attributes:
         proves: in a sentence.
         stages: one after the other. burstiness: of the gaps; see arrivals.of_stages.
-        looks: while the sample proves nothing, it grows to twice its size, so often in all.
-        refusals_count: a refusal in time is a miss; else it is left out.
-        counters: which must be nought, if not all that `slo.yaml` says must never happen.
+        looks: how often the sample is judged at most. While it proves nothing, it doubles.
+        refusals_count: whether a refusal is a miss; if not, it is left out.
+        counters: which must be zero, if not all that `slo.yaml` says must never happen.
         drain_s: how long answers are waited for at the end; also the client's limit for a request.
     """
 
@@ -85,6 +87,13 @@ class Scenario(Strict):
         if unknown := set(names or ()) - set(COUNTERS):
             raise ValueError(f"{', '.join(sorted(unknown))} is not among {', '.join(COUNTERS)}")
         return names
+
+    @model_validator(mode="after")
+    def _every_other_task_once(self) -> Self:
+        every_other = [part for part in self.parts if part.task == EVERY_OTHER]
+        if len(every_other) > 1 or any(part.model for part in every_other):
+            raise ValueError(f"one part may have the task {EVERY_OTHER!r}, and it names no model")
+        return self
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

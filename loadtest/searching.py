@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 STEP = 1.6
@@ -98,13 +96,3 @@ def search_for_rate(probe: Callable[[int, float], Probe], low: float, exactness:
         else:
             rate = (found.low + found.high) / 2
     return found
-
-
-def write(found: Found, folder: Path) -> None:
-    """search.json and search.html, with the plot of goodput against rate."""
-    from loadtest.report.knee import page
-
-    folder.mkdir(parents=True, exist_ok=True)
-    document = {**asdict(found), "monotone": found.monotone, "words": found.words()}
-    (folder / "search.json").write_text(json.dumps(document, indent=1) + "\n")
-    (folder / "search.html").write_text(page(found))

@@ -1,4 +1,4 @@
-"""One process's share of a schedule: each request is sent when it is due, whatever became of those before it."""
+"""Sends one process's share of a schedule: each request when it is due, whatever became of those before it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from gevent.pool import Group
 from loadtest import clock
 from loadtest.arrivals import share
 from loadtest.client import Client
-from loadtest.plan import Due, Plan
+from loadtest.kind import Request
 from loadtest.records import Record
-from loadtest.tasks import KINDS
-from loadtest.tasks.task import Request
+from loadtest.schedule import Schedule, ScheduledRequest
+from loadtest.tasks import kind_of
 
-# So many answers outstanding in one process mean that the server is lost; what is due then counts as not sent.
+# With this many answers outstanding in one process the server is lost. What falls due then is not sent.
 MOST_UNDER_WAY = 3000
-# Requests are built so long before they are due: building one takes milliseconds, and must not make it late.
+# Requests are built this long before they are due: building one takes milliseconds, and must not make it late.
 AHEAD_S = 0.05
 
 
 class Sender:
     """
     Args:
-        told: is given each record when its request has ended.
+        told: called with each record when its request has ended.
     """
 
-    def __init__(self, plan: Plan, told: Callable[[Record], None]):
-        self.plan = plan
+    def __init__(self, schedule: Schedule, told: Callable[[Record], None]):
+        self.schedule = schedule
         self.told = told
         self.stopped = False
-        options, limit = plan.options, plan.scenario.drain_s
+        options, limit = schedule.options, schedule.scenario.drain_s
         addresses = {"": options.address}
         if options.against:
             addresses |= {"A": options.address, "B": options.against}
         self.clients = {
-            (build, tenant): Client(address, limit, options.headers | key_of(plan, tenant))
+            (build, tenant): Client(address, limit, options.headers | key_of(schedule, tenant))
             for build, address in addresses.items()
-            for tenant in {part.tenant for part in plan.scenario.parts}
+            for tenant in {part.tenant for part in schedule.scenario.parts}
         }
 
     def run(self, start: float, worker: int, workers: int) -> None:
@@ -48,18 +48,18 @@ class Sender:
             start: of the schedule, of clock.now.
         """
         under_way = Group()
-        for due in share(self.plan.schedule, worker, workers):
-            until(start + due.arrival.at - AHEAD_S)
+        for scheduled in share(self.schedule.requests, worker, workers):
+            until(start + scheduled.arrival.at - AHEAD_S)
             if self.stopped:
                 break
-            record = unsent(self.plan, due)
+            record = unsent(self.schedule, scheduled)
             if len(under_way) >= MOST_UNDER_WAY:
                 self.told(record)
                 continue
-            request = self.plan.request(due)
-            until(start + due.arrival.at)
-            under_way.spawn(self.send, due, request, record, start)
-        under_way.join(timeout=self.plan.scenario.drain_s + 5)
+            request = self.schedule.build(scheduled)
+            until(start + scheduled.arrival.at)
+            under_way.spawn(self.send, scheduled, request, record, start)
+        under_way.join(timeout=self.schedule.scenario.drain_s + 5)
         under_way.kill()
         self.close()
 
@@ -67,28 +67,28 @@ class Sender:
         for client in self.clients.values():
             client.close()
 
-    def send(self, due: Due, request: Request, record: Record, start: float) -> None:
-        client = self.clients[due.build, due.part.tenant]
-        client.send(KINDS[due.model.task], request, record, start)
+    def send(self, scheduled: ScheduledRequest, request: Request, record: Record, start: float) -> None:
+        client = self.clients[scheduled.build, scheduled.part.tenant]
+        client.send(kind_of(scheduled.model.task), request, record, start)
         self.told(record)
 
 
-def unsent(plan: Plan, due: Due) -> Record:
+def unsent(schedule: Schedule, scheduled: ScheduledRequest) -> Record:
     """What is known of a request before it is sent."""
     return Record(
-        number=due.number,
+        number=scheduled.number,
         id="",
-        task=due.model.task,
-        model=due.model.id,
-        scenario=plan.scenario.name,
-        build=due.build,
-        tenant=due.part.tenant,
-        due=due.arrival.at,
+        task=scheduled.model.task,
+        model=scheduled.model.id,
+        scenario=schedule.scenario.name,
+        build=scheduled.build,
+        tenant=scheduled.part.tenant,
+        due=scheduled.arrival.at,
     )
 
 
-def key_of(plan: Plan, tenant: str) -> dict[str, str]:
-    key = plan.options.keys.get(tenant)
+def key_of(schedule: Schedule, tenant: str) -> dict[str, str]:
+    key = schedule.options.keys.get(tenant)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

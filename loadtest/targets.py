@@ -21,6 +21,15 @@ LIMITS = (
 )
 
 
+# Why an answer has not the figure of a limit. One that is complete has a duration.
+MISSING = {
+    "time_to_first_token_s": "no text of it came in a stream",
+    "time_per_output_token_s": "no text of it came in a stream, or nobody counted its tokens",
+    "time_to_first_audio_s": "nothing of it came as sound",
+    "real_time_factor": "nobody says how many seconds of sound there were",
+}
+
+
 class WrongTargets(ValueError):
     """The file cannot be read as promises; the message says why."""
 
@@ -37,32 +46,47 @@ class Targets:
     good: float = 0.99
 
     def miss(self, record: Record) -> str:
-        """Why an attempt was not good, empty if it was."""
+        """Why an attempt was not good, empty if it was. It begins with one word for what was missed.
+
+        A limit whose figure an answer has not is not kept: what never came did not come in time. Only between the
+        tokens of an answer of one token there is no time that could be too long.
+        """
         if record.refused:
             return f"refused ({record.status})"
         if not record.answered:
             return record.why or "no answer"
         figures = record.figures()
         for name, limit in self.limits.items():
-            if figures.get(name, 0.0) > limit:
-                return f"{name} {figures[name]:.3g} over {limit:g}"
+            if name in figures:
+                if figures[name] > limit:
+                    return f"{name} {figures[name]:.3g} over {limit:g}"
+            elif not (name == "time_per_output_token_s" and record.tokens == 1):
+                return f"{name} was not kept: {MISSING[name]}"
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """One profile of `slo.yaml`. `never`: names of COUNTERS that must be nought."""
+    """One profile of `slo.yaml`.
+
+    Attributes:
+        default: for tasks that are not among `tasks`; None if nothing is promised for those.
+        models: what differs for a model from the promise for its task.
+        never: names of COUNTERS that must be zero.
+    """
 
     name: str
     tasks: dict[str, dict[str, Any]]
     models: dict[str, dict[str, Any]]
     never: tuple[str, ...] = tuple(COUNTERS)
+    default: dict[str, Any] | None = None
 
     def of(self, task: str, model: str) -> Targets:
         """Raises WrongTargets: nothing is promised for the task."""
-        if task not in self.tasks:
+        of_task = self.tasks.get(task, self.default)
+        if of_task is None:
             raise WrongTargets(f"the profile {self.name!r} promises nothing for {task}")
-        found = self.tasks[task] | self.models.get(model.partition("@")[0], {}) | self.models.get(model, {})
+        found = of_task | self.models.get(model.partition("@")[0], {}) | self.models.get(model, {})
         try:
             limits = {name: float(found[name]) for name in LIMITS if found.get(name) is not None}
             return Targets(limits, float(found["good"]))
@@ -82,4 +106,5 @@ def promises(file: Path, profile: str) -> Promises:
     never = tuple(document.get("never", COUNTERS))
     if unknown := set(never) - set(COUNTERS):
         raise WrongTargets(f"{file}, never: {', '.join(sorted(unknown))} is not among {', '.join(COUNTERS)}")
-    return Promises(profile, profiles[profile].get("tasks", {}), profiles[profile].get("models", {}), never)
+    chosen = profiles[profile]
+    return Promises(profile, chosen.get("tasks", {}), chosen.get("models", {}), never, chosen.get("default"))

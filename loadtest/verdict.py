@@ -14,7 +14,7 @@ from loadtest.records import Record
 from loadtest.targets import Targets
 
 CONFIDENCE = 0.95
-# Looks at a growing sample share the doubt between them, or one of them would be wrong more often than is stated.
+# The looks at a growing sample share the allowed error. Else one of them would be wrong more often than is stated.
 MOST_LOOKS = 4
 
 
@@ -81,7 +81,7 @@ def judge(
 
     Args:
         looks: how often this sample is judged while it grows.
-        counters: which of COUNTERS must be nought.
+        counters: which of COUNTERS must be zero.
         shares: by subject (see Record), the share that must be good where a scenario asks for another than is promised.
         refusals_count: attempts that were refused in time count as bad; else they are left out, for scenarios that are
             meant to be refused in part.
@@ -104,7 +104,7 @@ def count(name: str, fault: Callable[[Record], str], records: Sequence[Record]) 
 
 
 def goodput(subject: str, attempts: Sequence[Record], targets: Targets, wanted: float, looks: int) -> Judged:
-    """Of the share of attempts that were good, whether it is surely at least the promised one, or surely below."""
+    """Whether the share of good attempts is surely at least the promised one, or surely below it."""
     missed = [why for record in attempts if (why := targets.miss(record))]
     good, of = len(attempts) - len(missed), len(attempts)
     confidence = 1 - (1 - CONFIDENCE) / looks
@@ -132,8 +132,8 @@ def commonest(missed: Sequence[str]) -> str:
 
 
 def outcome_of(rules: Sequence[Judged], health: Health) -> Outcome:
-    """A counter that is not nought is a fault of the server however ill the generator was. Else an ill generator, which
-    may have made the server look slow, or have gone easy on it, leaves everything open."""
+    """A counter above zero is a fault of the server, however unhealthy the generator was. Apart from that, an unhealthy
+    generator leaves everything open: it may have made the server look slow, or have sent it too little."""
     hard = [rule.outcome for rule in rules if rule.rule != "goodput"]
     soft = [rule.outcome for rule in rules if rule.rule == "goodput"]
     if Outcome.FAILED in hard:

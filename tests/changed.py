@@ -2,7 +2,8 @@
 
 What has changed is what git says against SINCE (a commit or branch; HEAD unless given, so what is not committed yet). A
 test is touched when it, its conftest files or a module that they import, directly or by way of others, has changed or
-reads a file that has. Imports inside functions count, and so do those by name, as "models.engines.chat_vllm:VLLMChat".
+reads a file that has. Imports inside functions count, and so do those by name, as "models.engines.chat_vllm:VLLMChat",
+and by the beginning of a name, as f"loadtest.tasks.{task}".
 Packages, settings and what all tests share touch everything, and so does a file that nothing names."""
 
 import ast
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "deployments", "medley", "loadtest")
 BY_NAME = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+(:\w+)?$")
 EVERYTHING = re.compile(r"^(Makefile|pyproject\.toml|requirements/|tests/(conftest|tiers|costs)\.py)")
+BY_BEGINNING = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+\.$")
 # Read by people only, or by none of the tests that run here.
 NO_TEST = re.compile(r"^(benchmarks/results/|docs/decisions/|LICENSE|\.editorconfig|\.gitignore)")
 
@@ -97,10 +99,16 @@ def downstream(modules: set[str]) -> set[str]:
         if path.relative_to(ROOT).parts[0] in PACKAGES:
             for text in texts(path):
                 name = text.partition(":")[0]
-                if BY_NAME.match(text) and name in graph.modules and name != module_of(path):
-                    graph.add_import(importer=module_of(path), imported=name)
+                named = {name} if BY_NAME.match(text) else begins_with(text, graph.modules)
+                for imported in (named & graph.modules) - {module_of(path)}:
+                    graph.add_import(importer=module_of(path), imported=imported)
     found = {module for module in modules if module in graph.modules}
     return modules.union(*(graph.find_downstream_modules(module) for module in found))
+
+
+def begins_with(text: str, modules: set[str]) -> set[str]:
+    """The modules that can be imported by a name which begins so."""
+    return {module for module in modules if module.startswith(text)} if BY_BEGINNING.match(text) else set()
 
 
 def with_support(test: Path) -> Iterator[Path]:

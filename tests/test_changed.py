@@ -19,6 +19,7 @@ def touched(*files: str) -> set[str]:
         ("models/engines/images_onnx/engine.py", "tests/engines/test_images_onnx.py"),
         ("models/engines/styles_onnx.py", "tests/engines/test_engines.py"),  # by way of the registry, which names it
         ("medley/change/plan.py", "tests/medley_cli/test_plan.py"),
+        ("loadtest/tasks/chat.py", "tests/loadtests/test_harness_tasks.py"),  # found by the name of its task
         ("models/catalog/chat.yaml", "tests/models/test_catalog.py"),
         ("k8s/base/rayservice.yaml", "tests/k8s/test_overlays.py"),
         ("slo.yaml", "tests/medley_cli/test_slo.py"),

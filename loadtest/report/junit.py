@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 
-def junit(document: dict[str, Any]) -> str:
+def junit_xml(document: dict[str, Any]) -> str:
     rules = document["rules"]
     suite = ElementTree.Element(
         "testsuite",

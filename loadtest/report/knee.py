@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from html import escape
+import json
+from dataclasses import asdict
+from pathlib import Path
 
 from loadtest.report.drawing import BAD, GOOD, INK, canvas, svg
-from loadtest.report.page import STYLE, table
+from loadtest.report.templates import render
 from loadtest.searching import Found
 
 
-def page(found: Found) -> str:
+def write(found: Found, folder: Path) -> None:
+    """search.json and search.html, with the plot of goodput against rate."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {**asdict(found), "monotone": found.monotone, "words": found.words()}
+    (folder / "search.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "search.html").write_text(render_page(found))
+
+
+def render_page(found: Found) -> str:
     rows = [
         [
             f"{probe.rate:.3g}",
@@ -19,13 +29,7 @@ def page(found: Found) -> str:
         ]
         for probe in found.probes
     ]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Search for the highest rate</title>
-<style>{STYLE}</style></head><body>
-<h1>The highest rate that holds</h1><p>{escape(found.words())}</p><figure>{knee(found)}</figure>
-{table(("requests per second", "good ones per second", "share good", ""), rows)}
-</body></html>
-"""
+    return render("search.html", words=found.words(), plot=knee(found), rows=rows)
 
 
 def knee(found: Found) -> str:

@@ -3,93 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from loadtest.records import Record
 from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, logarithmic, svg
+from loadtest.report.templates import FOLDER, TEMPLATES, render
 from loadtest.report.terminal import TITLES, name_of, seconds, shown
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 78rem; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .plots svg { max-width: 100%; height: auto }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem }
-td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-.passed { color: #1b7a3d } .failed { color: #b3372f } .inconclusive { color: #9a6b00 }
-"""
+
+def render_page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
+    tables = {"latencies": latencies(document), "slowest": slowest(document)}
+    return render("report.html", **document, **tables, plots=plots_of(document, attempts))
 
 
-def page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
-    plots = "".join(f"<figure>{plot}</figure>" for plot in plots_of(document, attempts))
-    outcome, health = document["outcome"], document["health"]
-    ill = f"<p class=inconclusive>The generator was not well: {escape(health['ill'])}.</p>" if health["ill"] else ""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(document["scenario"])}: {outcome}</title><style>{STYLE}</style></head><body>
-<h1>{escape(document["scenario"])}: <span class={outcome}>{outcome}</span></h1>
-<p>{escape(document["proves"])} {document["attempts"]} attempts in {document["seconds"]:.0f} s at
-{escape(document["address"])}, promises of the profile {escape(document["promises"])}, {document["at"]},
-seed {document["seed"]}, schedule {document["schedule"]}.</p>{ill}
-<h2>Rules</h2><div class="wide">{rules(document)}</div>
-<h2>Latencies, from when a request was due</h2><div class="wide">{latencies(document)}</div>
-<h2>Plots</h2><div class="plots">{plots}</div>
-<h2>The slowest</h2><div class="wide">{slowest(document)}</div>
-</body></html>
-"""
+def latencies(document: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            name_of(one),
+            str(one["attempts"]),
+            f"{one['share_good']:.1%}",
+            str(one["refused"]),
+            TITLES[name],
+            *(shown(name, values[key]) for key in ("p50", "p95", "p99")),
+            shown(name, one["limits"].get(name)),
+        ]
+        for one in document["models"]
+        for name, values in one["figures"].items()
+    ]
 
 
-def rules(document: dict[str, Any]) -> str:
-    rows = []
-    for rule in document["rules"]:
-        form = "{:.2%}" if rule["rule"] == "goodput" else "{:.0f}"
-        values = [form.format(rule[key]) for key in ("value", "bound", "wanted")]
-        cells = [rule["rule"], rule["subject"], *values, (rule["outcome"], rule["outcome"]), rule["why"]]
-        rows.append(cells)
-    return table(("rule", "of", "found", "confidence bound", "wanted", "verdict", "why"), rows)
-
-
-def latencies(document: dict[str, Any]) -> str:
-    rows = []
-    for one in document["models"]:
-        for name, values in one["figures"].items():
-            quantiles = [shown(name, values[key]) for key in ("p50", "p95", "p99")]
-            limit = shown(name, one["limits"].get(name))
-            rows.append(
-                [
-                    name_of(one),
-                    str(one["attempts"]),
-                    f"{one['share_good']:.1%}",
-                    str(one["refused"]),
-                    TITLES[name],
-                    *quantiles,
-                    limit,
-                ]
-            )
-    return table(("model", "attempts", "good", "refused", "figure", "p50", "p95", "p99", "limit"), rows)
-
-
-def slowest(document: dict[str, Any]) -> str:
-    rows = [
+def slowest(document: dict[str, Any]) -> list[list[str]]:
+    return [
         [name_of(one), each["id"], seconds(each["duration_s"]), seconds(each["queue_s"]), str(each["tokens"])]
         for one in document["models"]
         for each in one["worst"]
     ]
-    return table(("model", "request", "took", "queued, as the server says", "tokens"), rows)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
+# For the pages of `medley variant` and `medley simulate`.
+STYLE = "\n" + (FOLDER / "style.css").read_text()
 
 
-def cell(value: str | tuple[str, str]) -> str:
-    if isinstance(value, tuple):
-        return f"<td class={value[1]}>{escape(value[0])}</td>"
-    return f"<td>{escape(value)}</td>"
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return TEMPLATES.get_template("table.html").module.table(head, rows)  # type: ignore[attr-defined]
 
 
 def plots_of(document: dict[str, Any], attempts: Sequence[Record]) -> list[str]:
@@ -109,8 +67,12 @@ def plots_of(document: dict[str, Any], attempts: Sequence[Record]) -> list[str]:
     return plots
 
 
+def unit_of(name: str) -> str:
+    return "seconds" if name.endswith("_s") else "seconds for one of sound"
+
+
 def over_time(title: str, found: Sequence[Record], name: str, limit: float | None) -> str:
-    figure, axes = canvas(title, "seconds since the start", "seconds")
+    figure, axes = canvas(title, "seconds since the start", unit_of(name))
     points = [(record.due, record.figures()[name]) for record in found if record.answered and name in record.figures()]
     axes.scatter(*zip(*points, strict=True), s=7, color=INK, alpha=0.6, linewidths=0, rasterized=len(points) > 2000)
     bad = [record.due for record in found if not record.answered and not record.left]
@@ -124,15 +86,17 @@ def over_time(title: str, found: Sequence[Record], name: str, limit: float | Non
 
 
 def distribution(title: str, found: Sequence[Record], name: str, limit: float | None) -> str:
-    figure, axes = canvas(f"{title}, share that took at most so long", "seconds", "")
+    figure, axes = canvas(f"{title}, share that took at most this long", unit_of(name), "")
     values = np.sort([record.figures()[name] for record in found if record.answered and name in record.figures()])
-    # Those that never came count too: the curve ends below 1.
+    # Answers that never came count too, so the curve may end below 1.
     attempts = sum(not record.left for record in found)
     axes.step(values, np.arange(1, len(values) + 1) / attempts, where="post", color=INK)
     logarithmic(axes)
     axes.set_ylim(0, 1.02)
     if limit:
-        axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1, label=f"limit {limit:g} s")
+        axes.axvline(
+            limit, color=LIMIT, linestyle="--", linewidth=1, label=f"limit {limit:g}{' s' * name.endswith('_s')}"
+        )
         axes.legend(fontsize=8, loc="lower right")
     return svg(figure)
 

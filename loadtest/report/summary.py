@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bounds import quantile, ratio_over_blocks
-from loadtest.plan import Plan
 from loadtest.records import Record
+from loadtest.schedule import Schedule
 from loadtest.targets import LIMITS, Targets
 from loadtest.verdict import Verdict
 
@@ -26,8 +26,8 @@ WORST = 3
 BLOCKS, MARGIN, CONFIDENCE = 12, 0.1, 0.95
 
 
-def summary(
-    plan: Plan, attempts: Sequence[Record], verdict: Verdict, cold: dict[str, float], began: float
+def summarize(
+    schedule: Schedule, attempts: Sequence[Record], verdict: Verdict, cold: dict[str, float], began: float
 ) -> dict[str, Any]:
     """
     Args:
@@ -38,29 +38,29 @@ def summary(
         of_model[record.subject, record.build].append(record)
     document = {
         "schema": SCHEMA,
-        "scenario": plan.scenario.name,
-        "proves": plan.scenario.proves,
+        "scenario": schedule.scenario.name,
+        "proves": schedule.scenario.proves,
         "outcome": str(verdict.outcome),
         "exit": int(verdict.exit),
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "began": began,
-        "address": plan.options.address,
-        "promises": plan.options.promises,
-        "seed": plan.options.seed,
-        "schedule": plan.digest,
+        "address": schedule.options.address,
+        "promises": schedule.options.promises,
+        "seed": schedule.options.seed,
+        "schedule": schedule.digest,
         "attempts": len(attempts),
-        "seconds": plan.schedule[-1].arrival.at,
+        "seconds": schedule.requests[-1].arrival.at,
         "rules": [asdict(rule) | {"outcome": str(rule.outcome)} for rule in verdict.rules],
         "health": asdict(verdict.health),
         "cold_start_s": cold,
         "models": [
-            of_one(name, build, found, plan.promised[found[0].model])
+            of_one(name, build, found, schedule.promised[found[0].model])
             for (name, build), found in sorted(of_model.items())
         ],
         "host": {"machine": platform.machine(), "cores": os.cpu_count(), "locust": metadata.version("locust")},
         "git": git(),
     }
-    if plan.options.against:
+    if schedule.options.against:
         document["comparison"] = comparison(attempts)
     return document
 

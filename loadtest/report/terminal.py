@@ -37,7 +37,7 @@ def show(document: dict[str, Any], out: TextIO) -> None:
         style="dim",
     )
     if health["ill"]:
-        console.print(f"The generator was not well: {health['ill']}.", style="yellow")
+        console.print(f"The load generator was not healthy: {health['ill']}.", style="yellow")
     colour = COLOURS[document["outcome"]]
     console.print(f"[bold {colour}]{document['outcome'].upper()}[/] {document['scenario']}: {document['proves']}")
 

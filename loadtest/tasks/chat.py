@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from loadtest.arrivals import Arrival
-from loadtest.tasks.task import Answer, Model, Request
+from loadtest.kind import Answer, Model, Request
 
 # Medians and sigmas of the logarithms of Azure's chat trace, tokens: 1020 and 129; the sigmas are those of p90 / p50.
 PROMPT, ANSWER = (1020, 0.77), (129, 0.93)
@@ -48,7 +48,7 @@ class Chat:
         }
         leave = draw.random() < options.get("leave", 0.0)
         after = draw.randint(1, max(1, answered // 2)) if leave else None
-        return Request("/v1/chat/completions", body, stream=True, leave_after=after, wants=answered)
+        return Request("/v1/chat/completions", body, leave_after=after, wants=answered)
 
     def check(self, request: Request, answer: Answer) -> str:
         usage = usage_of(answer)
@@ -67,6 +67,9 @@ class Chat:
         return (usage_of(answer) or {}).get("completion_tokens", 0)
 
 
+KIND = Chat()
+
+
 def usage_of(answer: Answer) -> dict[str, Any] | None:
     return next((one["usage"] for one in reversed(answer.documents) if one.get("usage")), None)
 
@@ -76,6 +79,6 @@ def fitted(tokens: float, most: int) -> int:
 
 
 def prompt(draw: random.Random, tokens: int) -> str:
-    """About so many tokens: words in an order of their own, so that no two prompts share a prefix, and a question."""
+    """About `tokens` tokens: words in random order, so that no two prompts share a prefix, and a question."""
     words = max(0, round(tokens / TOKENS_OF_A_WORD) - 8)
     return " ".join((*draw.choices(WORDS, k=words), draw.choice(QUESTIONS)))

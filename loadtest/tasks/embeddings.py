@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from loadtest.arrivals import Arrival
-from loadtest.tasks.task import Answer, Model, Request
+from loadtest.kind import Answer, Model, Request
 
 ALIKE = (
     ("How do I reset my password?", "I forgot my login and need a new one."),
@@ -45,6 +45,9 @@ class Embeddings:
 
     def amount(self, answer: Answer) -> int:
         return len(answer.documents[0]["data"])
+
+
+KIND = Embeddings()
 
 
 def cosine(a: list[float], b: list[float]) -> float:

@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from loadtest.arrivals import Arrival
-from loadtest.tasks.pictures import wrong_with
-from loadtest.tasks.task import Answer, Model, Request
+from loadtest.kind import Answer, Model, Request
+from loadtest.pictures import wrong_with
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star")
@@ -34,3 +34,6 @@ class Images:
 
     def amount(self, answer: Answer) -> int:
         return len(answer.documents[0].get("data", ()))
+
+
+KIND = Images()

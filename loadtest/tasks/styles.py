@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from loadtest.arrivals import Arrival
-from loadtest.tasks.pictures import drawn, wrong_with
-from loadtest.tasks.task import Answer, Model, Request
+from loadtest.kind import Answer, Model, Request
+from loadtest.pictures import drawn, wrong_with
 
 
 class Styles:
@@ -21,3 +21,6 @@ class Styles:
 
     def amount(self, answer: Answer) -> int:
         return len(answer.documents[0].get("data", ()))
+
+
+KIND = Styles()

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import time
+import wave
 
 import gevent
 from gevent.server import StreamServer
@@ -22,6 +23,9 @@ SETTINGS = {
     "first_s": 0.12,  # until the first token
     "token_s": 0.02,  # between two tokens
     "work_s": 0.01,  # for an answer that is no stream
+    "sound_s": 2.0,  # seconds of sound in an answer that is sound
+    "said_s": "",  # how many seconds of sound a header says; "" leaves it out
+    "pieces": 0,  # that it comes in, as a stream of bytes; 0: it is whole
     "slots": 0,  # answers at once, others wait in turn; 0: no limit
     # Every n-th request:
     "errors": 0,  # has a 500
@@ -40,6 +44,16 @@ CARDS = [
     {"id": "fake-upscaling", "object": "model", "task": "upscaling", "state": "scaled_to_zero", "scale": 2},
     {"id": "fake-styles", "object": "model", "task": "styles", "state": "ready", "styles": ["pop", "ink"]},
 ]
+# Tasks that load tests know only by the example that the card gives.
+SPEECH = {
+    "id": "fake-speech", "object": "model", "task": "speech", "state": "ready",
+    "example": {"path": "/v1/audio/speech", "body": {"input": "Hello."}},
+}  # fmt: skip
+RERANKING = {
+    "id": "fake-reranking", "object": "model", "task": "reranking", "state": "ready",
+    "example": {"path": "/v1/rerank", "body": {"query": "fish", "documents": ["a cod", "a cup"]}},
+}  # fmt: skip
+RATE = 8000  # samples a second, of a byte each
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -112,6 +126,13 @@ class Server:
             answer(connection, {"error": {"message": "no room"}}, 429, {"Retry-After": again} if again else {})
         elif path == "/v1/chat/completions":
             self.stream(connection, json.loads(body), entry)
+        elif path == "/v1/audio/speech":
+            self.speak(connection, entry)
+        elif path == "/v1/rerank":
+            self.work(self.settings["work_s"])
+            entry["asked"], entry["wrong"] = json.loads(body), self.hits("wrong", entry)
+            right = {"results": [{"index": 0, "relevance_score": 0.9}], "usage": {"total_tokens": 7}}
+            answer(connection, {"error": {"message": "broken on purpose"}} if entry["wrong"] else right)
         else:
             self.work(self.settings["work_s"])
             data = self.vectors(json.loads(body), entry) if path == "/v1/embeddings" else self.pictures(body, entry)
@@ -148,6 +169,31 @@ class Server:
         entry["wrong"] = self.hits("wrong", entry)
         return [picture(width, height, plain=entry["wrong"])]
 
+    def speak(self, connection, entry):
+        """A WAV file: whole, or its header at once and its sound piece by piece."""
+        entry["wrong"] = self.hits("wrong", entry)
+        file = wav(self.settings["sound_s"]) if not entry["wrong"] else b"broken on purpose"
+        count = self.settings["pieces"]
+        if not count:
+            self.work(self.settings["work_s"])
+            said = f"X-Audio-Seconds: {self.settings['said_s']}\r\n" if self.settings["said_s"] else ""
+            head = f"Content-Type: audio/wav\r\nContent-Length: {len(file)}\r\n{said}\r\n"
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head.encode())
+            connection.sendall(file[: len(file) // 2] if self.hits("cut", entry) else file)
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n")
+        send_chunk(connection, file[:HEADER])
+        size = (len(file) - HEADER) // count
+        due = self.now() + self.settings["first_s"]
+        for number in range(count):
+            gevent.sleep(max(0, due - self.now()))
+            entry["writes"].append(self.now())
+            send_chunk(connection, file[HEADER + number * size :][:size])
+            due += self.settings["token_s"]
+            if self.hits("cut", entry) and number == count // 2:
+                return
+        connection.sendall(b"0\r\n\r\n")
+
     def stream(self, connection, request, entry):
         tokens = request["max_tokens"]
         if self.hits("wrong", entry):
@@ -166,8 +212,8 @@ class Server:
                 return
         usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": tokens + 7}
         chunk(connection, {"choices": [], "usage": usage})
-        text = b"data: [DONE]\n\n"
-        connection.sendall(f"{len(text):x}\r\n".encode() + text + b"\r\n0\r\n\r\n")
+        send_chunk(connection, b"data: [DONE]\n\n")
+        connection.sendall(b"0\r\n\r\n")
 
 
 def header_of(line):
@@ -186,8 +232,24 @@ def answer(connection, document, status=200, headers=()):
 
 
 def chunk(connection, document):
-    text = f"data: {json.dumps(document)}\n\n".encode()
-    connection.sendall(f"{len(text):x}\r\n".encode() + text + b"\r\n")
+    send_chunk(connection, f"data: {json.dumps(document)}\n\n".encode())
+
+
+def send_chunk(connection, data):
+    connection.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+
+def wav(seconds):
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(1)
+        sound.setframerate(RATE)
+        sound.writeframes(bytes(128 + number % 50 for number in range(int(seconds * RATE))))
+    return file.getvalue()
+
+
+HEADER = len(wav(0))
 
 
 def picture(width, height, plain=False):

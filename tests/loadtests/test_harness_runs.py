@@ -4,18 +4,19 @@
 
 import math
 import re
+from collections import Counter
 
 import gevent
 import pytest
-from runs import CHAT, EMBEDDINGS, at
+from fake_server import CARDS, RERANKING, SPEECH
+from runs import CHAT, EMBEDDINGS, TASKS, at
 from samples import exponential, kstest
 
 from loadtest.counters import COUNTERS
-from loadtest.tasks import KINDS
 
 EXACT = pytest.approx
 PICTURES = ["images", "upscaling", "styles"]
-ALL = {"parts": [{"task": task, "options": {"max_tokens": 8} if task == "chat" else {}} for task in KINDS]}
+ALL = {"parts": [{"task": task, "options": {"max_tokens": 8} if task == "chat" else {}} for task in TASKS]}
 
 
 def gaps(moments):
@@ -184,11 +185,38 @@ def test_a_server_as_promised_passes_and_one_that_is_little_slower_fails(world, 
 def test_every_task_is_answered_rightly_by_a_server_that_does(world):
     run = world.harness(world.server(), at(30, 16) | ALL)
     assert run.code == 0, run.output
-    assert {record["task"] for record in run.records} == set(KINDS)
+    assert {record["task"] for record in run.records} == set(TASKS)
     assert all(record["complete"] and record["amount"] for record in run.records)
 
 
-@pytest.mark.parametrize("task", KINDS)
+def test_a_task_that_only_the_server_knows_is_asked_for_its_example(world):
+    server = world.server(cards=[RERANKING])
+    run = world.harness(server, at(10, 8) | {"parts": [{"task": "reranking", "options": {"top_n": 1}}]})
+    assert run.code == 0, run.output
+    asked = RERANKING["example"]["body"] | {"model": "fake-reranking", "top_n": 1}
+    assert all(entry["asked"] == asked for entry in world.truth(server).values())
+    assert {record["amount"] for record in run.records} == {7}
+
+    run = world.harness(world.server(cards=[RERANKING], wrong=4), at(10, 8) | {"parts": [{"task": "reranking"}]})
+    assert run.code == 1, run.output
+    assert counts(run) == only("wrong_answers", len(run.records) // 4)
+
+
+def test_a_scenario_may_ask_for_every_other_task(world, caplog):
+    """And says which models it had to leave out."""
+    secret = {"id": "secret", "task": "weather", "state": "ready", "example": None}
+    parts = [{"task": "embeddings", "share": 2}, {"task": "*", "options": {"seed": 1}}]
+    server = world.server(cards=[*CARDS[1:2], RERANKING, SPEECH, secret])
+    run = world.harness(server, at(30, 10, parts=parts))
+    assert run.code == 0, run.output
+    shares = Counter(record["model"] for record in run.records)
+    assert shares.keys() == {"fake-embeddings", "fake-reranking", "fake-speech"}
+    assert shares["fake-embeddings"] > 1.4 * max(shares["fake-reranking"], shares["fake-speech"])
+    (said,) = [line for line in caplog.messages if "secret" in line]
+    assert said == "secret is not load tested: /v1/models gives no example of a request for its task, weather."
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_a_wrong_answer_of_any_task_is_a_fault(world, task):
     server = world.server(wrong=4)
     run = world.harness(server, at(10, 8) | {"parts": [part for part in ALL["parts"] if part["task"] == task]})
@@ -335,7 +363,8 @@ def test_what_is_due_while_too_much_is_under_way_is_not_sent(world, monkeypatch)
     ("scenario", "words", "why"),
     [
         ("none", (), "There is no scenario 'none'"),
-        (at(1, 1) | {"parts": [{"task": "weather"}]}, (), "no requests for the task 'weather'"),
+        (at(1, 1) | {"parts": [{"task": "weather"}]}, (), "has no model for weather ready"),
+        (at(1, 1) | {"parts": [{"task": "*"}, {"task": "*"}]}, (), "one part may have the task '*'"),
         (at(1, 1) | {"parts": [{"task": "chat", "model": "large"}]}, (), "has no large ready"),
         (at(1, 1, colour="red") | EMBEDDINGS, (), "colour"),
         (at(0, 1) | EMBEDDINGS, (), "every stage has a rate of 0"),
@@ -360,6 +389,17 @@ def test_a_model_that_is_not_ready_is_not_asked(world):
     three = [{"id": name, "task": "embeddings", "state": "ready"} for name in "abc"]
     run = world.harness(world.server(cards=three), at(10, 7) | EMBEDDINGS, "--models", "x,c")
     assert {record["model"] for record in run.records} == {"c"}
+
+
+def test_a_model_without_an_example_is_not_asked_and_that_is_told(world):
+    cards = [{"id": "m", "task": "weather", "state": "ready"}]
+    for task in ("weather", "*"):
+        run = world.harness(world.server(cards=cards), at(10, 7) | {"parts": [{"task": task}]})
+        assert run.code == 2
+        assert ("gives no example" if task == "weather" else "no model that could be asked") in run.output
+    example = {"id": "n", "task": "weather", "state": "ready", "example": RERANKING["example"]}
+    run = world.harness(world.server(cards=[*cards, example]), at(10, 7) | {"parts": [{"task": "weather"}]})
+    assert {record["model"] for record in run.records} == {"n"}
 
 
 def test_exit_4_when_nobody_answers(world):
@@ -389,12 +429,13 @@ def test_reports_are_for_people_and_programs(tmp_path):
     from virtual_locust import world_of
 
     with world_of(tmp_path, pages=True) as world:
-        run = world.harness(world.server(refuse=30), at(20, 12) | CHAT)
+        run = world.harness(world.server(refuse=30), at(20, 12, proves="It <b>works</b> & is fast.") | CHAT)
     assert run.code == 3, run.output
     assert "INCONCLUSIVE" in run.output
     page = (run.folder / "report.html").read_text()
     assert page.count("<svg") == 7
     assert not re.search(r'(src|href)="(?!#)', page)  # it loads nothing
+    assert "It &lt;b&gt;works&lt;/b&gt; &amp; is fast." in page
     assert len(page) < 600_000
     assert {"attempts", "goodput", "refused"} <= set(re.findall(r"\w+", page))
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from loadtest import searching
-from loadtest.searching import MOST_PROBES, Probe, search_for_rate
+from loadtest.report import knee
+from loadtest.searching import MOST_PROBES, Found, Probe, search_for_rate
 
 
 def server(limit, unclear=0.0, seed=1):
@@ -45,9 +45,9 @@ def test_a_server_that_holds_nothing_and_one_that_holds_all():
 
 
 def test_results_that_contradict_each_other_are_told(tmp_path):
-    found = searching.Found(4.0, 5.0, [Probe(4.0, True, 4, 1), Probe(3.0, False, 1, 0.4), Probe(5.0, False, 1, 0.2)])
+    found = Found(4.0, 5.0, [Probe(4.0, True, 4, 1), Probe(3.0, False, 1, 0.4), Probe(5.0, False, 1, 0.2)])
     assert not found.monotone
     assert "noisy" in found.words()
-    searching.write(found, tmp_path)
+    knee.write(found, tmp_path)
     assert json.loads((tmp_path / "search.json").read_text())["low"] == 4.0
     assert (tmp_path / "search.html").read_text().count("<svg") == 1

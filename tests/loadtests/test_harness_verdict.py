@@ -112,11 +112,29 @@ def test_nothing_at_all_proves_nothing():
     assert judge([], TARGETS, WELL).outcome is Outcome.INCONCLUSIVE
 
 
-def test_a_limit_that_a_request_cannot_be_held_against_is_not_tested():
+def test_between_the_tokens_of_an_answer_of_one_there_is_no_time():
     targets = Targets({"time_per_output_token_s": 0.1, "time_to_first_token_s": 1})
     one_token = answered(1, 0.5, first=0.4, chunks=1, tokens=1)
     assert targets.miss(one_token) == ""
     assert "time_per_output_token_s" in targets.miss(answered(1, 3.0, first=0.4, chunks=9, tokens=9))
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes", "why"),
+    [
+        ("time_to_first_token_s", {"first": None, "tokens": 0}, "no text of it came in a stream"),
+        ("time_to_first_token_s", {"tokens": 9}, "no text of it came in a stream"),  # whole, though a stream was asked
+        ("time_per_output_token_s", {"first": None, "tokens": 0}, "no text of it came in a stream"),
+        ("time_per_output_token_s", {"chunks": 9, "tokens": 0}, "nobody counted its tokens"),
+        ("time_to_first_audio_s", {"audio_s": 4.0}, "nothing of it came as sound"),
+        ("real_time_factor", {"first_audio": 0.1}, "nobody says how many seconds of sound there were"),
+    ],
+)
+def test_a_promise_that_a_complete_answer_cannot_be_held_against_is_broken(limit, changes, why):
+    miss = Targets({limit: 100}).miss(answered(1, **changes))
+    assert miss.startswith(f"{limit} was not kept: ")
+    assert why in miss
+    assert judge([answered(number, **changes) for number in range(60)], {"m": Targets({limit: 100})}, WELL).exit == 1
 
 
 def test_exit_codes():
@@ -162,17 +180,27 @@ def test_promises_of_the_project_are_read(tmp_path):
 
     file = Path(__file__).parents[2] / "slo.yaml"
     assert promises(file, "cpu").of("chat", "smollm2-135m-instruct").limits["time_to_first_token_s"] > 0
-    with pytest.raises(WrongTargets, match="promises nothing"):
-        promises(file, "cpu").of("weather", "x")
     with pytest.raises(WrongTargets, match="no profile"):
         promises(file, "moon")
     with pytest.raises(WrongTargets, match="cannot be read"):
         promises(tmp_path / "none.yaml", "cpu")
 
 
+def test_a_task_without_a_line_of_its_own_has_the_default_promise(tmp_path):
+    file = tmp_path / "slo.yaml"
+    file.write_text(
+        "profiles: {cpu: {default: {duration_s: 60, good: 0.95, availability: 0.999},"
+        " tasks: {chat: {time_to_first_token_s: 2, good: 0.99}}, models: {m: {duration_s: 90}}}}"
+    )
+    found = promises(file, "cpu")
+    assert found.of("speech", "x") == Targets({"duration_s": 60.0}, 0.95)
+    assert found.of("chat", "x") == Targets({"time_to_first_token_s": 2.0}, 0.99)  # wholly its own
+    assert found.of("speech", "m@int8") == Targets({"duration_s": 90.0}, 0.95)
+
+
 def test_sound_is_judged_by_its_own_limits():
     """An answer of 4 s of sound, the first of it after half a second and all of it after two."""
-    record = answered(1, first=0.5, last=2.0, audio_s=4.0)
+    record = answered(1, first=0.4, first_audio=0.5, last=2.0, audio_s=4.0)
     assert record.figures() == {"duration_s": 2.0, "real_time_factor": 0.5, "time_to_first_audio_s": 0.5}
     kept = Targets({"time_to_first_audio_s": 0.6, "real_time_factor": 0.6})
     assert not kept.miss(record)
@@ -185,6 +213,8 @@ def test_what_must_never_happen_is_said_in_the_file_of_promises(tmp_path):
     profiles = "profiles: {cpu: {tasks: {chat: {good: 0.9}}}}\n"
     file.write_text(profiles)
     assert promises(file, "cpu").never == tuple(COUNTERS)
+    with pytest.raises(WrongTargets, match="promises nothing for weather"):
+        promises(file, "cpu").of("weather", "x")
     file.write_text("never: [lost, server_errors]\n" + profiles)
     assert promises(file, "cpu").never == ("lost", "server_errors")
     file.write_text("never: [lst]\n" + profiles)

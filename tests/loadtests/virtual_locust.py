@@ -8,7 +8,6 @@ import io
 import os
 from argparse import ArgumentParser
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +30,7 @@ from locust.env import Environment
 from locust.event import Events
 
 from loadtest import clock, health, locustfile, options, report
-
-summary = import_module("loadtest.report.summary")  # the package has a function of that name
+from loadtest.report import summary
 
 
 @dataclass
@@ -117,14 +115,14 @@ def workers(world, count, address, scenario, dead=()):
     folder, words = written(world.folder, address, scenario)
     master, parts = SimpleNamespace(worker_count=count), []
     environment = SimpleNamespace(runner=master, parsed_options=parsed(words), process_exit_code=None)
-    whole = locustfile.Whole(environment)
+    whole = locustfile.Coordinator(environment)
     for number in range(count):
         worker = SimpleNamespace(worker_index=number, send_message=lambda kind, data: up[kind](packed(data)))
         if number in dead:
             worker.send_message = lambda kind, data: None
         events = SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None))
         parts.append(
-            locustfile.Part(SimpleNamespace(runner=worker, events=events, parsed_options=environment.parsed_options))
+            locustfile.Worker(SimpleNamespace(runner=worker, events=events, parsed_options=environment.parsed_options))
         )
     up = {locustfile.RECORDS: whole.take, locustfile.ENDED: whole.ended}
     down = {locustfile.BEGIN: lambda part, data: part.begin.set(data), locustfile.STOP: lambda part, data: part.stop()}
@@ -166,7 +164,11 @@ def world_of(folder, *, pages=False):
             (ConnectionPool, "_create_socket", lambda pool: world.connect(pool)),  # noqa: PLW0108  to be bound
             (health, "own_cpu_s", lambda: world.cpu * (loop.now() - began)),
             (locustfile, "go_first", lambda: None),
-            *([] if pages else [(report, "page", lambda document, attempts: ""), (summary, "git", lambda: None)]),
+            *(
+                []
+                if pages
+                else [(report, "render_page", lambda document, attempts: ""), (summary, "git", lambda: None)]
+            ),
         ):
             stack.enter_context(mock.patch.object(where, name, instead))
         yield world

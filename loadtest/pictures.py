@@ -27,7 +27,7 @@ def colour(draw: random.Random) -> tuple[int, int, int]:
 
 
 def wrong_with(documents: list[dict[str, Any]], count: int, width: int, height: int) -> str:
-    """What keeps an answer from being so many pictures of that size that show something; empty if nothing."""
+    """What is wrong with an answer that should be `count` pictures of one size which show something, or ""."""
     pictures = documents[0].get("data", [])
     if len(pictures) != count:
         return f"{len(pictures)} pictures came, {count} were asked for"

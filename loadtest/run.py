@@ -1,4 +1,4 @@
-"""The course of a test, in the process that judges it: prepare, collect, look, conclude."""
+"""One run of a load test, in the process that judges it: prepare, collect, look, conclude."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 from loadtest import clock, options
 from loadtest.client import Client
 from loadtest.health import Watch, examine
-from loadtest.plan import Due, Plan, make, models_of
 from loadtest.records import Record
-from loadtest.report import report
+from loadtest.report import write_reports
 from loadtest.scenario import WrongScenario
+from loadtest.schedule import Schedule, ScheduledRequest, draw_schedule, models_of
 from loadtest.sending import Sender, unsent
 from loadtest.targets import WrongTargets
 from loadtest.verdict import Exit, Outcome, Verdict, judge
 
 logger = logging.getLogger("medley.loadtest")
 
-# Answers that are still outstanding this long after a client gives up do not come: their process died.
+# An answer that is still missing this long after its client has given up will not come: the process died.
 GRACE_S = 10.0
-# A first request may have to wait for a model that sleeps, or that loads.
+# A first request may have to wait for a model that sleeps or is still loading.
 WARM_UP_S = 300.0
 
 
-class Course:
+class Run:
     def __init__(self, parsed: Namespace):
         self.parsed = parsed
         self.exit = Exit.HARNESS
-        self.plan: Plan
+        self.schedule: Schedule
         self.cards: list[dict[str, Any]] = []
         self.records: dict[int, Record] = {}
         self.cold: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Course:
         self.verdict: Verdict | None = None
 
     def prepare(self) -> bool:
-        """Read what is asked for, look at the server and warm it up. False ends the test, with `exit` set."""
+        """Read the options, ask the server for its models and warm them up. False ends the test, with `exit` set."""
         try:
             asked = options.of(self.parsed)
         except ValueError as error:
@@ -58,27 +58,28 @@ class Course:
         finally:
             client.close()
         try:
-            self.plan = make(asked, models)
+            self.schedule = draw_schedule(asked, models)
         except (WrongScenario, WrongTargets, ValueError) as error:
             return self.ended(Exit.CONFIGURATION, str(error))
         self.cards = [{"id": model.id, "task": model.task, "card": model.card} for model in models]
-        for line in self.plan.unprovable():
+        for line in (*self.schedule.left_out, *self.schedule.unprovable()):
             logger.warning("%s", line)
         return self.warm_up()
 
     def warm_up(self) -> bool:
-        """Ask each model before the clock starts: what a first request waits for is not what the others do."""
-        plan = replace(self.plan, scenario=self.plan.scenario.model_copy(update={"drain_s": WARM_UP_S}))
-        with closing(Sender(plan, lambda record: None)) as sender:
-            return self.warmed_up(plan, sender)
+        """Ask each model before the clock starts: a first request waits for things that later ones do not."""
+        patient = self.schedule.scenario.model_copy(update={"drain_s": WARM_UP_S})
+        schedule = replace(self.schedule, scenario=patient)
+        with closing(Sender(schedule, lambda record: None)) as sender:
+            return self.warmed_up(schedule, sender)
 
-    def warmed_up(self, plan: Plan, sender: Sender) -> bool:
+    def warmed_up(self, schedule: Schedule, sender: Sender) -> bool:
         for part, model in self.first_of_each():
-            for turn in range(plan.scenario.warm_up):
-                due = Due(-1 - turn, self.plan.schedule[0].arrival, part, model, "")
-                record = unsent(plan, due)
+            for turn in range(schedule.scenario.warm_up):
+                scheduled = ScheduledRequest(-1 - turn, schedule.requests[0].arrival, part, model, "")
+                record = unsent(schedule, scheduled)
                 record.due = 0.0
-                sender.send(due, plan.request(due), record, clock.now())
+                sender.send(scheduled, schedule.build(scheduled), record, clock.now())
                 if not record.answered and not record.left:
                     return self.ended(Exit.UNREACHABLE, f"{model.id} does not answer: {record.why}")
                 self.cold.setdefault(model.id, record.last or 0.0)
@@ -88,7 +89,7 @@ class Course:
         return True
 
     def first_of_each(self) -> list[Any]:
-        pairs = zip(self.plan.scenario.parts, self.plan.models, strict=True)
+        pairs = zip(self.schedule.scenario.parts, self.schedule.models, strict=True)
         return list({model.id: (part, model) for part, model in pairs}.values())
 
     def began(self, start: float, workers: int) -> None:
@@ -109,53 +110,53 @@ class Course:
 
     def is_over(self) -> bool:
         """Whether the sample proves something, or has grown as far as it may."""
-        end = self.plan.looks_at[self.look]
+        end = self.schedule.looks_at[self.look]
         now = clock.now() - self.start
         if now < end:
             return False
         due = self.due()
-        patience = self.plan.scenario.drain_s + GRACE_S
+        patience = self.schedule.scenario.drain_s + GRACE_S
         if now < end + patience and any(one.number not in self.records for one in due):
             return False
         self.verdict = self.judged(due)
         if self.verdict.outcome is Outcome.INCONCLUSIVE and not self.verdict.health.ill and not self.last_look:
-            logger.info("after %.0f s nothing is proven yet: going on", end)
+            logger.info("nothing is proven after %.0f s: the test goes on", end)
             self.look += 1
             return False
         return True
 
-    def due(self) -> list[Due]:
-        """What is looked at now."""
-        end = self.plan.looks_at[self.look]
-        return [one for one in self.plan.schedule if one.arrival.at < end or self.last_look]
+    def due(self) -> list[ScheduledRequest]:
+        """The requests that are judged at this look."""
+        end = self.schedule.looks_at[self.look]
+        return [one for one in self.schedule.requests if one.arrival.at < end or self.last_look]
 
     @property
     def last_look(self) -> bool:
-        return self.look == len(self.plan.looks_at) - 1
+        return self.look == len(self.schedule.looks_at) - 1
 
-    def judged(self, due: list[Due]) -> Verdict:
+    def judged(self, due: list[ScheduledRequest]) -> Verdict:
         records = self.of(due)
         cpu = max([*self.cpus, self.watch.cpu() if self.workers == 1 else 0.0])
-        health = examine(records, self.plan.shortest_limit_s, cpu, self.watch.pressure())
-        chosen = self.plan.scenario
+        health = examine(records, self.schedule.shortest_limit_s, cpu, self.watch.pressure())
+        chosen = self.schedule.scenario
         return judge(
             records,
-            self.plan.promised,
+            self.schedule.promised,
             health,
-            looks=len(self.plan.looks_at),
-            counters=self.plan.counters,
-            shares=self.plan.shares,
+            looks=len(self.schedule.looks_at),
+            counters=self.schedule.counters,
+            shares=self.schedule.shares,
             refusals_count=chosen.refusals_count,
         )
 
-    def of(self, due: list[Due]) -> list[Record]:
-        """A record for each, also for those of which nothing came back."""
-        return [self.records.get(one.number) or unsent(self.plan, one) for one in due]
+    def of(self, due: list[ScheduledRequest]) -> list[Record]:
+        """A record for each request, also for those of which nothing came back."""
+        return [self.records.get(one.number) or unsent(self.schedule, one) for one in due]
 
     def conclude(self) -> None:
         """Write the reports, say what was found, and set `exit`."""
         assert self.verdict
-        report(self.plan, self.of(self.due()), self.verdict, self.cold, self.began_at, sys.stdout)
+        write_reports(self.schedule, self.of(self.due()), self.verdict, self.cold, self.began_at, sys.stdout)
         self.exit = self.verdict.exit
 
     def ended(self, code: Exit, why: str) -> bool:

@@ -23,27 +23,30 @@ class Request:
     """
     Attributes:
         body: sent as JSON, or as fields of a form when there are `files`: name -> (file name, content type, bytes).
-        stream: the answer is a stream of server-sent events.
-        leave_after: go away after so many pieces of the stream.
+        leave_after: how many events of a stream the client reads before it goes away.
         wants: what `check` needs to know of the request.
     """
 
     path: str
     body: dict[str, Any]
     files: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
-    stream: bool = False
     leave_after: int | None = None
     wants: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """
+    """What came. Its content type, and nothing in the request, decides how it was read.
+
     Attributes:
-        documents: the JSON that came: one, or each event of a stream.
+        documents: the JSON that came: one document, or each event of a stream. None, where bytes came.
+        data: the body of an answer that is neither, such as sound.
+        content_type: as the server named it, without parameters, in small letters.
     """
 
     documents: list[dict[str, Any]]
+    data: bytes = b""
+    content_type: str = "application/json"
 
 
 class Kind(Protocol):
