@@ -28,9 +28,11 @@ def test_the_router_imports_neither_ray_nor_an_engine():
 def test_the_builders_and_all_servers_import_no_engine():
     loaded = imported_by(
         "import deployments.router.ingress\n"
-        "from deployments.model import SERVERS, SERVERS_BY_BACKEND\n"
-        "from models.registry import import_string\n"
-        "for path in [*SERVERS.values(), *SERVERS_BY_BACKEND.values()]: import_string(path)"
+        "from deployments.model import server_class\n"
+        "from models.registry import backends_of\n"
+        "from models.tasks import TASKS\n"
+        "for task in TASKS:\n"
+        "    for backend in backends_of(task): server_class(task, backend)"
     )
     assert {"ray", "deployments"} <= loaded
     assert loaded & ENGINES == set()

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from medley.checks.annotations import generic_arguments, model_for, models_below, models_in
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
 from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
+from models.specs import ModelSpec
+from models.tasks import BY_NAME
 
 Model = type[BaseModel]
 BROKEN = object()
@@ -61,7 +63,7 @@ class _SchemaCheck:
         left = {}
         for key, item in value.items():
             if key in model.model_fields:
-                left[key] = self.below(item, (*path, key), model.model_fields[key].annotation, model)
+                left[key] = self.below(item, (*path, key), kind_of(model, key, value), model)
             else:
                 self.note_unknown(key, value, path, model, outer)
         return {key: item for key, item in left.items() if item is not BROKEN}
@@ -121,10 +123,17 @@ class _SchemaCheck:
         """Where an error of pydantic's stands in the document: its location names the members of unions too."""
         *above, last = error["loc"] or [None]
         for key in above:
-            if self.document.at((*path, key)) is not MISSING:
+            if self.document.at((*path, key)) is not MISSING or key == "settings":
                 path = (*path, key)
         there = self.document.at((*path, last)) is not MISSING
         return (*path, last) if there or error["type"] == "missing" else path
+
+
+def kind_of(model: Model, key: str, value: dict) -> Any:
+    """What a field must be. The settings of a row of the catalog are those of its task."""
+    if model is ModelSpec and key == "settings" and value.get("task") in BY_NAME:
+        return BY_NAME[value["task"]].settings
+    return model.model_fields[key].annotation
 
 
 def errors_of(model: Model, value: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import until
 
-from deployments.servers.batching import LengthBatcher
+from deployments.servers.batching import PATIENT_EVERY, Batcher
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=40)
 
@@ -30,14 +30,14 @@ class Recorder:
 @given(st.lists(lengths, min_size=1, max_size=8))
 def test_every_request_gets_its_own_rows_in_order_within_the_bounds(requests):
     recorder = Recorder()
-    batcher = LengthBatcher(recorder, max_batch=8, max_tokens=512)
+    batcher = Batcher(recorder, len, largest_batch=8, largest_cost=512)
     token_lists = [[[number] * length for length in request] for number, request in enumerate(requests)]
 
     async def run():
         return await asyncio.gather(*(batcher.submit(tokens) for tokens in token_lists))
 
     for number, (request, vectors) in enumerate(zip(requests, asyncio.run(run()), strict=True)):
-        assert vectors.tolist() == [[number, length] for length in request]
+        assert [vector.tolist() for vector in vectors] == [[number, length] for length in request]
     for batch in recorder.batches:
         assert len(batch) <= 8
         assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= 512
@@ -63,14 +63,14 @@ class Held(Recorder):
 
 async def test_a_large_request_does_not_hold_up_a_small_one():
     held = Held()
-    batcher = LengthBatcher(held, max_batch=8)
+    batcher = Batcher(held, len, largest_batch=8)
     large = asyncio.create_task(batcher.submit([[0] * 10] * 400))
     held.go.release(5)
     await held.begun(6)
     small = asyncio.create_task(batcher.submit([[1] * 10]))
     await asyncio.sleep(0)
     held.go.release(3)  # the batch that was under way, and two more
-    assert (await small).tolist() == [[1, 10]]
+    assert [vector.tolist() for vector in await small] == [[1, 10]]
     assert not large.done()
     held.open = True
     assert len(await large) == 400
@@ -78,7 +78,7 @@ async def test_a_large_request_does_not_hold_up_a_small_one():
 
 async def test_similar_lengths_share_a_batch():
     held = Held()
-    batcher = LengthBatcher(held)
+    batcher = Batcher(held, len)
     first = asyncio.create_task(batcher.submit([[0] * 5]))
     await held.begun(1)
     others = [asyncio.create_task(batcher.submit(one)) for one in ([[1] * 5, [1] * 200], [[2] * 6, [2] * 190])]
@@ -90,7 +90,7 @@ async def test_similar_lengths_share_a_batch():
 
 async def test_a_cancelled_request_is_dropped():
     held = Held()
-    batcher = LengthBatcher(held)
+    batcher = Batcher(held, len)
     first = asyncio.create_task(batcher.submit([[0]]))
     await held.begun(1)
     gone = asyncio.create_task(batcher.submit([[7]]))
@@ -108,10 +108,10 @@ async def test_an_error_fails_its_batch_only():
             raise ValueError("thirteen")
         return np.zeros((len(batch), 1), dtype=np.float32)
 
-    batcher = LengthBatcher(embed)
+    batcher = Batcher(embed, len)
     with pytest.raises(ValueError, match="thirteen"):
         await batcher.submit([[13]])
-    assert (await batcher.submit([[1]])).shape == (1, 1)
+    assert len(await batcher.submit([[1]])) == 1
 
 
 async def test_the_event_loop_stays_free_while_the_model_works():
@@ -122,5 +122,48 @@ async def test_the_event_loop_stays_free_while_the_model_works():
         seen.append(threading.get_ident())
         return np.zeros((len(batch), 1), dtype=np.float32)
 
-    await LengthBatcher(embed).submit([[1]])
+    await Batcher(embed, len).submit([[1]])
     assert seen[0] != loop_thread
+
+
+async def test_what_nobody_waits_for_comes_last():
+    held = Held()
+    batcher = Batcher(held, len, largest_batch=1)
+    first = asyncio.create_task(batcher.submit([[0]]))
+    await held.begun(1)
+    patient = [asyncio.create_task(batcher.submit([[7]], patient=True)) for _ in range(3)]
+    await asyncio.sleep(0)
+    urgent = [asyncio.create_task(batcher.submit([[8]])) for _ in range(3)]
+    await asyncio.sleep(0)
+    held.open = True
+    await asyncio.gather(first, *patient, *urgent)
+    assert [batch[0][0] for batch in held.batches] == [0, 8, 8, 8, 7, 7, 7]
+
+
+async def test_what_nobody_waits_for_is_not_left_for_ever():
+    """However much else there is to do."""
+    held = Held()
+    batcher = Batcher(held, len, largest_batch=1)
+    first = asyncio.create_task(batcher.submit([[0]]))
+    await held.begun(1)
+    patient = asyncio.create_task(batcher.submit([[7]], patient=True))
+    urgent = [asyncio.create_task(batcher.submit([[8]])) for _ in range(3 * PATIENT_EVERY)]
+    await asyncio.sleep(0)
+    held.open = True
+    await asyncio.gather(first, patient, *urgent)
+    assert [batch[0][0] for batch in held.batches].index(7) == PATIENT_EVERY - 1
+
+
+async def test_items_of_other_kinds_cost_what_their_engine_says():
+    made = []
+
+    def shout(batch):
+        made.append(list(batch))
+        return [text.upper() for text in batch]
+
+    batcher = Batcher(shout, cost=lambda text: 100 * len(text), largest_cost=500)
+    first = asyncio.create_task(batcher.submit(["a"]))
+    await asyncio.sleep(0)
+    rest = await batcher.submit(["bb", "cc", "d", "ee"])
+    assert (await first, rest) == (["A"], ["BB", "CC", "D", "EE"])
+    assert sorted(map(sorted, made)) == [["a", "d"], ["bb", "cc"], ["ee"]]

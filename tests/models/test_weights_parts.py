@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,12 @@ def wheel_with(folder: Path, package: str, data: bytes) -> dict:
     return {"kind": "wheel", "package": package, "version": "1.0", "sha256": digest, "files": files}
 
 
+SIZES = {
+    "width": 64, "height": 64, "smallest": 32, "largest": 64, "most_megapixels": 1, "steps": 1, "guidance": 1,
+    "scheduler": "euler",
+}  # fmt: skip
+
+
 @pytest.fixture
 def spec(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
@@ -33,21 +40,28 @@ def spec(tmp_path, monkeypatch):
     return ModelSpec.model_validate(
         {
             "id": "tiny",
-            "task": "chat",
+            "task": "images",
             "title": "Tiny",
             "owner": "nobody",
             "licence": "MIT",
             "source": wheel_with(tmp_path, "base", b"base"),
-            "controls": {
-                "canny": wheel_with(tmp_path, "canny", b"edges"),
-                "depth": {"kind": "folder", "path": tmp_path},
+            "settings": {
+                **SIZES,
+                "controls": {
+                    "canny": wheel_with(tmp_path, "canny", b"edges"),
+                    "depth": {"kind": "folder", "path": tmp_path},
+                },
+                "adapters": {"style": wheel_with(tmp_path, "style", b"lora")},
             },
-            "adapters": {"style": wheel_with(tmp_path, "style", b"lora")},
             "limits": {"context_tokens": 10},
             "default_variant": "only",
             "variants": {"only": {"backend": "torch", "precision": "fp32", "needs": {"cpus": 1, "memory_gib": 1}}},
         }
     )
+
+
+def with_parts(spec: ModelSpec, **parts: Any) -> ModelSpec:
+    return spec.model_copy(update={"settings": spec.settings.model_copy(update=parts)})
 
 
 def test_fetching_a_model_fetches_its_parts(spec, tmp_path):
@@ -66,9 +80,8 @@ def test_a_part_that_was_never_fetched_is_missing(spec):
 
 
 def test_a_folder_that_is_not_there(spec, tmp_path):
-    gone = spec.model_copy(
-        update={"adapters": {"style": spec.controls["depth"].model_copy(update={"path": tmp_path / "x"})}}
-    )
+    nowhere = spec.settings.controls["depth"].model_copy(update={"path": tmp_path / "x"})
+    gone = with_parts(spec, adapters={"style": nowhere})
     with pytest.raises(WeightsMissing, match="folder of style of tiny"):
         locate_part(gone, "adapter", "style")
 
@@ -77,13 +90,14 @@ def test_a_part_that_the_model_has_not(spec):
     with pytest.raises(KeyError, match="tiny has no control 'pose'; it has canny, depth"):
         locate_part(spec, "control", "pose")
     with pytest.raises(KeyError, match="it has none"):
-        locate_part(spec.model_copy(update={"adapters": {}}), "adapter", "style")
+        locate_part(with_parts(spec, adapters={}), "adapter", "style")
 
 
 def test_progress_is_of_all_parts_together(spec, monkeypatch):
     """Each hub download tells of its own share."""
     hub = {"kind": "hub", "repo": "a/b", "revision": "0" * 40}
-    of_hub = ModelSpec.model_validate({**spec.model_dump(), "source": hub, "controls": {"a": hub}, "adapters": {}})
+    settings = {**SIZES, "controls": {"a": hub}}
+    of_hub = ModelSpec.model_validate({**spec.model_dump(), "source": hub, "settings": settings})
 
     def snapshot(model, source, fraction=lambda done: None):
         fraction(0.5)

@@ -195,7 +195,7 @@ async def test_a_chat_past_the_deadline_is_504(router, fake_chat, chat_body, ass
 
 
 async def test_an_embedding_past_the_deadline_is_504(router, embeddings, embedding_model, assert_error):
-    async def never(tokens):
+    async def never(tokens, patient):
         await asyncio.Event().wait()
 
     embeddings.batcher.submit = never
@@ -297,7 +297,7 @@ async def test_a_broken_embedding_engine_is_500_and_tells_nothing(router, embedd
     def broken(batch):
         raise RuntimeError(SECRET)
 
-    embeddings.batcher.embed = broken
+    embeddings.batcher.run = broken
     async with router() as http:
         response = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "one"})
     assert_error(response, 500, "engine_failed")
