@@ -87,7 +87,7 @@ class NoSource(Spec):
 
 
 class PackagedSource(Spec):
-    """A folder of Medley itself: the starter models that are trained by recipes in `models/starter`."""
+    """A folder of Medley itself: the starter models that are trained by recipes in `workshop/starter`."""
 
     kind: Literal["packaged"]
     path: str = Field(pattern="^[a-z0-9][a-z0-9/_-]*$", description="below models/starter")
@@ -199,7 +199,7 @@ class ModelSpec(Spec):
     default_variant: str
     reference: str | None = Field(default=None, description="the variant that others are judged by, if not the default")
     fidelity: dict[str, float] = Field(
-        default_factory=dict, description="measure -> floor that every variant keeps; see models/evaluation/<task>.py"
+        default_factory=dict, description="measure -> floor that every variant keeps; see workshop/evaluation/<task>.py"
     )
     variants: dict[VariantName, VariantSpec]
 

@@ -10,8 +10,8 @@ from loadtest.report.drawing import INK, svg
 from loadtest.report.page import STYLE as PLAIN
 from loadtest.report.page import table
 from medley.variants.tables import fidelity_head, fidelity_rows, named_measures, speed_head, speed_rows
-from models.evaluation.cards import Card
-from models.evaluation.evaluation import evaluation_of
+from models.cards import Card
+from workshop.evaluation.evaluation import evaluation_of
 
 REFERENCE, FLOOR = "#8a8a8a", "#b3372f"
 STYLE = f"""{PLAIN}

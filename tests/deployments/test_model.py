@@ -4,8 +4,8 @@ from ray.serve._private import constants
 from deployments.model import BRIEF_DRAIN, GIB, SERVERS, SERVERS_BY_BACKEND, build, resources, resources_of_llm
 from deployments.servers.engine import EngineServer
 from deployments.settings import ModelArgs
+from models import choice
 from models.catalog import load_catalog
-from models.evaluation import choice
 from models.registry import import_string
 from models.specs import Needs, Task
 

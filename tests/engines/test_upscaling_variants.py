@@ -21,13 +21,13 @@ from models.engines.onnx_session import open_session
 from models.engines.upscaling_onnx import OnnxUpscaling
 from models.engines.upscaling_torch import TorchUpscaling
 from models.errors import OutOfMemory
-from models.evaluation import upscaling
-from models.evaluation.fidelity import below_floor
-from models.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
-from models.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk
 from models.specs import Needs, VariantSpec
-from models.variants import export_upscaling, quantize_upscaling
-from models.variants.quantize_onnx import half
+from workshop.evaluation import upscaling
+from workshop.evaluation.fidelity import below_floor
+from workshop.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
+from workshop.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk
+from workshop.variants import export_upscaling, quantize_upscaling
+from workshop.variants.quantize_onnx import half
 
 SPEC = load_catalog().resolve("realesr-animevideov3")
 variants = pytest.mark.variants

@@ -15,8 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from medley import cluster, deploying, history, rollout
-from models import weights
-from models.evaluation import choice
+from models import choice, weights
 
 app = typer.Typer()
 app.command("plan")(deploying.plan)
