@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
@@ -107,9 +107,9 @@ class Card(Spec):
     def of(self, variant: str) -> VariantCard | None:
         return next((card for card in self.variants if card.variant == variant), None)
 
-    def was_judged_by(self, floors: Mapping[str, float]) -> bool:
+    def was_judged_by(self, floors: dict[str, float]) -> bool:
         """Whether its verdicts are those of these floors. What is kept is rounded."""
-        return rounded(dict(self.floors)) == rounded(dict(floors))
+        return rounded(self.floors) == rounded(floors)
 
     def text(self) -> str:
         """As it is kept: JSON, figures to four digits."""

@@ -201,7 +201,7 @@ def test_likeness_of_pictures():
 
 def test_ssim_is_that_of_its_paper():
     """One window of two constant pictures: only means count, and (2ab + c) / (a² + b² + c) is known."""
-    a, b = np.full((11, 11), 100, np.uint8), np.full((11, 11), 150, np.uint8)
+    a, b = np.full((11, 11, 3), 100, np.uint8), np.full((11, 11, 3), 150, np.uint8)
     constant = (0.01 * 255) ** 2
     assert ssim(a, b) == pytest.approx((2 * 100 * 150 + constant) / (100**2 + 150**2 + constant))
 
