@@ -64,7 +64,7 @@ class ModelArgs(BaseModel):
     def variant_name(self) -> str:
         """The variant's own name; for "auto" the one that is chosen on this machine."""
         if self.variant == AUTO:
-            from models.evaluation.choice import chosen_variant
+            from models.choice import chosen_variant
 
             return chosen_variant(self.spec)
         return self.variant or self.spec.default_variant

@@ -52,7 +52,7 @@ class NoSource(Spec):
 
 
 class PackagedSource(Spec):
-    """A folder of Medley itself: the starter models that are trained by recipes in `models/starter`."""
+    """A folder of Medley itself: the starter models that are trained by recipes in `workshop/starter`."""
 
     kind: Literal["packaged"]
     path: str = Field(pattern="^[a-z0-9][a-z0-9/_-]*$", description="below models/starter")

@@ -135,7 +135,7 @@ class ModelSpec(Spec):
     default_variant: str
     reference: str | None = Field(default=None, description="the variant that others are judged by, if not the default")
     fidelity: dict[str, float] = Field(
-        default_factory=dict, description="measure -> floor that every variant keeps; see models/evaluation/<task>.py"
+        default_factory=dict, description="measure -> floor that every variant keeps; see workshop/evaluation/<task>.py"
     )
     variants: dict[VariantName, VariantSpec]
 

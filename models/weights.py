@@ -21,6 +21,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ from models.specs import Artifact, ModelSpec, VariantSpec
 MANIFEST = "manifest.json"
 # Of an artifact: the measures that it was published for.
 FIDELITY = "fidelity.json"
+# By name, as the catalog names the makers: who only loads weights needs nothing of the workshop.
+JUDGE = "workshop.evaluation.fidelity"
 
 # One form of each part, in single files or several, and not the copies in other precisions and formats.
 DIFFUSERS_FILES = [
@@ -133,8 +136,7 @@ def _make_and_judge(spec: ModelSpec, variant: VariantSpec, target: Path, report:
         source = fetch(spec, spec.variant(artifact.of), report)
     _make(artifact, source, target, report)
     if needs_judging(spec, variant):
-        from models.evaluation.fidelity import judge  # only here: most of what is fetched is not judged
-
+        judge = import_module(JUDGE).judge  # only here: most of what is fetched is not judged
         (target / FIDELITY).write_text(json.dumps(judge(spec, variant, target, report), indent=1))
 
 
@@ -380,7 +382,8 @@ def _source_folder(model: str, source: Source) -> Path:
 
 
 def artifact_folder(spec: ModelSpec, variant: VariantSpec) -> Path:
-    """Where a variant's artifact is, or will be. Its name says all that it was made of, so that none is ever stale."""
+    """Where a variant's artifact is, or will be. Its name says all that it was made of, so that none is ever stale.
+    The maker's address is no part of it: where code lies does not change what it made."""
     artifact = variant.artifact
     assert artifact is not None
     name = f"{artifact.name}-{artifact.version}"

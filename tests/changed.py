@@ -18,7 +18,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("models", "deployments", "medley", "loadtest")
+PACKAGES = ("models", "workshop", "deployments", "medley", "loadtest")
 BY_NAME = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+(:\w+)?$")
 EVERYTHING = re.compile(r"^(Makefile|pyproject\.toml|requirements/|tests/(conftest|tiers|costs)\.py)")
 BY_BEGINNING = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+\.$")

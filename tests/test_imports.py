@@ -3,7 +3,11 @@
 import os
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import grimp
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENGINES = {"torch", "transformers", "vllm", "onnxruntime", "diffusers"}
@@ -41,7 +45,26 @@ def test_the_builders_and_all_servers_import_no_engine():
 def test_the_command_line_waits_for_no_library_that_only_some_commands_need():
     loaded = imported_by("import medley.main")
     assert {"typer", "medley"} <= loaded
-    assert loaded & (ENGINES | {"ray", "matplotlib", "scipy", "locust", "gevent", "jsonschema"}) == set()
+    assert loaded & (ENGINES | {"ray", "matplotlib", "scipy", "skimage", "locust", "gevent", "jsonschema"}) == set()
+
+
+PACKAGES = ("models", "workshop", "deployments", "medley", "loadtest")
+# Imports that close a circle and are yet to go.
+EXPECTED = {("loadtest.report.knee", "loadtest.searching")}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions count: who reads one module of a circle must read them all."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {
+        module: {one for one in graph.find_modules_directly_imported_by(module) if (module, one) not in EXPECTED}
+        for module in graph.modules
+    }
+    assert "workshop.evaluation.chat_vllm" in imports["workshop.evaluation.chat"]  # which is inside a function
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
 def test_the_import_contracts_are_kept():

@@ -47,12 +47,11 @@ CPU, DEV, GPU = read("cpu.txt"), read("dev.txt"), read("gpu.txt")
 
 def lacking(wanted: list[Requirement], *locks: dict[str, tuple[str, list[str]]]) -> list[str]:
     versions = {name: version for each in locks for name, (version, _) in each.items()}
+    wanted_and_locked = [(one, versions.get(canonicalize_name(one.name))) for one in wanted]
     return [
-        f"{requirement}, locked: {versions.get(canonicalize_name(requirement.name))}"
-        for requirement in wanted
-        if not requirement.specifier.contains(
-            versions.get(canonicalize_name(requirement.name), "none"), prereleases=True
-        )
+        f"{requirement}, locked: {version}"
+        for requirement, version in wanted_and_locked
+        if version is None or not requirement.specifier.contains(version, prereleases=True)
     ]
 
 

@@ -2,10 +2,10 @@
 
 import datetime
 
+from models.cards import Batch, Card, Spread, VariantCard
 from models.catalog import load_catalog
-from models.evaluation.cards import Batch, Card, Spread, VariantCard
-from models.evaluation.choice import made_as
-from models.evaluation.hardware import this_hardware
+from models.choice import made_as
+from models.hardware import this_hardware
 
 MODEL = "all-minilm-l6-v2"
 FLOORS = {"cosine": 0.99}

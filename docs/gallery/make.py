@@ -16,8 +16,8 @@ import openai
 from PIL import Image, ImageDraw, ImageFont
 
 from models.catalog import load_catalog
-from models.starter.doodle.drawings import Drawing, draw
-from models.starter.doodle.emoji_pictures import NAMES
+from workshop.starter.doodle.drawings import Drawing, draw
+from workshop.starter.doodle.emoji_pictures import NAMES
 
 HERE = Path(__file__).parent
 ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"

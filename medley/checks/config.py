@@ -86,7 +86,7 @@ def choose_variant(application: Application) -> str:
     Raises:
         ConfigError: slo.yaml, which the choice keeps to, is not valid.
     """
-    from models.evaluation.choice import choose
+    from models.choice import choose
 
     assert application.spec
     try:

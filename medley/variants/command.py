@@ -12,15 +12,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from medley.look.screen import print_json, screen
 from medley.variants.tables import choice_table, fidelity_table, markdown, speed_table
-from models import weights
+from models import cards, weights
 from models.catalog import load_catalog
+from models.choice import choose
 from models.errors import ModelNotFound
-from models.evaluation import cards
-from models.evaluation.choice import choose
-from models.evaluation.fidelity import FidelityBelowFloor, judge
-from models.evaluation.measuring import measure
-from models.evaluation.trial import TrialFailed
 from models.specs import ModelSpec
+from workshop.evaluation.evaluation import evaluation_of
+from workshop.evaluation.fidelity import FidelityBelowFloor, judge
+from workshop.evaluation.measuring import measure
+from workshop.evaluation.trial import TrialFailed
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify and choose between the variants of a model.")
 
@@ -54,7 +54,12 @@ def build(
         out.print(f"  {facts['sha256'][:16]}  {facts['bytes'] / 1e6:8.2f} MB  {name}", markup=False)
     found = found if found is not None else weights.fidelity_of(folder)
     out.print("  " + ("; ".join(f"{name} {value:.4g}" for name, value in found.items()) or "not compared"))
-    out.print(f"`medley variant verify {model} --variant {to}` measures what it takes.")
+    try:
+        evaluation_of(spec.task)
+    except KeyError as error:
+        out.print(error.args[0], markup=False)
+    else:
+        out.print(f"`medley variant verify {model} --variant {to}` measures what it takes.")
 
 
 @app.command()
@@ -72,7 +77,7 @@ def verify(  # noqa: PLR0917
     Variants that need a GPU are left out where there is none. Exit code 1: a variant breaks the model's floor.
     """
     with in_words():
-        spec = load_catalog().resolve(model)
+        spec = compared(model)
         for name in variant or ():
             spec.variant(name)
         before = cards.card_for(spec.row)
@@ -102,7 +107,7 @@ def verify(  # noqa: PLR0917
 def show_choice(model: Model, as_json: Json = False) -> None:
     """Show which variant `auto` stands for on this machine, and the numbers behind it."""
     with in_words():
-        choice = choose(load_catalog().resolve(model))
+        choice = choose(compared(model))
     if as_json:
         print_json(choice_document(model, choice))
         return
@@ -117,8 +122,7 @@ def show_choice(model: Model, as_json: Json = False) -> None:
 def show(model: Model, out: Annotated[Path | None, typer.Option(help="write MODEL.md and .html here")] = None) -> None:
     """Show the card that was measured last on hardware like this, without measuring again."""
     with in_words():
-        spec = load_catalog().resolve(model)
-        card = cards.card_for(spec.row)
+        card = cards.card_for(compared(model).row)
         if card is None:
             raise LookupError(
                 f"There is no card of {model} for this hardware. `medley variant verify {model}` makes it."
@@ -152,6 +156,13 @@ def judged_now(spec: ModelSpec, name: str, folder: Path, report: weights.Report)
     if name == spec.reference_variant or not spec.fidelity:
         return {}
     return judge(spec, spec.variant(name), folder, report)
+
+
+def compared(model: str) -> ModelSpec:
+    """Raises: ModelNotFound, and KeyError where variants of the model's task are not compared."""
+    spec = load_catalog().resolve(model)
+    evaluation_of(spec.task)
+    return spec
 
 
 def model_and_variant(model: str, name: str) -> tuple[ModelSpec, Any]:

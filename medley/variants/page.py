@@ -8,8 +8,8 @@ from typing import Any
 from loadtest.report.drawing import INK, svg
 from medley.look.page import render
 from medley.variants.tables import fidelity_head, fidelity_rows, named_measures, speed_head, speed_rows
-from models.evaluation.cards import Card
-from models.evaluation.evaluation import evaluation_of
+from models.cards import Card
+from workshop.evaluation.evaluation import evaluation_of
 
 REFERENCE, FLOOR = "#8a8a8a", "#b3372f"
 

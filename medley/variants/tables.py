@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from medley.look.screen import NOTHING, duration
-from models.evaluation.cards import Batch, Card, Spread, VariantCard
-from models.evaluation.choice import Choice, milliseconds
-from models.evaluation.evaluation import evaluation_of
+from models.cards import Batch, Card, Spread, VariantCard
+from models.choice import Choice, milliseconds
+from workshop.evaluation.evaluation import evaluation_of
 
 Row = Sequence[str]
 

@@ -8,7 +8,7 @@ from patience import patience, wait_until
 from picture_files import opened, pixels, png
 
 from models.catalog import load_catalog
-from models.starter.doodle.drawings import Drawing, draw
+from workshop.starter.doodle.drawings import Drawing, draw
 
 CONTENT = draw(Drawing("circle", "white", "gray")).resize((128, 128))
 WAITS = {"prefer": f"wait={patience(REQUEST_S):.0f}"}

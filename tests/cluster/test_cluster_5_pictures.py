@@ -14,8 +14,8 @@ from picture_files import opened, pixels, png
 from PIL import Image
 
 from models.catalog import load_catalog
-from models.starter.doodle.drawings import Drawing, draw
-from models.starter.doodle.judge import see
+from workshop.starter.doodle.drawings import Drawing, draw
+from workshop.starter.doodle.judge import see
 
 DOODLE, TURBO, UPSCALER, STYLES = "doodle", "doodle-turbo", "realesr-animevideov3", "magenta-styles"
 PROMPT = "a red circle on a blue background"

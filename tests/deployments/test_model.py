@@ -4,8 +4,8 @@ from ray.serve._private import constants
 from deployments.model import BRIEF_DRAIN, GIB, build, resources, resources_of_workers, server_class
 from deployments.servers import batch
 from deployments.settings import ModelArgs
+from models import choice
 from models.catalog import load_catalog
-from models.evaluation import choice
 from models.specs import Backend, Needs
 from models.tasks import chat, styles
 from models.tasks.methods import Unary

@@ -2,9 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.settings import ModelArgs, RouterArgs
+from models import choice
 from models.catalog import load_catalog
 from models.errors import ModelNotFound
-from models.evaluation import choice
 
 
 def test_a_model_without_a_variant_is_its_default_one():

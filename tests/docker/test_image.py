@@ -79,7 +79,7 @@ def test_the_haproxy_that_serve_starts_is_there(image):
 
 def test_medley_is_installed_whole(image):
     code = (
-        "import medley, deployments.settings as s, models.catalog as c, models.evaluation.cards as k; "
+        "import medley, deployments.settings as s, models.catalog as c, models.cards as k; "
         "print(medley.__file__, s.SLO.exists(), len(c.load_catalog()), len(list(k.PUBLISHED.iterdir())))"
     )
     place, slo, models, cards = image.run("/bin/bash", "-c", f'cd / && python -c "{code}"').split()
@@ -120,5 +120,5 @@ def test_nothing_is_in_it_that_does_not_belong_there(image):
     assert not settings.exists() or settings.stat().st_size == 0
     assert not (image.root / "build").exists()
     there = {file.name for file in (image.root / "opt" / "medley").iterdir() if "dist-info" not in file.name}
-    ours = {"bin", "deployments", "docs", "loadtest", "medley", "models"}
+    ours = {"bin", "deployments", "docs", "loadtest", "medley", "models", "workshop"}
     assert there == ours | {"serve_config.gpu.yaml", "serve_config.yaml", "slo.yaml"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("models", "deployments", "medley", "loadtest")
+PACKAGES = ("models", "workshop", "deployments", "medley", "loadtest")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """What makers make for tests of the release tier, and what references answer: made once and kept in pytest's cache, for
 all processes of a run and for the next run.
 
-A folder of the cache is named after all that its content depends on: the files of `models` and of these tests, some
-of which spoil things on purpose, this CPU and the versions of libraries. So nothing in it is ever stale. The user's own
-MEDLEY_HOME is read and never written to."""
+A folder of the cache is named after all that its content depends on: the files of `models`, of `workshop` and of these
+tests, some of which spoil things on purpose, this CPU and the versions of libraries. So nothing in it is ever stale.
+The user's own MEDLEY_HOME is read and never written to."""
 
 import hashlib
 import os
@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import models
+import workshop
 from models import weights
-from models.evaluation.hardware import this_hardware
+from models.hardware import this_hardware
 from models.registry import import_string
 from models.sources import HubSource, WheelSource
 from models.specs import ModelSpec
@@ -38,8 +39,10 @@ def digest() -> str:
             facts.update(f"{library} {version(library)}".encode())
         except PackageNotFoundError:
             continue
-    product = Path(models.__file__).parent
-    files = [*product.rglob("*.py"), *product.rglob("*.yaml"), *product.rglob("*.txt")]
+    files: list[Path] = []
+    for package in (models, workshop):
+        folder = Path(package.__file__).parent
+        files += [file for ending in ("py", "yaml", "txt", "jinja") for file in folder.rglob(f"*.{ending}")]
     for file in sorted([*files, *Path(__file__).parent.glob("*.py")]):
         facts.update(file.read_bytes())
     return facts.hexdigest()[:16]

@@ -8,11 +8,11 @@ from models.catalog import load_catalog
 from models.engines.images_diffusers.loading import Options, dtype_of
 from models.engines.images_diffusers.schedulers import DIFFUSION, FLOW
 from models.engines.images_onnx.engine import Options as OnnxOptions
-from models.evaluation.images import EVALUATION
 from models.registry import import_string
 from models.sources import HubSource
 from models.specs import Backend
 from models.tasks import BY_NAME
+from workshop.evaluation.images import EVALUATION
 
 CAPABILITIES = {"generate", "edit", "inpaint", "vary", "negative_prompt", "control", "lora", "seed"}
 DIFFUSERS = [

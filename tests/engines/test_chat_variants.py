@@ -11,11 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from models.catalog import load_catalog
 from models.engines import transformers_quantization
 from models.engines.transformers_quantization import WAYS, quantization_config
-from models.evaluation import chat, chat_texts
-from models.evaluation.chat import MEASURES, common_prefix, compare
 from models.specs import Backend
 from models.tasks import BY_NAME
-from models.variants import quantize_chat
+from workshop.evaluation import chat_answers, chat_texts
+from workshop.evaluation.chat import MEASURES, common_prefix, compare
+from workshop.variants import quantize_chat
 
 
 def answers(logprobs, likeliest, greedy, right=(True, True, False)):
@@ -65,7 +65,7 @@ def test_what_follows_a_different_token_counts_for_nothing():
     assert common_prefix(np.array([[1, 2, 3, 4]]), np.array([[1, 9, 3, 4]])) == 0.25
     assert common_prefix(np.array([[1, 2, -1, -1]]), np.array([[1, 2, 3, -1]])) == 1
     assert common_prefix(np.array([[-1, -1]]), np.array([[3, -1]])) == 0
-    assert chat.rows([[1], list(range(99))]).shape == (2, chat_texts.GREEDY)
+    assert chat_answers.rows([[1], list(range(99))]).shape == (2, chat_texts.GREEDY)
 
 
 class Letters:

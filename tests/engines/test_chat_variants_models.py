@@ -8,13 +8,13 @@ from artifacts import home_is
 from safetensors.torch import load_file, save_file
 
 from models.catalog import load_catalog
-from models.evaluation.chat import OF_THE_SERVER, compare, open_subject
-from models.evaluation.chat_texts import FACTS
-from models.evaluation.fidelity import below_floor, reference_answers
-from models.evaluation.hardware import this_hardware
-from models.evaluation.trial import environment_of
+from models.hardware import this_hardware
 from models.specs import Backend
 from models.tasks import BY_NAME
+from workshop.evaluation.chat import OF_THE_SERVER, compare, open_subject
+from workshop.evaluation.chat_texts import FACTS
+from workshop.evaluation.fidelity import below_floor, reference_answers
+from workshop.evaluation.trial import environment_of
 
 pytestmark = pytest.mark.variants
 

@@ -9,12 +9,12 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image, ImageFilter
 from starters import starter
 
-from models.evaluation.images import shows_asked
-from models.starter.doodle import distill, train
-from models.starter.doodle.drawings import COLOURS, SHAPES, Drawing, draw, every_combination, training_example
-from models.starter.doodle.emoji_pictures import FONT, NAMES, emoji_examples
-from models.starter.doodle.judge import see
 from models.tasks.images import Picture
+from workshop.evaluation.images import shows_asked
+from workshop.starter.doodle import distill, train
+from workshop.starter.doodle.drawings import COLOURS, SHAPES, Drawing, draw, every_combination, training_example
+from workshop.starter.doodle.emoji_pictures import FONT, NAMES, emoji_examples
+from workshop.starter.doodle.judge import see
 
 
 def test_the_judge_sees_what_was_drawn():

@@ -9,14 +9,14 @@ from models.catalog import load_catalog
 from models.engines.embeddings_onnx import Engine as OnnxEmbeddings
 from models.engines.embeddings_onnx import padded
 from models.engines.onnx_session import open_session
-from models.evaluation.embeddings import BATCH, EVALUATION, EmbeddingsSubject, compare, ndcg, open_variant, retrieval
-from models.evaluation.fidelity import below_floor
 from models.specs import Needs
-from models.variants import export_onnx, quantize_embeddings
-from models.variants.fuse_attention import Graph
-from models.variants.quantize_embeddings import EXPONENTS, candidates, product, quantize_product
-from models.variants.quantize_onnx import half
 from models.weights import locate
+from workshop.evaluation.embeddings import BATCH, EVALUATION, EmbeddingsSubject, compare, ndcg, open_variant, retrieval
+from workshop.evaluation.fidelity import below_floor
+from workshop.variants import export_onnx, quantize_embeddings
+from workshop.variants.fuse_attention import Graph
+from workshop.variants.quantize_embeddings import EXPONENTS, candidates, product, quantize_product
+from workshop.variants.quantize_onnx import half
 
 SPEC = load_catalog().resolve("all-minilm-l6-v2")
 variants = pytest.mark.variants

@@ -13,7 +13,7 @@ from models.engines.images_onnx import parts
 from models.engines.images_onnx.engine import OnnxImages, Options
 from models.errors import ContextLengthExceeded, InvalidRequest, OutOfMemory
 from models.tasks.images import Adapter, ControlPicture
-from models.variants.export_images import export
+from workshop.variants.export_images import export
 
 # name -> how its folder is made: a variational autoencoder and noise; two text encoders; a UNet that knows masks and
 # takes its guidance as an input, with a small autoencoder

@@ -13,13 +13,13 @@ from PIL import Image, ImageFilter
 
 from models.catalog import load_catalog
 from models.engines.images_fake import Engine as FakeImages
-from models.evaluation import images
-from models.evaluation.fidelity import below_floor
-from models.evaluation.image_prompts import SETS, prompts
-from models.evaluation.images import ImagesSubject, compare, drift, open_variant, shows_asked
-from models.starter.doodle.drawings import draw, every_combination
 from models.tasks import BY_NAME
-from models.variants import export_images, quantize_images
+from workshop.evaluation import images
+from workshop.evaluation.fidelity import below_floor
+from workshop.evaluation.image_prompts import SETS, prompts
+from workshop.evaluation.images import ImagesSubject, compare, drift, open_variant, shows_asked
+from workshop.starter.doodle.drawings import draw, every_combination
+from workshop.variants import export_images, quantize_images
 
 CATALOG = load_catalog()
 TURBO = CATALOG["doodle-turbo"]

@@ -8,15 +8,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.catalog import load_catalog
-from models.evaluation.fidelity import below_floor
-from models.evaluation.pictures import scenes
-from models.evaluation.styles import compare, open_variant, style_distance
 from models.specs import Needs
-from models.variants import fuse_styles
-from models.variants.block_convolutions import block
-from models.variants.fuse_attention import Graph
-from models.variants.fuse_norms import fuse as fuse_norms
-from models.variants.quantize_onnx import half
+from workshop.evaluation.fidelity import below_floor
+from workshop.evaluation.pictures import scenes
+from workshop.evaluation.styles import compare, open_variant, style_distance
+from workshop.variants import fuse_styles
+from workshop.variants.block_convolutions import block
+from workshop.variants.fuse_attention import Graph
+from workshop.variants.fuse_norms import fuse as fuse_norms
+from workshop.variants.quantize_onnx import half
 
 SPEC = load_catalog().resolve("magenta-styles")
 variants = pytest.mark.variants

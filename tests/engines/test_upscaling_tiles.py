@@ -14,7 +14,7 @@ from models.engines.networks.real_esrgan import RRDBNet, SRVGGNetCompact
 from models.engines.upscaling_tiles import Span, spans
 from models.engines.upscaling_torch import Engine as TorchUpscaling
 from models.errors import OutOfMemory
-from models.variants.unpack_realesrgan import FP16_TAG, unpack
+from workshop.variants.unpack_realesrgan import FP16_TAG, unpack
 
 COMPACT = {"architecture": "SRVGGNetCompact", "convolutions": 2}
 DENSE = {"architecture": "RRDBNet", "blocks": 1}

@@ -21,13 +21,13 @@ from models.engines.onnx_session import open_session
 from models.engines.upscaling_onnx import Engine as OnnxUpscaling
 from models.engines.upscaling_torch import Engine as TorchUpscaling
 from models.errors import OutOfMemory
-from models.evaluation import upscaling
-from models.evaluation.fidelity import below_floor
-from models.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
-from models.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk
 from models.specs import Needs, VariantSpec
-from models.variants import export_upscaling, quantize_upscaling
-from models.variants.quantize_onnx import half
+from workshop.evaluation import upscaling
+from workshop.evaluation.fidelity import below_floor
+from workshop.evaluation.pictures import LARGEST_DB, other_kinds, psnr, scenes, ssim
+from workshop.evaluation.upscaling import UpscalingSubject, compare, open_variant, shrunk
+from workshop.variants import export_upscaling, quantize_upscaling
+from workshop.variants.quantize_onnx import half
 
 SPEC = load_catalog().resolve("realesr-animevideov3")
 variants = pytest.mark.variants
@@ -201,7 +201,7 @@ def test_likeness_of_pictures():
 
 def test_ssim_is_that_of_its_paper():
     """One window of two constant pictures: only means count, and (2ab + c) / (a² + b² + c) is known."""
-    a, b = np.full((11, 11), 100, np.uint8), np.full((11, 11), 150, np.uint8)
+    a, b = np.full((11, 11, 3), 100, np.uint8), np.full((11, 11, 3), 150, np.uint8)
     constant = (0.01 * 255) ** 2
     assert ssim(a, b) == pytest.approx((2 * 100 * 150 + constant) / (100**2 + 150**2 + constant))
 

@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from models.engines.generation import StopStrings
 from models.engines.images_diffusers.denoising import Restorable
-from models.variants.fuse_attention import Graph, remove_unused
-from models.variants.quantize_embeddings import quantize_table
+from workshop.variants.fuse_attention import Graph, remove_unused
+from workshop.variants.quantize_embeddings import quantize_table
 
 TEXT = "one two three four five"
 

@@ -112,7 +112,7 @@ def stable_diffusion(source: Path, folder: Path) -> Path:
     networks: a table of tokens, a convolution that adds what the prompt means, an autoencoder that enlarges."""
     import torch
 
-    from models.variants.export_images import MODEL, copy_configurations, load_pipeline
+    from workshop.variants.export_images import MODEL, copy_configurations, load_pipeline
 
     pipe = load_pipeline(source, "unet", torch.float32)
     copy_configurations(pipe, source, folder)

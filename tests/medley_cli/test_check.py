@@ -18,8 +18,8 @@ from medley.checks.entries import MODEL_BUILDER
 from medley.checks.machine import Machine
 from medley.checks.serve import serve_variables
 from medley.checks.yaml_lines import Problem
+from models import choice
 from models.catalog import FOLDER, load_catalog, read_catalog
-from models.evaluation import choice
 
 GPU = "serve_config.gpu.yaml"
 ODD_VALUES = [None, -1, "x", [], {}, [1], {"a": 1}, float("inf")]

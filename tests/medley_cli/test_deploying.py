@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from medley.change import deploy, history, rollout
 from medley.local import cluster
-from models import weights
-from models.evaluation import choice
+from models import choice, weights
 
 app = typer.Typer()
 app.command("plan")(deploy.plan)

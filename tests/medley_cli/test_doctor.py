@@ -15,6 +15,7 @@ from medley.look.diagnosis import deployment as diagnosis_deployment
 from medley.look.diagnosis.order import CHECKS, Check, Verdict, diagnose
 from medley.look.diagnosis.patient import Patient
 from medley.look.exposition import Scrape, parse
+from models.tasks import chat, embeddings
 
 NAMES = [name for name, _ in CHECKS]
 COLD_START = (

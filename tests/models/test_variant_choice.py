@@ -3,11 +3,11 @@
 import pytest
 from variant_cards import FLOORS, MODEL, card, variant_card
 
+from models import cards
+from models.cards import Spread
 from models.catalog import load_catalog
-from models.evaluation import cards
-from models.evaluation.cards import Spread
-from models.evaluation.choice import choose, made_as
-from models.evaluation.hardware import Hardware, this_hardware
+from models.choice import choose, made_as
+from models.hardware import Hardware, this_hardware
 from models.specs import ModelSpec
 
 
@@ -52,16 +52,24 @@ def test_the_cheapest_that_keeps_floor_and_promise_is_chosen(spec, slo):
 
 
 def test_a_cheap_one_that_breaks_the_floor_is_not(spec, slo):
-    cards.keep(card(variant_card("torch", 0.02), variant_card("onnx", 0.01, fidelity={"cosine": 0.98})))
+    broken = "Cosine is 0.98 and must be at least 0.99"
+    cards.keep(card(variant_card("torch", 0.02), variant_card("onnx", 0.01, below_floor=broken)))
     choice = choose(spec, slo)
     assert choice.variant == "torch"
-    assert "0.98" in refusals(choice)["onnx"]
+    assert refusals(choice)["onnx"] == broken
 
 
-def test_a_measure_that_is_missing_or_no_number_breaks_the_floor(spec, slo):
-    for fidelity in ({}, {"cosine": float("nan")}):
-        cards.keep(card(variant_card("torch", 0.02), variant_card("onnx", 0.01, fidelity=fidelity)))
-        assert choose(spec, slo).variant == "torch"
+def test_a_verdict_by_other_floors_is_not_believed(spec, slo):
+    cards.keep(card(variant_card("torch", 0.02), variant_card("onnx", 0.01), floors={"cosine": 0.9}))
+    choice = choose(spec, slo)
+    assert choice.variant == "torch"  # the reference has no floor to keep
+    assert refusals(choice)["onnx"] == "it was measured with other floors; verify it again"
+
+
+def test_floors_are_the_same_floors_when_a_card_has_rounded_them(spec, slo):
+    exact = {"cosine": 0.987654}
+    cards.keep(card(variant_card("torch", 0.02), variant_card("onnx", 0.01), floors=exact))
+    assert choose(spec.model_copy(update={"fidelity": exact}), slo).variant == "onnx"
 
 
 def test_a_cheap_one_that_is_too_slow_is_not(spec, slo):

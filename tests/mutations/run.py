@@ -46,7 +46,7 @@ SHARE = 0.9
 PROCESSES = 2
 # A run that takes longer hangs, which nobody would overlook in a run of the whole suite.
 LONGEST_S, LONGEST_WITH_CLUSTER_S = 900.0, 2400.0
-PACKAGES = ("models", "deployments", "medley", "loadtest")
+PACKAGES = ("models", "workshop", "deployments", "medley", "loadtest")
 # Imported once, and there in each process that runs tests: importing them takes longer than most tests.
 PRELOADED = ("pytest", "hypothesis", "schemathesis", "jsonschema", "ray.serve.schema", "fastapi", "httpx", "openai")
 PRELOADED_FOR_ENGINES = ("torch", "transformers", "diffusers", "onnx", "onnxruntime")

@@ -10,8 +10,8 @@ import pytest
 from local_cluster import CHAT, EMBEDDINGS
 from PIL import Image
 
-from models.evaluation.pictures import psnr
-from models.starter.doodle.judge import see
+from workshop.evaluation.pictures import psnr
+from workshop.starter.doodle.judge import see
 
 TURBO, UPSCALER, STYLES = "doodle-turbo", "realesr-animevideov3", "magenta-styles"
 PROMPT = "a red circle on a blue background"

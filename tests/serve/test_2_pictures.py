@@ -18,8 +18,8 @@ from local_cluster import REQUEST_S
 from patience import patience, wait_until
 from PIL import Image
 
-from models.starter.doodle.drawings import COLOURS, Drawing, draw, every_combination
-from models.starter.doodle.judge import see
+from workshop.starter.doodle.drawings import COLOURS, Drawing, draw, every_combination
+from workshop.starter.doodle.judge import see
 
 DOODLE, TURBO = "doodle", "doodle-turbo"
 PROMPT = "a red circle on a blue background"

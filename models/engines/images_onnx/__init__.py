@@ -1,4 +1,4 @@
-"""Images on ONNX Runtime: Stable Diffusion 1, 2 and XL as models/variants/export_images.py writes them.
+"""Images on ONNX Runtime: Stable Diffusion 1, 2 and XL as workshop/variants/export_images.py writes them.
 
 parts.py    graphs as torch modules that answer as diffusers' own do
 engine.py   the pipeline of such parts, in the engine of models/engines/images_diffusers: its batching, schedulers,

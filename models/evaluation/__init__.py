@@ -1,4 +1,0 @@
-"""How good a variant is beside its model's reference: what it answers, and what it takes.
-
-One module a task, with an `EVALUATION`. Nothing here knows how variants are made.
-"""
