@@ -95,14 +95,15 @@ def module_of(path: Path) -> str:
 def downstream(modules: set[str]) -> set[str]:
     """These modules and all that import them."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    known = graph.modules  # a copy each time
     for path in code_files():
         if path.relative_to(ROOT).parts[0] in PACKAGES:
             for text in texts(path):
                 name = text.partition(":")[0]
-                named = {name} if BY_NAME.match(text) else begins_with(text, graph.modules)
-                for imported in (named & graph.modules) - {module_of(path)}:
+                named = {name} & known if BY_NAME.match(text) else begins_with(text, known)
+                for imported in named - {module_of(path)}:
                     graph.add_import(importer=module_of(path), imported=imported)
-    found = {module for module in modules if module in graph.modules}
+    found = modules & known
     return modules.union(*(graph.find_downstream_modules(module) for module in found))
 
 
