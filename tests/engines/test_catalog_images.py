@@ -38,19 +38,19 @@ def test_there_are_models_of_every_architecture():
 
 @pytest.mark.parametrize("spec", DIFFUSERS, ids=lambda spec: spec.id)
 def test_a_row(spec):
-    settings = spec.images
+    settings = spec.settings
     assert spec.capabilities >= {"generate", "seed"}
     assert spec.capabilities <= CAPABILITIES
-    assert ("control" in spec.capabilities) == bool(spec.controls)
+    assert ("control" in spec.capabilities) == bool(settings.controls)
     always_on = spec.variant(None).engine.get("fused", {})
-    assert ("lora" in spec.capabilities) == bool(set(spec.adapters) - set(always_on))
+    assert ("lora" in spec.capabilities) == bool(set(settings.adapters) - set(always_on))
     assert settings.scheduler in {**DIFFUSION, **FLOW}
     assert settings.steps <= settings.most_steps
     assert settings.smallest <= settings.width <= settings.largest
     assert settings.width * settings.height <= settings.most_megapixels * 1e6
     for side in (settings.width, settings.height, settings.smallest, settings.largest):
         assert side % settings.multiple == 0
-    for source in (spec.source, *spec.controls.values(), *spec.adapters.values()):
+    for source in (spec.source, *settings.controls.values(), *settings.adapters.values()):
         if isinstance(source, HubSource):
             assert re.fullmatch("[0-9a-f]{40}", source.revision), f"{source.repo} is not pinned to a commit"
 
@@ -68,7 +68,7 @@ def test_a_variant(spec, name):
         return
     options = Options.of(variant)
     dtype_of(variant)
-    assert set(options.fused) <= set(spec.adapters)
+    assert set(options.fused) <= set(spec.settings.adapters)
 
 
 @pytest.mark.parametrize("spec", DIFFUSERS, ids=lambda spec: spec.id)

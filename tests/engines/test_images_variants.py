@@ -92,7 +92,7 @@ def test_no_variant_is_judged_by_what_it_was_calibrated_with(name):
 def test_a_subject_makes_every_picture_once_and_works_in_batches(monkeypatch):
     monkeypatch.setattr(images, "PROMPTS", 5)
     engine = FakeImages()
-    settings = TURBO.images.model_copy(update={"scheduler": "fake"})
+    settings = TURBO.settings.model_copy(update={"scheduler": "fake"})
     subject, told = ImagesSubject(engine, settings, "general"), []
     answers = subject.answers(told.append)
     assert answers["pictures"].shape == (2, 5, 64, 64, 3)

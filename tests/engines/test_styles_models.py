@@ -56,11 +56,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def named(engine, scene) -> dict[str, np.ndarray]:
-    return {style: engine.stylize(scene, style) for style in SPEC.styles}
+    return {style: engine.stylize(scene, style) for style in SPEC.settings.styles}
 
 
 def test_there_are_26_styles(named):
-    assert len(named) == len(set(SPEC.styles)) == 26
+    assert len(named) == len(set(SPEC.settings.styles)) == 26
     assert all(image.shape == (192, 256, 3) and image.dtype == np.uint8 for image in named.values())
 
 
@@ -121,5 +121,6 @@ def test_it_repeats(engine, scene):
 
 
 def test_a_catalog_with_another_number_of_styles_is_an_error(engine):
+    fewer = SPEC.settings.model_copy(update={"styles": SPEC.settings.styles[1:]})
     with pytest.raises(ValueError, match="26"):
-        load_engine(SPEC.model_copy(update={"styles": SPEC.styles[1:]}), SPEC.variant(None))
+        load_engine(SPEC.model_copy(update={"settings": fewer}), SPEC.variant(None))

@@ -56,8 +56,13 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def spec(folder: Path, context: int = 77, **more: Any) -> ModelSpec:
-    """A catalog row for a folder, with one variant, `cpu`."""
+    """A catalog row for a folder, with one variant, `cpu`.
+
+    Args:
+        more: `engine`, its variant's options; `controls` and `adapters`, of its settings; or fields of the row.
+    """
     engine = more.pop("engine", {})
+    parts = {name: more.pop(name) for name in ("controls", "adapters") if name in more}
     return ModelSpec.model_validate(
         {
             "id": "tiny",
@@ -67,7 +72,7 @@ def spec(folder: Path, context: int = 77, **more: Any) -> ModelSpec:
             "licence": "MIT",
             "source": {"kind": "folder", "path": folder},
             "limits": {"context_tokens": context},
-            "images": {
+            "settings": {
                 "width": 32,
                 "height": 32,
                 "smallest": 16,
@@ -76,6 +81,7 @@ def spec(folder: Path, context: int = 77, **more: Any) -> ModelSpec:
                 "steps": 4,
                 "guidance": 5,
                 "scheduler": "ddim",
+                **parts,
             },
             "default_variant": "cpu",
             "variants": {

@@ -131,7 +131,7 @@ def test_a_starter_model_with_floors_has_a_card_with_a_variant_that_is_faster_or
 
 def test_variants_of_a_task_without_an_evaluation_are_not_compared_and_that_is_said(monkeypatch):
     monkeypatch.setattr(evaluation, "find_spec", lambda module: None)
-    for command in ("verify", "plan", "show"):
+    for command in ("verify", "choose", "show"):
         done = CliRunner().invoke(app, ["variant", command, "all-minilm-l6-v2"])
         assert done.exit_code == 2
         assert done.stderr == (
@@ -156,7 +156,7 @@ def overview_row(card: cards.Card) -> str:
     assert reference
     cells = [
         f"[{card.model}]({card.model}.md)",
-        card.task,
+        card.task.name,
         f"{best.variant}, beside {card.reference}",
         with_spread(best.batches[8].against_reference),
         f"{megabytes(best.memory_bytes)}, was {megabytes(reference.memory_bytes)}",

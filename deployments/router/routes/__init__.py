@@ -19,7 +19,7 @@ def routers_of_tasks() -> list[APIRouter]:
     Raises:
         ImportError: a task's module has no `router`.
     """
-    found = (part(f"{__name__}.{task}", "router") for task in TASKS)
+    found = (part(f"deployments.router.routes.{task}", "router") for task in TASKS)
     return [router for router in found if router is not None]
 
 
@@ -29,4 +29,4 @@ def example_of(task: Task[Any]) -> Example | None:
     Raises:
         ImportError: the task's module has no `EXAMPLE`.
     """
-    return part(f"{__name__}.{task}", "EXAMPLE")
+    return part(f"deployments.router.routes.{task}", "EXAMPLE")
