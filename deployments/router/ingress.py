@@ -95,6 +95,8 @@ class Router:
             WaitingRoom(args.most_waiting),
             deadline_s=args.deadline_s,
             body_limit=int(args.body_limit_mib * (1 << 20)),
+            websocket_limit=int(args.websocket_limit_mib * (1 << 20)),
+            websocket_idle_s=args.websocket_idle_s,
             keep_alive_s=args.keep_alive_s,
             media=folder_store(args),
         )

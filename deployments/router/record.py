@@ -96,16 +96,19 @@ class Call:
 class RequestRecord:
     """
     Attributes:
+        verb: HTTP's method.
         arrived: the `clock` at arrival.
         model, task: that the request is for. Of a request that calls several models it is the one that lets it in.
         most_tokens: that the answer may have, if the request says so.
         waited_s: for models to be up.
         calls: of models, in the order in which they began. A call that was made again is there twice.
         code: of the error the request ended in.
+        close_code: of a WebSocket; None for other requests, and for one whose client vanished.
     """
 
     request_id: str
     path: str = ""
+    verb: str = "POST"
     arrived: float = field(default_factory=clock)
     model: str = NO_MODEL
     task: str = NO_MODEL
@@ -114,6 +117,7 @@ class RequestRecord:
     waited_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     code: str | None = None
+    close_code: int | None = None
     span: Any = None
 
     def is_for(self, spec: ModelSpec) -> None:
@@ -121,7 +125,7 @@ class RequestRecord:
 
     def begin(self, headers: dict[str, str]) -> None:
         """Open the request's span, below the client's if its headers name one."""
-        self.span = open_span(f"POST {self.path}", "server", headers)
+        self.span = open_span(f"{self.verb} {self.path}", "server", headers)
 
     def call(self, spec: ModelSpec, method: str, variant: str | None = None) -> Call:
         """Note that a model is called now."""
@@ -180,7 +184,7 @@ class RequestRecord:
         close_span(
             self.span,
             error=self.code,
-            http__request__method="POST",
+            http__request__method=self.verb,
             url__path=self.path,
             http__response__status_code=status,
             gen_ai__request__model=self.model,
@@ -235,6 +239,8 @@ class RequestRecord:
             fields["code"] = self.code
         if self.engine_s is not None:
             fields["router_ms"] = milliseconds(self.router_s(now))
+        if self.close_code is not None:
+            fields["close_code"] = self.close_code
         if len(self.calls) > 1:
             fields["calls"] = [call.fields() for call in self.calls]
         return fields
