@@ -33,7 +33,7 @@ from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
 from models.errors import InvalidRequest
 from models.specs import ModelSpec
-from models.tasks.methods import A, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 # How often a waiting request looks whether its model is up.
 LOOK_S = 0.2
@@ -118,6 +118,17 @@ class Calls:
         """What a streaming method of a model's server gives. Closing it cancels the call. Raises as `call`."""
         await self.until_up(spec)
         items = self.services.dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+    async def converse(
+        self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
+    ) -> AsyncGenerator[A, None]:
+        """What a method of a model's server gives while `incoming` goes to it; see Dispatcher. Raises as `call`."""
+        await self.until_up(spec)
+        dispatcher = self.services.dispatcher
+        items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
         async with aclosing(items):
             async for item in items:
                 yield item
