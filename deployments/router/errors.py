@@ -43,7 +43,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServingError)
     async def serving_error(request: HTTPConnection, error: ServingError) -> Response:
         if request.scope["type"] == "websocket":
-            raise error  # to WebSocketContext: it knows whether an answer or a close frame is due
+            raise error  # to WebSockets: it knows whether an answer or a close frame is due
         record_of(request.scope).failed(error)
         return error_response(error)
 

@@ -154,7 +154,8 @@ class RequestRecord:
 
     def usage(self) -> Usage:
         """What all calls used up."""
-        return sum((call.usage for call in self.calls), NOTHING)
+        first, *others = [call.usage for call in self.calls] or [NOTHING]
+        return sum(others, first)
 
     def router_s(self, now: float) -> float:
         """Seconds in which nobody waited for a model, a place or an engine. Calls at the same time count once."""

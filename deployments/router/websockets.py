@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -26,17 +27,24 @@ LONGEST_REASON = 123
 SWITCHED, DENIED = 101, 403
 
 
-class WebSocketContext:
-    """Gives a WebSocket its id and its record, which is written down once, when it is over.
+class WebSockets:
+    """Gives a WebSocket its id, its limits and its record, which is written down once, when it is over.
 
     Before it is accepted, an error is an HTTP answer like any other. After that it is a close frame: its code says what
     the client can do, its reason begins with the error's code. The record's status is 101 for what was accepted and
     closed by either side, 499 for a client that vanished, and that of the answer for what was not accepted.
+
+    Args:
+        message_limit: bytes of one message. limit: of all that a client sends.
+        idle_s: seconds without a message in either direction, after which it is closed.
     """
 
-    def __init__(self, app: ASGIApp, meter: Meter):
+    def __init__(self, app: ASGIApp, *, meter: Meter, message_limit: int, limit: int, idle_s: float):
         self.app = app
         self.meter = meter
+        self.message_limit = message_limit
+        self.limit = limit
+        self.idle_s = idle_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
@@ -46,15 +54,24 @@ class WebSocketContext:
         record = RequestRecord(request_id.decode(), scope["path"][:200], verb="GET")
         scope["request_id"], scope["record"] = record.request_id, record
         record.begin({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
-        status = 0
+        status = seen = 0
+        active = time.monotonic()
 
-        async def receive_noting_the_close() -> Message:
-            message = await receive()
-            note_close(scope, message)  # once more: here there may be no Edge
+        async def receive_within_limits() -> Message:
+            nonlocal seen, active
+            message = await self._next(receive, lambda: active)
+            active = time.monotonic()
+            note_close(scope, message)  # once more: there may be no Edge
+            size = size_of(message)
+            seen += size
+            if size > self.message_limit:
+                raise PayloadTooLarge(f"A message is over {mib(self.message_limit)} MiB. Send smaller ones.")
+            if seen > self.limit:
+                raise PayloadTooLarge(f"The messages are over {mib(self.limit)} MiB in all. Open another WebSocket.")
             return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, active
             match message["type"]:
                 case "websocket.accept":
                     status = SWITCHED
@@ -66,9 +83,10 @@ class WebSocketContext:
                     status = status or DENIED
                     scope["close_code"] = message.get("code", NORMAL)
             await send(message)
+            active = time.monotonic()
 
         try:
-            await self.app(scope, receive_noting_the_close, send_with_id)
+            await self.app(scope, receive_within_limits, send_with_id)
             if status == SWITCHED and "close_code" not in scope:
                 await send_with_id({"type": "websocket.close", "code": NORMAL})
         except WebSocketDisconnect:
@@ -82,6 +100,18 @@ class WebSocketContext:
             record.close_code = scope.get("close_code")
             vanished = record.close_code is None or record.close_code == ABNORMAL
             record.close(CLIENT_LEFT if vanished and status in (0, SWITCHED) else status, self.meter)
+
+    async def _next(self, receive: Receive, active: Callable[[], float]) -> Message:
+        """The client's next message. Raises Idle: since `active` nothing was sent for too long."""
+        arriving = asyncio.ensure_future(receive())
+        try:
+            while not arriving.done():
+                if (left := active() + self.idle_s - time.monotonic()) <= 0:
+                    raise Idle(f"Nothing was sent for {self.idle_s:g} s. Open another WebSocket when you need one.")
+                await asyncio.wait([arriving], timeout=left)
+        finally:
+            arriving.cancel()
+        return arriving.result()
 
 
 async def refuse(error: ServingError, accepted: bool, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,53 +134,6 @@ def close_code_of(error: ServingError) -> int:
 
 class Idle(InvalidRequest):
     code = "idle"
-
-
-class WebSocketLimits:
-    """Ends a WebSocket whose client sends too much, or on which nothing happens.
-
-    Args:
-        message_limit: bytes of one message. limit: of all of them.
-        idle_s: seconds without a message in either direction.
-    """
-
-    def __init__(self, app: ASGIApp, message_limit: int, limit: int, idle_s: float):
-        self.app = app
-        self.message_limit = message_limit
-        self.limit = limit
-        self.idle_s = idle_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
-            await self.app(scope, receive, send)
-            return
-        seen, active = 0, time.monotonic()
-
-        async def send_and_note_the_time(message: Message) -> None:
-            nonlocal active
-            await send(message)
-            active = time.monotonic()
-
-        async def receive_within_limits() -> Message:
-            nonlocal seen, active
-            arriving = asyncio.ensure_future(receive())
-            try:
-                while not arriving.done():
-                    if (left := active + self.idle_s - time.monotonic()) <= 0:
-                        raise Idle(f"Nothing was sent for {self.idle_s:g} s. Open another WebSocket when you need one.")
-                    await asyncio.wait([arriving], timeout=left)
-            finally:
-                arriving.cancel()
-            active = time.monotonic()
-            size = size_of(arriving.result())
-            seen += size
-            if size > self.message_limit:
-                raise PayloadTooLarge(f"A message is over {mib(self.message_limit)} MiB. Send smaller ones.")
-            if seen > self.limit:
-                raise PayloadTooLarge(f"The messages are over {mib(self.limit)} MiB in all. Open another WebSocket.")
-            return arriving.result()
-
-        await self.app(scope, receive_within_limits, send_and_note_the_time)
 
 
 def size_of(message: Message) -> int:
