@@ -78,7 +78,9 @@ class RouterArgs(BaseModel):
     """Arguments of `deployments.router.ingress:build`.
 
     Attributes:
-        body_limit_mib: larger request bodies are refused with 413.
+        body_limit_mib: larger request bodies are refused with 413, and larger messages on a WebSocket with 1009.
+        websocket_limit_mib: of all messages that a client sends on one WebSocket.
+        websocket_idle_s: a WebSocket on which nobody sends anything for so long is closed.
         deadline_s: a request that takes longer is answered with 504 and cancelled.
         discovery_interval_s: how often the router asks Serve what is running.
         keep_alive_s: a stream that has nothing to send yet sends a comment this often.
@@ -99,6 +101,8 @@ class RouterArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     body_limit_mib: float = Field(default=8, gt=0, le=256)
+    websocket_limit_mib: float = Field(default=64, gt=0)
+    websocket_idle_s: float = Field(default=60, gt=0)
     deadline_s: float = Field(default=600, gt=0)
     discovery_interval_s: float = Field(default=1.0, gt=0)
     keep_alive_s: float = Field(default=10, gt=0)

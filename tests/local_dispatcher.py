@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from deployments.mailbox import MemoryMailbox, posted
 from deployments.router.dispatch import Deadline, ModelState, State, items_of, not_deployed, result_of
 from deployments.router.record import RequestRecord
 from models.specs import ModelSpec
-from models.tasks.methods import A, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 if TYPE_CHECKING:
     from deployments.servers.engine import EngineServer
@@ -62,6 +63,27 @@ class LocalDispatcher:
                         yield item
             except TimeoutError:
                 raise deadline.exceeded() from None
+
+    async def converse(
+        self,
+        spec: ModelSpec,
+        method: Duplex[Q, A],
+        incoming: AsyncIterator[Q],
+        *,
+        deadline: Deadline,
+        record: RequestRecord,
+    ) -> AsyncGenerator[A, None]:
+        stream: Any = self.stream
+        async with posted(MemoryMailbox(), incoming) as posting:
+            items = stream(spec, method, posting.incoming, deadline=deadline, record=record)
+            try:
+                async with aclosing(items):
+                    async for item in items:
+                        yield item
+            except Exception as error:
+                raise posting.error or error from None
+            if posting.error:
+                raise posting.error
 
     def _server(self, spec: ModelSpec) -> Any:
         if spec.id not in self.servers:

@@ -10,6 +10,7 @@ from deployments.router.errors import add_error_handlers
 from deployments.router.middleware import BodyLimit, RequestContext
 from deployments.router.routes import estimate, health, media, models, routers_of_tasks, tokens
 from deployments.router.services import Services
+from deployments.router.websockets import WebSockets
 
 DESCRIPTION = """
 One OpenAI-compatible endpoint in front of many open models.
@@ -28,6 +29,13 @@ def create_application(services: Services) -> FastAPI:
     # The last one added is the outermost: an id and a log line come first, then the limit on the body.
     app.add_middleware(BodyLimit, limit=services.body_limit)
     app.add_middleware(RequestContext, meter=services.meter)
+    app.add_middleware(
+        WebSockets,
+        meter=services.meter,
+        message_limit=services.body_limit,
+        limit=services.websocket_limit,
+        idle_s=services.websocket_idle_s,
+    )
     add_error_handlers(app)
     openapi.describe(app)
     return app

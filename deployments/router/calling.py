@@ -21,9 +21,10 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from starlette.requests import HTTPConnection
 
@@ -33,7 +34,7 @@ from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
 from models.errors import InvalidRequest
 from models.specs import ModelSpec
-from models.tasks.methods import A, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 # How often a waiting request looks whether its model is up.
 LOOK_S = 0.2
@@ -44,7 +45,7 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
 
 async def call(request: HTTPConnection, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
     """What a method of the model's server answers, for a request that asks for nothing else."""
-    async with (ready if method.lookup else admitted)(request, spec) as calls:
+    async with Calls(request, spec, counted=not method.lookup) as calls:
         return await calls.call(spec, method, asked)
 
 
@@ -55,9 +56,8 @@ async def stream(request: HTTPConnection, spec: ModelSpec, method: Stream[Q, A],
             yield item
 
 
-@contextlib.asynccontextmanager
-async def admitted(request: HTTPConnection, spec: ModelSpec) -> AsyncIterator[Calls]:
-    """Wait until the model is up, and let the request in.
+def admitted(request: HTTPConnection, spec: ModelSpec) -> Calls:
+    """`async with admitted(...) as calls`: the model is up, the request is let in, and calls can be made.
 
     A request is let in once, by what is promised for the model that it is for. Other models that it calls take it as
     part of that: they are not asked whether they have room, and what their calls take counts as time of this model's
@@ -68,40 +68,54 @@ async def admitted(request: HTTPConnection, spec: ModelSpec) -> AsyncIterator[Ca
         InvalidRequest: a header cannot be read.
         ServingError: as `until_up` raises it.
     """
-    async with ready(request, spec) as calls:
-        services = calls.services
-        admission = services.admission.admit(
-            spec, services.state(spec.id).replicas, admission_request(request, calls.record), calls.record
-        )
-        with admission:
-            yield calls
-
-
-@contextlib.asynccontextmanager
-async def ready(request: HTTPConnection, spec: ModelSpec) -> AsyncIterator[Calls]:
-    """As `admitted`, for what takes no place among requests: everybody is let in."""
-    calls = Calls(request)
-    calls.record.is_for(spec)
-    await calls.until_up(spec)
-    try:
-        yield calls
-    finally:
-        await calls.end()
+    return Calls(request, spec)
 
 
 class Calls:
     """The calls of one request. Each waits until its model is up, and has what is left of the request's deadline.
 
     Calls may be made at the same time. One that is still under way when the request is over is cancelled.
+
+    Args:
+        spec: the model that the request is for.
+        counted: whether it takes a place among that model's requests. What takes none is always let in.
     """
 
-    def __init__(self, request: HTTPConnection):
+    def __init__(self, request: HTTPConnection, spec: ModelSpec, counted: bool = True):
         self.services: Services = request.app.state.services
         self.record = record_of(request.scope)
-        wanted = wanted_deadline(request)
+        self.spec = spec
+        wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
-        self.deadline = Deadline.after(min(wanted or math.inf, self.services.deadline_s))
+        self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
+        self._asked = admission_request(request, self.record, wanted_s) if counted else None
+        self._place: contextlib.AbstractContextManager[None] | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        self.record.is_for(self.spec)
+        await self.until_up(self.spec)
+        if self._asked is not None:
+            replicas = self.services.state(self.spec.id).replicas
+            self._place = self.services.admission.admit(self.spec, replicas, self._asked, self.record)
+            self._place.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._end()
+        finally:
+            if self._place is not None:
+                self._place.__exit__(None, None, None)
+
+    async def _end(self) -> None:
+        """Cancel what is still under way. asyncio.gather leaves its other calls alone when one of them fails."""
+        if left := list(self._under_way):
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def call(self, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
         """What a method of a model's server answers.
@@ -109,15 +123,31 @@ class Calls:
         Raises:
             ServingError: as `until_up` and the dispatcher raise it.
         """
-        with self._cancelled_at_the_end():
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+        finally:
+            self._under_way.discard(task)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """What a streaming method of a model's server gives. Closing it cancels the call. Raises as `call`."""
         await self.until_up(spec)
         items = self.services.dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+    async def converse(
+        self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
+    ) -> AsyncGenerator[A, None]:
+        """What a method of a model's server gives while `incoming` goes to it; see Dispatcher. Raises as `call`."""
+        await self.until_up(spec)
+        dispatcher = self.services.dispatcher
+        items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
         async with aclosing(items):
             async for item in items:
                 yield item
@@ -156,29 +186,11 @@ class Calls:
                 await asyncio.sleep(min(LOOK_S, end - now))
                 self.record.waited_s = waited_before + time.monotonic() - started
 
-    @contextlib.contextmanager
-    def _cancelled_at_the_end(self) -> Iterator[None]:
-        """The running task is one of those that `end` cancels."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._under_way.add(task)
-        try:
-            yield
-        finally:
-            self._under_way.discard(task)
 
-    async def end(self) -> None:
-        """Cancel what is still under way. asyncio.gather leaves its other calls alone when one of them fails."""
-        if left := list(self._under_way):
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-
-
-def admission_request(request: HTTPConnection, record: RequestRecord) -> AdmissionRequest:
-    """What admission looks at."""
+def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:
+    """What admission looks at. `wanted_s` is `wanted_deadline`."""
     key, batch = key_of(request.headers.get("authorization")), is_batch(request.headers.get("priority"))
-    return AdmissionRequest(key, batch, wanted_deadline(request), record.most_tokens)
+    return AdmissionRequest(key, batch, wanted_s, record.most_tokens)
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:

@@ -13,7 +13,7 @@ from deployments.router.record import Call, RequestRecord, clock
 from deployments.servers.calls import Answer, Begun, Ended, Refused
 from models.errors import DeadlineExceeded, ModelNotDeployed
 from models.specs import ModelSpec
-from models.tasks.methods import A, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 
 class State(StrEnum):
@@ -141,6 +141,23 @@ class Dispatcher(Protocol):
     def stream(
         self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> AsyncGenerator[A, None]: ...
+
+    def converse(
+        self,
+        spec: ModelSpec,
+        method: Duplex[Q, A],
+        incoming: AsyncIterator[Q],
+        *,
+        deadline: Deadline,
+        record: RequestRecord,
+    ) -> AsyncGenerator[A, None]:
+        """Send what comes in to one replica, while its items come out.
+
+        The replica may answer before, while and after pieces come. No further piece is asked for while many wait for
+        the replica. What `incoming` raises ends the call, and is raised here. A call whose replica is lost is not made
+        again.
+        """
+        ...
 
 
 def result_of(answer: Answer, call: Call) -> Any:

@@ -24,6 +24,8 @@ CONTROL_HEADERS = frozenset(
 # HAProxy 2.8 tells of a client that leaves while it waits for a whole answer: six times in seven on a new connection to
 # here, hardly ever on one that is used again, which is what Serve has it do. The client's own connection stays open.
 CLOSE = (b"connection", b"close")
+# Of a WebSocket that was closed without a code: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+NO_CODE = 1005
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -39,7 +41,7 @@ class Edge:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         request_id = request_id_of(scope)
@@ -48,13 +50,22 @@ class Edge:
         ]
         kept.append((b"x-request-id", request_id))
 
+        inner = {**scope, "headers": kept}
+
+        async def receive_noting_the_close() -> Message:
+            message = await receive()
+            note_close(inner, message)
+            return message
+
         async def send_with_one_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [pair for pair in message["headers"] if pair[0].lower() != b"x-request-id"]
-                message = {**message, "headers": [*headers, (b"x-request-id", request_id), CLOSE]}
+                message = with_headers(message, (b"x-request-id", request_id), CLOSE)
+            elif message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                # No CLOSE: "Connection: Upgrade" is what makes the connection a WebSocket.
+                message = with_headers(message, (b"x-request-id", request_id))
             await send(message)
 
-        await self.app({**scope, "headers": kept}, receive, send_with_one_id)
+        await self.app(inner, receive_noting_the_close if scope["type"] == "websocket" else receive, send_with_one_id)
 
 
 def request_id_of(scope: Scope) -> bytes:
@@ -63,3 +74,17 @@ def request_id_of(scope: Scope) -> bytes:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
     return uuid4().hex.encode()
+
+
+def with_headers(message: Message, *added: tuple[bytes, bytes]) -> Message:
+    """The message with these headers in the place of others of their names."""
+    names = {name for name, _ in added}
+    kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
+    return {**message, "headers": [*kept, *added]}
+
+
+def note_close(scope: Scope, message: Message) -> None:
+    """Keep in the scope the code that a client closed its WebSocket with. Serve cancels the application when it has
+    read that, so the application may never see it."""
+    if message["type"] == "websocket.disconnect":
+        scope.setdefault("close_code", message.get("code") or NO_CODE)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from deployments.failures import in_the_log
 from deployments.router.record import record_of
@@ -40,7 +41,9 @@ class _NoSuchRoute(InvalidRequest):
 
 def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServingError)
-    async def serving_error(request: Request, error: ServingError) -> Response:
+    async def serving_error(request: HTTPConnection, error: ServingError) -> Response:
+        if request.scope["type"] == "websocket":
+            raise error  # to WebSockets: it knows whether an answer or a close frame is due
         record_of(request.scope).failed(error)
         return error_response(error)
 

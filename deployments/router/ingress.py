@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -23,8 +23,10 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.board import Board
 from deployments.failures import in_the_log
+from deployments.mailbox import posted
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
+from deployments.ray_mailbox import RayMailbox
 from deployments.ray_metering import ray_meter
 from deployments.router.admission import Admission
 from deployments.router.application import create_application
@@ -40,7 +42,7 @@ from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
 from models.specs import ModelSpec
-from models.tasks.methods import A, Method, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
 
@@ -95,6 +97,8 @@ class Router:
             WaitingRoom(args.most_waiting),
             deadline_s=args.deadline_s,
             body_limit=int(args.body_limit_mib * (1 << 20)),
+            websocket_limit=int(args.websocket_limit_mib * (1 << 20)),
+            websocket_idle_s=args.websocket_idle_s,
             keep_alive_s=args.keep_alive_s,
             media=folder_store(args),
         )
@@ -123,6 +127,7 @@ class ServeDispatcher:
         self._handles: dict[str, DeploymentHandle] = {}
         self._in_flight: Counter[str] = Counter()
         self._wakes: dict[str, asyncio.Task[None]] = {}
+        self._mailbox: RayMailbox | None = None  # made for the first conversation
 
     async def start(self) -> None:
         self._controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -169,11 +174,49 @@ class ServeDispatcher:
             self._note_that_it_answers(spec.id)
             return result_of(answer, call)
 
-    async def stream(
+    def stream(
         self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> AsyncGenerator[A, None]:
-        for last_try in (False, True):
-            handle = self._handle(spec.id, "serve_stream", stream=True, large=method.large(asked))
+        return self._stream(spec, method, asked, tries=2, large=method.large(asked), deadline=deadline, record=record)
+
+    async def converse(
+        self,
+        spec: ModelSpec,
+        method: Duplex[Q, A],
+        incoming: AsyncIterator[Q],
+        *,
+        deadline: Deadline,
+        record: RequestRecord,
+    ) -> AsyncGenerator[A, None]:
+        if self._mailbox is None:
+            self._mailbox = RayMailbox()
+        with translated(spec.id, deadline):
+            async with posted(self._mailbox, incoming) as posting:
+                items = self._stream(
+                    spec, method, posting.incoming, tries=1, large=False, deadline=deadline, record=record
+                )
+                try:
+                    async with aclosing(items):
+                        async for item in items:
+                            yield item
+                except Exception as error:
+                    raise posting.error or error from None
+                if posting.error:
+                    raise posting.error
+
+    async def _stream(
+        self,
+        spec: ModelSpec,
+        method: Method[Any, A],
+        asked: Any,
+        *,
+        tries: int,
+        large: bool,
+        deadline: Deadline,
+        record: RequestRecord,
+    ) -> AsyncGenerator[A, None]:
+        for left in reversed(range(tries)):
+            handle = self._handle(spec.id, "serve_stream", stream=True, large=large)
             begun = ended = False
             try:
                 with self._under_way(spec, method, record) as call, translated(spec.id, deadline):
@@ -191,7 +234,7 @@ class ServeDispatcher:
                         if not ended:
                             replies.cancel()
             except ReplicaLost:
-                if begun or last_try:
+                if begun or not left:
                     raise
 
     @contextlib.contextmanager

@@ -112,16 +112,19 @@ class Call:
 class RequestRecord:
     """
     Attributes:
+        verb: HTTP's method.
         arrived: the `clock` at arrival.
         model, task: that the request is for. Of a request that calls several models it is the one that lets it in.
         most_tokens: that the answer may have, if the request says so.
         waited_s: for models to be up.
         calls: of models, in the order in which they began. A call that was made again is there twice.
         code: of the error the request ended in.
+        close_code: of a WebSocket; None for other requests, and for one whose client vanished.
     """
 
     request_id: str
     path: str = ""
+    verb: str = "POST"
     arrived: float = field(default_factory=clock)
     model: str = NO_MODEL
     task: Task[Any] | None = None
@@ -130,6 +133,7 @@ class RequestRecord:
     waited_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     code: str | None = None
+    close_code: int | None = None
     span: Any = None
 
     def is_for(self, spec: ModelSpec) -> None:
@@ -137,7 +141,7 @@ class RequestRecord:
 
     def begin(self, headers: dict[str, str]) -> None:
         """Open the request's span, below the client's if its headers name one."""
-        self.span = open_span(f"POST {self.path}", "server", headers)
+        self.span = open_span(f"{self.verb} {self.path}", "server", headers)
 
     def call(self, spec: ModelSpec, method: str, variant: str | None = None) -> Call:
         """Note that a model is called now."""
@@ -170,7 +174,8 @@ class RequestRecord:
 
     def usage(self) -> Usage:
         """What all calls used up."""
-        return sum((call.usage for call in self.calls), NOTHING)
+        first, *others = [call.usage for call in self.calls] or [NOTHING]
+        return sum(others, first)
 
     def router_s(self, now: float) -> float:
         """Seconds in which nobody waited for a model, a place or an engine. Calls at the same time count once."""
@@ -200,7 +205,7 @@ class RequestRecord:
         close_span(
             self.span,
             error=self.code,
-            http__request__method="POST",
+            http__request__method=self.verb,
             url__path=self.path,
             http__response__status_code=status,
             gen_ai__request__model=self.model,
@@ -259,6 +264,8 @@ class RequestRecord:
             fields["code"] = self.code
         if self.engine_s is not None:
             fields["router_ms"] = milliseconds(self.router_s(now))
+        if self.close_code is not None:
+            fields["close_code"] = self.close_code
         if len(self.calls) > 1:
             fields["calls"] = [call.fields() for call in self.calls]
         return fields

@@ -45,7 +45,9 @@ class Services:
     Attributes:
         admission: who is let in; as it stands here, everybody.
         deadline_s: for a whole request.
-        body_limit: bytes.
+        body_limit: bytes; of one message on a WebSocket, too.
+        websocket_limit: bytes of all messages that a client sends on one WebSocket.
+        websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
         keep_alive_s: seconds of silence after which a stream sends a comment.
         media: keeps pictures that are answered as links; None where there are no links.
     """
@@ -57,6 +59,8 @@ class Services:
     waiting: WaitingRoom = field(default_factory=lambda: WaitingRoom(200))
     deadline_s: float = 600
     body_limit: int = 8 << 20
+    websocket_limit: int = 64 << 20
+    websocket_idle_s: float = 60
     keep_alive_s: float = 10
     media: MediaStore | None = None
 

@@ -18,6 +18,7 @@ from ray.serve.exceptions import BackPressureError
 from replicas import chat_server, embedding_server, faked, started
 
 from deployments.board import MemoryBoard
+from deployments.mailbox import MemoryMailbox
 from deployments.metering import MemoryMeter
 from deployments.router import ingress
 from deployments.servers import calls
@@ -193,7 +194,7 @@ class LocalServe:
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.applications: dict[str, Application] = {}
-        self.board, self.meter = MemoryBoard(), MemoryMeter()
+        self.board, self.meter, self.mailbox = MemoryBoard(), MemoryMeter(), MemoryMailbox()
         self.error: Exception | None = None
         self.asked = 0
         self.routers: list[Any] = []
@@ -201,6 +202,7 @@ class LocalServe:
         patch.setattr(ingress.ray, "get_actor", lambda *_, **__: controller)
         patch.setattr(ingress, "DeploymentHandle", lambda _, application: Handle(self.applications[application]))
         patch.setattr(ingress, "RayBoard", lambda: self.board)
+        patch.setattr(ingress, "RayMailbox", lambda: self.mailbox)
         patch.setattr(ingress, "ray_meter", lambda _: self.meter)
 
     async def details(self) -> dict[str, Any]:

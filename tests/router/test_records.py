@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from deployments.metering import MemoryMeter
+from deployments.router.middleware import RequestContext
 from deployments.router.record import RequestRecord
 from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
 from deployments.tracing import open_span, start_tracing
@@ -96,7 +97,7 @@ async def test_reading_pages_is_no_request(counting, meter):
 
 async def test_a_client_that_leaves_is_a_499(application, services, fake_chat, chat_model):
     meter = MemoryMeter()
-    layer = application.user_middleware[0]
+    (layer,) = [layer for layer in application.user_middleware if layer.cls is RequestContext]
     layer.kwargs["meter"] = meter
     fake_chat.seconds_per_token = 0.01
     raw = json.dumps(body(chat_model, "word " * 500, stream=True)).encode()

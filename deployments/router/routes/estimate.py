@@ -41,7 +41,7 @@ async def estimate(request: Request) -> dict[str, Any]:
     record_of(request.scope).is_for(spec)
     record = record_of(request.scope)
     record.most_tokens = body.max_completion_tokens or body.max_tokens
-    return estimated(services, spec, calling.admission_request(request, record))
+    return estimated(services, spec, calling.admission_request(request, record, calling.wanted_deadline(request)))
 
 
 def estimated(services: Services, spec: ModelSpec, asked: AdmissionRequest) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""What happens around every WebSocket: its id, its record, its limits, and an error as a close that says why.
+
+Ray Serve reads messages ahead of the application and keeps them until it asks for them. So the limit on bytes in all is
+also the limit on what one connection can have waiting in the router's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from deployments.metering import Meter
+from deployments.router.edge import note_close, request_id_of, with_headers
+from deployments.router.errors import error_response, unexpected
+from deployments.router.record import CLIENT_LEFT, RequestRecord
+from models.errors import InvalidRequest, PayloadTooLarge, ServingError
+
+# https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and IANA's registry of close codes.
+NORMAL, ABNORMAL = 1000, 1006
+POLICY, TOO_BIG, SERVER_ERROR, TRY_LATER = 1008, 1009, 1011, 1013
+# What a close frame has room for, in bytes.
+LONGEST_REASON = 123
+SWITCHED, DENIED = 101, 403
+
+
+class WebSockets:
+    """Gives a WebSocket its id, its limits and its record, which is written down once, when it is over.
+
+    Before it is accepted, an error is an HTTP answer like any other. After that it is a close frame: its code says what
+    the client can do, its reason begins with the error's code. The record's status is 101 for what was accepted and
+    closed by either side, 499 for a client that vanished, and that of the answer for what was not accepted.
+
+    Args:
+        message_limit: bytes of one message. limit: of all that a client sends.
+        idle_s: seconds without a message in either direction, after which it is closed.
+    """
+
+    def __init__(self, app: ASGIApp, *, meter: Meter, message_limit: int, limit: int, idle_s: float):
+        self.app = app
+        self.meter = meter
+        self.message_limit = message_limit
+        self.limit = limit
+        self.idle_s = idle_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        record = RequestRecord(request_id.decode(), scope["path"][:200], verb="GET")
+        scope["request_id"], scope["record"] = record.request_id, record
+        record.begin({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        status = seen = 0
+        active = time.monotonic()
+
+        async def receive_within_limits() -> Message:
+            nonlocal seen, active
+            message = await self._next(receive, lambda: active)
+            active = time.monotonic()
+            note_close(scope, message)  # once more: there may be no Edge
+            size = size_of(message)
+            seen += size
+            if size > self.message_limit:
+                raise PayloadTooLarge(f"A message is over {mib(self.message_limit)} MiB. Send smaller ones.")
+            if seen > self.limit:
+                raise PayloadTooLarge(f"The messages are over {mib(self.limit)} MiB in all. Open another WebSocket.")
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, active
+            match message["type"]:
+                case "websocket.accept":
+                    status = SWITCHED
+                    message = with_headers(message, (b"x-request-id", request_id))
+                case "websocket.http.response.start":
+                    status = message["status"]
+                    message = with_headers(message, (b"x-request-id", request_id))
+                case "websocket.close":
+                    status = status or DENIED
+                    scope["close_code"] = message.get("code", NORMAL)
+            await send(message)
+            active = time.monotonic()
+
+        try:
+            await self.app(scope, receive_within_limits, send_with_id)
+            if status == SWITCHED and "close_code" not in scope:
+                await send_with_id({"type": "websocket.close", "code": NORMAL})
+        except WebSocketDisconnect:
+            pass  # the client left while the handler waited for its next message
+        except Exception as error:
+            failure = error if isinstance(error, ServingError) else unexpected(error, record.request_id)
+            record.failed(failure)
+            if "close_code" not in scope:
+                await refuse(failure, status == SWITCHED, scope, receive, send_with_id)
+        finally:
+            record.close_code = scope.get("close_code")
+            vanished = record.close_code is None or record.close_code == ABNORMAL
+            record.close(CLIENT_LEFT if vanished and status in (0, SWITCHED) else status, self.meter)
+
+    async def _next(self, receive: Receive, active: Callable[[], float]) -> Message:
+        """The client's next message. Raises Idle: since `active` nothing was sent for too long."""
+        arriving = asyncio.ensure_future(receive())
+        try:
+            while not arriving.done():
+                if (left := active() + self.idle_s - time.monotonic()) <= 0:
+                    raise Idle(f"Nothing was sent for {self.idle_s:g} s. Open another WebSocket when you need one.")
+                await asyncio.wait([arriving], timeout=left)
+        finally:
+            arriving.cancel()
+        return arriving.result()
+
+
+async def refuse(error: ServingError, accepted: bool, scope: Scope, receive: Receive, send: Send) -> None:
+    """An error as the client gets it."""
+    if not accepted and "websocket.http.response" in (scope.get("extensions") or {}):
+        await error_response(error)(scope, receive, send)
+        return
+    reason = f"{error.code}: {error.message}".encode()[:LONGEST_REASON].decode(errors="ignore")
+    await send({"type": "websocket.close", "code": close_code_of(error), "reason": reason})
+
+
+def close_code_of(error: ServingError) -> int:
+    """What of the close codes says the most of it: try again later, send less, or do not send this again."""
+    if error.status in (429, 503):
+        return TRY_LATER
+    if error.status == 413:
+        return TOO_BIG
+    return POLICY if error.status < 500 else SERVER_ERROR
+
+
+class Idle(InvalidRequest):
+    code = "idle"
+
+
+def size_of(message: Message) -> int:
+    """Bytes, of text in UTF-8."""
+    text = message.get("text") or ""
+    return len(message.get("bytes") or b"") + (len(text) if text.isascii() else len(text.encode()))
+
+
+def mib(size: int) -> str:
+    return f"{size / (1 << 20):g}"
