@@ -20,6 +20,7 @@ from deployments.router.record import RequestRecord
 from models.errors import TooBusy
 from models.slo import Targets
 from models.specs import ModelSpec
+from models.tasks.task import Begins
 from models.tasks.usage import COMPLETION_TOKENS
 
 # What a batch job may fill of what can be served in time; the rest is for those who wait at a screen.
@@ -125,8 +126,9 @@ class Admission:
         if promise is None:
             return math.inf
         learnt = load.predictor
+        first_s = promise.time_to_first_token_s or promise.time_to_first_audio_s
         lines = (
-            (learnt.first_s, learnt.first_s.safe_load_for, promise.time_to_first_token_s),
+            (learnt.first_s, learnt.first_s.safe_load_for, first_s),
             (learnt.token_s, learnt.token_s.load_for, promise.time_per_output_token_s),
             (learnt.duration_s, learnt.duration_s.safe_load_for, promise.duration_s),
         )
@@ -195,11 +197,13 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
     tokens, whole = call.usage[COMPLETION_TOKENS], last - entered
     if tokens:
         predictor.tokens.learn(load, tokens, now)
-    if tokens and record.stream and call.first is not None:
+    begins = call.task.begins if record.stream else None
+    if call.first is not None and (begins is Begins.AUDIO or (begins is Begins.TOKENS and tokens)):
         predictor.first_s.learn(load, call.first - entered, now)
         if tokens > 1:
             predictor.token_s.learn(mean, (call.last - call.first) / (tokens - 1), now)
-        return
+        if begins is Begins.TOKENS:  # whose duration follows from the number of tokens
+            return
     predictor.duration_s.learn(mean, whole, now)
     # Of a whole answer nobody sees when its first token came; what a short one takes is mostly that.
     if tokens > 1 and predictor.first_s.known:

@@ -85,6 +85,7 @@ class Calls:
         self.services: Services = request.app.state.services
         self.record = record_of(request.scope)
         self.spec = spec
+        self.record.patient = is_batch(request.headers.get("priority"))
         wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
         self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
@@ -189,8 +190,8 @@ class Calls:
 
 def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:
     """What admission looks at. `wanted_s` is `wanted_deadline`."""
-    key, batch = key_of(request.headers.get("authorization")), is_batch(request.headers.get("priority"))
-    return AdmissionRequest(key, batch, wanted_s, record.most_tokens)
+    key = key_of(request.headers.get("authorization"))
+    return AdmissionRequest(key, is_batch(request.headers.get("priority")), wanted_s, record.most_tokens)
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:

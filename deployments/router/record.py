@@ -58,6 +58,7 @@ class Call:
     task: Task[Any]
     method: str
     variant: str | None = None
+    patient: bool = False
     called: float = field(default_factory=clock)
     first: float | None = None
     last: float | None = None
@@ -69,7 +70,7 @@ class Call:
 
     def context(self) -> CallContext:
         """What is to travel with the call."""
-        return CallContext(self.request_id, time.time(), traceparent_of(self.span))
+        return CallContext(self.request_id, time.time(), traceparent_of(self.span), self.patient)
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +117,7 @@ class RequestRecord:
         arrived: the `clock` at arrival.
         model, task: that the request is for. Of a request that calls several models it is the one that lets it in.
         most_tokens: that the answer may have, if the request says so.
+        patient: nobody waits for the answer.
         waited_s: for models to be up.
         calls: of models, in the order in which they began. A call that was made again is there twice.
         code: of the error the request ended in.
@@ -130,6 +132,7 @@ class RequestRecord:
     task: Task[Any] | None = None
     stream: bool = False
     most_tokens: int | None = None
+    patient: bool = False
     waited_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     code: str | None = None
@@ -146,7 +149,7 @@ class RequestRecord:
     def call(self, spec: ModelSpec, method: str, variant: str | None = None) -> Call:
         """Note that a model is called now."""
         span = open_span(f"call {spec.id}", "client", self.span) if self.span else None
-        call = Call(self.request_id, spec.id, spec.task, method, variant, span=span)
+        call = Call(self.request_id, spec.id, spec.task, method, variant, self.patient, span=span)
         self.calls.append(call)
         return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,11 +33,17 @@ class CallContext:
         sent: Unix time of the router's call. Queue waits are differences of two machines' clocks where the replica
             is on another node, so nodes keep their clocks in step.
         trace: W3C trace context, empty when the request is not traced.
+        patient: nobody waits for it, so it may stand back.
     """
 
     request_id: str
     sent: float
     trace: dict[str, str] = field(default_factory=dict)
+    patient: bool = False
+
+
+# Of the call that is under way in a task.
+CONTEXT: ContextVar[CallContext | None] = ContextVar("call", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ class Call:
         self.usage: Usage = NOTHING
 
     def __enter__(self) -> Self:
+        CONTEXT.set(self.context)
         self.begun_at = time.time()
         self._started = time.perf_counter()
         self.queue_s = max(0.0, self.begun_at - self.context.sent)

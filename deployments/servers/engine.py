@@ -16,7 +16,7 @@ from deployments.failures import in_the_log
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
-from deployments.servers.calls import Answer, Begun, CallContext, CallLog, Ended, Refused
+from deployments.servers.calls import CONTEXT, Answer, Begun, CallContext, CallLog, Ended, Refused
 from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
@@ -153,7 +153,8 @@ class EngineServer:
 
     def patient(self) -> bool:
         """Whether nobody waits for the call that is under way."""
-        return False
+        context = CONTEXT.get()
+        return context is not None and context.patient
 
     def note_batch(self, items: int) -> None:
         self.meter.write(BATCH_SIZE, items, self.spec.id)
