@@ -113,7 +113,7 @@ class Calls:
 
     async def _end(self) -> None:
         """Cancel what is still under way. asyncio.gather leaves its other calls alone when one of them fails."""
-        if left := list(self._under_way):
+        if left := self._under_way - {running_task()}:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -124,9 +124,7 @@ class Calls:
         Raises:
             ServingError: as `until_up` and the dispatcher raise it.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        self._under_way.add(task)
+        self._under_way.add(task := running_task())
         try:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
@@ -136,22 +134,31 @@ class Calls:
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """What a streaming method of a model's server gives. Closing it cancels the call. Raises as `call`."""
-        await self.until_up(spec)
-        items = self.services.dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
-        async with aclosing(items):
-            async for item in items:
-                yield item
+        self._under_way.add(task := running_task())
+        try:
+            await self.until_up(spec)
+            dispatcher = self.services.dispatcher
+            items = dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            self._under_way.discard(task)
 
     async def converse(
         self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
     ) -> AsyncGenerator[A, None]:
         """What a method of a model's server gives while `incoming` goes to it; see Dispatcher. Raises as `call`."""
-        await self.until_up(spec)
-        dispatcher = self.services.dispatcher
-        items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
-        async with aclosing(items):
-            async for item in items:
-                yield item
+        self._under_way.add(task := running_task())
+        try:
+            await self.until_up(spec)
+            dispatcher = self.services.dispatcher
+            items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            self._under_way.discard(task)
 
     async def until_up(self, spec: ModelSpec) -> None:
         """Wait until a model takes requests.
@@ -186,6 +193,12 @@ class Calls:
                     raise self.deadline.exceeded() if now >= self.deadline.end else services.refusal(spec.id, state)
                 await asyncio.sleep(min(LOOK_S, end - now))
                 self.record.waited_s = waited_before + time.monotonic() - started
+
+
+def running_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # every handler runs in one
+    return task
 
 
 def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:

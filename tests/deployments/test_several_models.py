@@ -22,6 +22,7 @@ from models.tasks.chat import GenerationRequest
 from models.tasks.embeddings import EMBED, EmbeddingRequest
 
 OTHER = "bge-m3"
+OTHER_CHAT = "llama-3.1-8b-instruct"
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
@@ -51,6 +52,18 @@ async def at_once(request: Request) -> dict:
     return {"dimensions": [one.dimensions for one in both]}
 
 
+async def chats_at_once(request: Request) -> dict:
+    """What two chat models say; the request is for the first."""
+    catalog = request.app.state.services.catalog
+    async with calling.admitted(request, catalog[CHAT]) as calls:
+
+        async def listen(name: str) -> list[bytes]:
+            return [item async for item in calls.stream(catalog[name], CHAT_METHOD, generation("word " * 100))]
+
+        both = await asyncio.gather(listen(CHAT), listen(OTHER_CHAT))
+    return {"items": list(map(len, both))}
+
+
 @pytest.fixture
 def serve(local_serve):  # noqa: F811
     return local_serve
@@ -60,6 +73,7 @@ async def router_of(serve, **args):
     application = await serve.router(**args)
     application.add_api_route("/in-turn", in_turn, methods=["POST"])
     application.add_api_route("/at-once", at_once, methods=["POST"])
+    application.add_api_route("/chats-at-once", chats_at_once, methods=["POST"])
     return application
 
 
@@ -182,6 +196,40 @@ async def test_when_one_of_two_calls_fails_the_other_is_not_left_running(serve, 
     assert now() == began
     assert not serve.applications[OTHER].replicas[0].calls
     assert {call["model"]: call["code"] for call in line().calls} == {EMBEDDINGS: "engine_failed", OTHER: "cancelled"}
+
+
+async def test_when_one_of_two_streams_fails_the_other_is_not_left_running(serve):
+    quick, slow = await slow_chat(), await slow_chat(1)
+
+    async def breaks(request):
+        await asyncio.sleep(2.5)
+        raise EngineFailed("It broke.")
+        yield b""
+
+    quick.chat = breaks
+    serve.deploy(CHAT, quick)
+    serve.deploy(OTHER_CHAT, slow)
+    answer = await post(await router_of(serve), "/chats-at-once")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_failed")
+    made = slow.engine.tokens_made
+    await asyncio.sleep(10)
+    assert slow.engine.tokens_made == made == 3
+
+
+async def test_a_client_that_leaves_stops_both_engines(serve, line):
+    servers = [await slow_chat(1) for _ in range(2)]
+    serve.deploy(CHAT, servers[0])
+    serve.deploy(OTHER_CHAT, servers[1])
+    client = Client(await router_of(serve), "/chats-at-once", {}, lambda got: False)
+    request = asyncio.create_task(client.run())
+    await asyncio.sleep(4.5)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    made = [server.engine.tokens_made for server in servers]
+    await asyncio.sleep(10)
+    assert [server.engine.tokens_made for server in servers] == made == [5, 5]
+    assert [call["code"] for call in line().calls] == ["cancelled", "cancelled"]
 
 
 async def test_only_the_model_that_the_request_is_for_is_asked_for_room(serve):
