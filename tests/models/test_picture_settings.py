@@ -30,15 +30,19 @@ def test_the_nearest_size_has_the_shape_of_the_one_asked_for(asked, nearest):
     assert SMALL.nearest(*asked) == nearest
 
 
+def test_a_narrow_picture_is_shortened_to_the_megapixels():
+    assert SMALL.model_copy(update={"largest": 1000}).nearest(4000, 40) == (624, 32)
+
+
 @st.composite
 def limits(draw):
     """Settings of a model that can make at least its smallest square."""
     multiple = draw(st.sampled_from([1, 8, 16, 64]))
     smallest = draw(st.integers(1, 600))
-    made = -(-smallest // multiple) * multiple
-    largest = draw(st.integers(made, 5000))
-    megapixels = draw(st.floats(made * made / 1e6, 30))
-    assume(made * made <= megapixels * 1e6)
+    side = -(-smallest // multiple) * multiple
+    largest = draw(st.integers(side, 20 * side))
+    megapixels = draw(st.integers(side * side, side * largest)) / 1e6
+    assume(side * side <= megapixels * 1e6)  # which rounding may prevent
     return ImageSettings(smallest=smallest, largest=largest, multiple=multiple, most_megapixels=megapixels, **MADE)
 
 
