@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
-from models.media.formats import Format, Output
+from models.media.formats import Output, PictureFormat
 from models.sources import Source
 from models.tasks.methods import Stream, Unary, always
 from models.tasks.task import Settings, Task
@@ -153,7 +153,7 @@ class ImageResult(ImageEvent):
     guidance: float
     scheduler: str
     variant: str
-    format: Format
+    format: PictureFormat
     usage: Usage = NOTHING
 
 

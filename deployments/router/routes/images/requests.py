@@ -9,25 +9,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from deployments.router.pictures import inspected, output
 from deployments.router.routes.images.bodies import (
     ControlBody,
-    Delivery,
     EditBody,
     GenerationBody,
     Making,
     Prompted,
-    StyleBody,
-    UpscaleBody,
     VariationBody,
 )
 from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
-from models.media.formats import Output
-from models.media.headers import ImageHeader, inspect_image
 from models.specs import ModelSpec
-from models.tasks import styles, upscaling
 from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
-from models.tasks.styles import StyleRequest
-from models.tasks.upscaling import UpscaleRequest
 
 # What `quality` makes of a model's own number of steps.
 QUALITY = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 2.0, "hd": 2.0}
@@ -86,26 +79,6 @@ def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
     return replace(made(body, spec), image=body.image, strength=strength)
 
 
-def upscale(body: UpscaleBody, spec: ModelSpec) -> UpscaleRequest:
-    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    scale = upscaling.TASK.settings_of(spec).scale
-    if body.scale not in (None, scale):
-        raise InvalidRequest(f"{spec.id} makes pictures {scale} times larger, no other scale.", "scale")
-    inspected(body.image, spec, "image")
-    return UpscaleRequest(body.image, output(body))
-
-
-def stylization(body: StyleBody, spec: ModelSpec) -> StyleRequest:
-    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    inspected(body.image, spec, "image")
-    if body.style_image is not None:
-        inspected(body.style_image, spec, "style_image")
-        style: str | bytes = body.style_image
-    else:
-        style = styles.TASK.settings_of(spec).style_named(body.style or "")
-    return StyleRequest(body.image, style, body.strength or 1.0, output(body))
-
-
 def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
     """What generations and edits have in common."""
     return replace(
@@ -142,25 +115,6 @@ def made(body: Making, spec: ModelSpec) -> ImageRequest:
         adapters=_adapters(body, spec),
         output=output(body),
     )
-
-
-def output(body: Delivery) -> Output:
-    """How pictures are written. Raises InvalidRequest: the format cannot have what is asked of it."""
-    kind = body.output_format or "png"
-    if body.output_compression not in (None, 100) and kind == "png":
-        raise InvalidRequest(
-            "output_compression: png is lossless. Ask for output_format jpeg or webp to have it smaller.",
-            "output_compression",
-        )
-    if body.background == "transparent" and kind == "jpeg":
-        raise InvalidRequest("background: jpeg has no transparency. Ask for output_format png or webp.", "background")
-    compression = 100 if body.output_compression is None else body.output_compression
-    return Output(kind, compression, body.background or "auto")
-
-
-def inspected(picture: bytes, spec: ModelSpec, param: str) -> ImageHeader:
-    """Raises InvalidMedia, PayloadTooLarge."""
-    return inspect_image(picture, spec.limits.most_megapixels, param)
 
 
 def _settings(spec: ModelSpec) -> ImageSettings:
