@@ -117,6 +117,11 @@ class Limits(Spec):
     inputs: int | None = Field(default=None, gt=0, description="items of one request, for tasks that take several")
     megapixels: float | None = Field(default=None, gt=0, description="of a picture that is sent, where one is changed")
 
+    @property
+    def most_megapixels(self) -> float:
+        """Of a picture that is sent: `megapixels`, or 16 where the row does not say."""
+        return self.megapixels or 16.0
+
 
 class ModelSpec(Spec):
     """One row of the catalog: what is true of a model on any cluster."""

@@ -10,6 +10,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from deployments.router import calling
+from deployments.router.files import WithFiles, in_json, store_for_links
+from deployments.router.media_store import MediaStore
 from deployments.router.multipart import read_form_or_body
 from deployments.router.openapi import documented
 from deployments.router.services import Services
@@ -68,7 +70,7 @@ def endpoint(
     body: type[Body],
     *,
     to_request: Callable[[Body, ModelSpec], Q],
-    to_answer: Callable[[A, Body, ModelSpec], Mapping[str, Any] | Content],
+    to_answer: Callable[[A, Body, ModelSpec], Mapping[str, Any] | WithFiles | Content],
     tag: str,
     summary: str,
     about: str = "",
@@ -92,18 +94,27 @@ def endpoint(
 
     async def handle(request: Request) -> Response:
         sent = await read(request, body)
+        store = store_for_links(request, sent)
         services: Services = request.app.state.services
         spec = services.asked_for(cast(Addressed, sent).model, *tasks)
         result = await calling.call(request, spec, method, to_request(sent, spec))
-        return response(to_answer(result, sent, spec))
+        return await response(to_answer(result, sent, spec), request, store)
 
     described = documented(body, summary, forms=forms, example=example.body, answer=media_type)
     router.add_api_route(example.path, handle, methods=["POST"], name=summary, description=about, **described)
     return router
 
 
-def response(answer: Mapping[str, Any] | Content) -> Response:
-    """An answer as HTTP has it."""
+async def response(
+    answer: Mapping[str, Any] | WithFiles | Content, request: Request, store: MediaStore | None = None
+) -> Response:
+    """An answer as HTTP has it.
+
+    Args:
+        store: takes the files of an answer to which there are links; see `store_for_links`.
+    """
+    if isinstance(answer, WithFiles):
+        answer = await in_json(answer, request, store)
     if isinstance(answer, Content):
         return Response(answer.data, headers=dict(answer.headers or {}), media_type=answer.media_type)
     return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

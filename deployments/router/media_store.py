@@ -1,4 +1,4 @@
-"""A place for finished pictures whose clients want links instead of bytes.
+"""A place for finished files whose clients want links instead of bytes.
 
 A link names a file by 144 random bits, says when it expires and is signed, so that it can neither be guessed nor
 prolonged. Routers share a folder, and with it the key: any of them serves what another one made.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from fastapi import Request
 
@@ -26,7 +26,7 @@ from deployments.failures import in_the_log
 from deployments.settings import RouterArgs
 from models import weights
 from models.errors import InvalidRequest
-from models.media.formats import Format
+from models.media.formats import MEDIA_TYPES, Format
 
 logger = logging.getLogger("ray.serve")
 
@@ -36,7 +36,7 @@ ROUTE = "/v1/media"
 # How often the folder is looked through for what has expired or is too much.
 SWEEP_S = 1.0
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{24}\.(png|jpeg|webp)")
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{24}}\.({'|'.join(MEDIA_TYPES)})")
 
 
 class LinkInvalid(InvalidRequest):
@@ -130,6 +130,11 @@ class FolderStore:
         return found
 
 
+def format_of(name: str) -> Format:
+    """The format of a file that a store has given this name."""
+    return cast(Format, name.rpartition(".")[2])
+
+
 def folder_store(args: RouterArgs) -> FolderStore | None:
     """The store that a router's settings ask for. A folder that cannot be written costs the links, not the router."""
     if not args.media_links:
@@ -138,7 +143,7 @@ def folder_store(args: RouterArgs) -> FolderStore | None:
     try:
         return FolderStore(folder.expanduser(), args.media_ttl_s, int(args.media_limit_mib * (1 << 20)))
     except OSError as error:
-        logger.error("no links to pictures: the media folder cannot be used: %s", in_the_log(error))
+        logger.error("no links to files: the media folder cannot be used: %s", in_the_log(error))
         return None
 
 
@@ -172,4 +177,4 @@ def link(request: Request, path: str) -> str:
 
 
 def _gone() -> MediaNotFound:
-    return MediaNotFound("There is nothing here, or it has expired. Make the picture again, or ask for b64_json.")
+    return MediaNotFound("There is nothing here, or it has expired. Make it again, or ask for b64_json.")

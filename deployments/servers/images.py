@@ -18,7 +18,7 @@ from PIL import Image
 from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer, broken
 from deployments.servers.safety import OutputGuard
-from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError, UnsupportedParameter
+from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, GENERATED, encode_image
 from models.tasks.images import (
@@ -44,7 +44,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class SettledRequest:
     """A request with every value settled.
 
     Attributes:
@@ -91,12 +91,12 @@ class Server(EngineServer):
     @handles(MAKE_STREAM)
     async def make_stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Usage, None]:
         """Progress and unfinished pictures as they come, each picture when it is finished, and how they were made."""
-        plan = await asyncio.to_thread(self.plan, request)
+        settled = await asyncio.to_thread(self.settle, request)
         items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()
         tokens: list[int] = [0]
         tasks = [
-            asyncio.create_task(self._make_one(index, picture, plan, items, tokens))
-            for index, picture in enumerate(plan.pictures)
+            asyncio.create_task(self._make_one(index, picture, settled, items, tokens))
+            for index, picture in enumerate(settled.pictures)
         ]
         try:
             missing = len(tasks)
@@ -116,10 +116,10 @@ class Server(EngineServer):
             await asyncio.gather(*tasks, return_exceptions=True)
         usage = Usage({PROMPT_TOKENS: tokens[0], IMAGES: len(tasks)})
         yield usage
-        first = plan.pictures[0]
+        first = settled.pictures[0]
         yield ImageResult(
             (),
-            *plan.size,
+            *settled.size,
             first.steps,
             first.guidance,
             first.scheduler,
@@ -132,7 +132,7 @@ class Server(EngineServer):
         self,
         index: int,
         picture: Picture,
-        plan: Plan,
+        settled: SettledRequest,
         items: asyncio.Queue,
         tokens: list[int],
     ) -> None:
@@ -147,27 +147,27 @@ class Server(EngineServer):
         async def show(preview: np.ndarray) -> None:
             async with in_order:
                 previews.append(preview)
-                data = await self._encode(preview, picture, plan)
+                data = await self._encode(preview, picture, settled)
                 items.put_nowait(PartialImage(index, len(previews) - 1, data))
 
         shown: list[asyncio.Task[None]] = []
         try:
             pixels = await self.denoising.make(
                 picture,
-                plan.request.partial_images,
+                settled.request.partial_images,
                 on_step,
                 lambda preview: shown.append(asyncio.create_task(show(preview))),
             )
             await asyncio.gather(*shown)
-            items.put_nowait(EncodedImage(index, await self._encode(pixels, picture, plan), picture.seed))
+            items.put_nowait(EncodedImage(index, await self._encode(pixels, picture, settled), picture.seed))
         except Exception as error:
             items.put_nowait(error)
         finally:
             for task in shown:
                 task.cancel()
 
-    async def _encode(self, pixels: np.ndarray, picture: Picture, plan: Plan) -> bytes:
-        pixels = await asyncio.to_thread(composed, pixels, plan)
+    async def _encode(self, pixels: np.ndarray, picture: Picture, settled: SettledRequest) -> bytes:
+        pixels = await asyncio.to_thread(composed, pixels, settled)
         await self.guard.check([pixels])
         facts = {
             "model": self.spec.id,
@@ -176,12 +176,14 @@ class Server(EngineServer):
             "steps": str(picture.steps),
             "guidance": f"{picture.guidance:g}",
             "scheduler": picture.scheduler,
-            "size": f"{plan.size[0]}x{plan.size[1]}",
+            "size": f"{settled.size[0]}x{settled.size[1]}",
         }
-        source = GENERATED if plan.original is None else EDITED
-        return await asyncio.to_thread(partial(encode_image, pixels, plan.request.output, facts, digital_source=source))
+        source = GENERATED if settled.original is None else EDITED
+        return await asyncio.to_thread(
+            partial(encode_image, pixels, settled.request.output, facts, digital_source=source)
+        )
 
-    def plan(self, request: ImageRequest) -> Plan:
+    def settle(self, request: ImageRequest) -> SettledRequest:
         """Decode what was sent and settle what was left open. Blocks.
 
         Raises:
@@ -192,12 +194,10 @@ class Server(EngineServer):
         scheduler = request.scheduler or settings.scheduler
         if scheduler not in self.engine.schedulers:
             raise InvalidRequest(f"The schedulers here are {', '.join(self.engine.schedulers)}.", "scheduler")
-        if request.output.background == "transparent":
-            raise UnsupportedParameter(f"{self.spec.id} makes opaque pictures only.", "background")
         original = self._decode(request.image, "image") if request.image is not None else None
         mask = self._mask(request, original) if original is not None else None
         size = wanted_size(request, original, settings)
-        working = nearest_workable(size, settings)
+        working = settings.nearest(*size)
         self._check_memory(working)
         strength = request.strength or (1.0 if mask is not None else settings.strength)
         seed = secrets.randbits(32) if request.seed is None else request.seed
@@ -226,8 +226,8 @@ class Server(EngineServer):
         )
         pictures = tuple(replace(first, seed=(seed + number) % (1 << 63)) for number in range(request.n))
         if original is None:
-            return Plan(request, pictures, size)
-        return Plan(
+            return SettledRequest(request, pictures, size)
+        return SettledRequest(
             request,
             pictures,
             size,
@@ -240,7 +240,7 @@ class Server(EngineServer):
         return TASK.settings_of(self.spec)
 
     def _decode(self, data: bytes, param: str) -> DecodedImage:
-        return decode_image(data, self.spec.limits.megapixels or 16, param)
+        return decode_image(data, self.spec.limits.most_megapixels, param)
 
     def _mask(self, request: ImageRequest, original: DecodedImage) -> np.ndarray | None:
         """What to repaint, 0 to 1, as large as the picture; None for all of it."""
@@ -285,19 +285,6 @@ def wanted_size(request: ImageRequest, original: DecodedImage | None, settings: 
     return settings.width, settings.height
 
 
-def nearest_workable(size: Size, settings: ImageSettings) -> Size:
-    """The size nearest to the wanted one in shape that the model can work at."""
-    width, height = size
-    scale = min(1.0, settings.largest / max(size), (settings.most_megapixels * 1e6 / (width * height)) ** 0.5)
-    scale = max(scale, settings.smallest / min(size)) if scale * min(size) < settings.smallest else scale
-
-    def side(length: int) -> int:
-        rounded = round(length * scale / settings.multiple) * settings.multiple
-        return int(min(max(rounded, settings.smallest), settings.largest))
-
-    return side(width), side(height)
-
-
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
@@ -310,10 +297,10 @@ def resized_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     return np.clip(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)), 0, 1)
 
 
-def composed(pixels: np.ndarray, plan: Plan) -> np.ndarray:
+def composed(pixels: np.ndarray, settled: SettledRequest) -> np.ndarray:
     """The picture at the size wanted. What the mask keeps is the original's, byte for byte."""
-    pixels = resized(pixels, plan.size)
-    if plan.original is None or plan.repaint is None:
+    pixels = resized(pixels, settled.size)
+    if settled.original is None or settled.repaint is None:
         return pixels
     # The engine has blended along soft edges of the mask; what the mask keeps altogether is taken from the original.
-    return np.where(plan.repaint[:, :, None] > 0, pixels, plan.original)
+    return np.where(settled.repaint[:, :, None] > 0, pixels, settled.original)

@@ -22,9 +22,6 @@ from models.tasks.usage import IMAGES, Usage
 
 T = TypeVar("T")
 
-# For a model whose row states no limit.
-MOST_MEGAPIXELS = 4.0
-
 
 class CallerLeft(Exception):
     """Raised inside an engine's thread to end work that nobody waits for any more."""
@@ -39,8 +36,7 @@ class PictureServer(EngineServer):
         await self.guard.load()
 
     async def decode(self, data: bytes, param: str) -> DecodedImage:
-        most = self.spec.limits.megapixels or MOST_MEGAPIXELS
-        return await asyncio.to_thread(decode_image, data, most, param)
+        return await asyncio.to_thread(decode_image, data, self.spec.limits.most_megapixels, param)
 
     async def in_turn(self, work: Callable[[Callable[[], None]], T]) -> T:
         """Run `work` when its turn comes.

@@ -1,7 +1,6 @@
 """Style models as replicas."""
 
 import asyncio
-import difflib
 
 import numpy as np
 
@@ -44,19 +43,7 @@ class Server(PictureServer):
     async def _style(self, style: str | bytes) -> str | np.ndarray:
         if isinstance(style, bytes):
             return (await self.decode(style, "style_image")).pixels
-        if style not in (known := TASK.settings_of(self.spec).styles):
-            raise InvalidRequest(unknown_style(style, known), "style")
-        return style
-
-
-def unknown_style(style: str, styles: tuple[str, ...]) -> str:
-    """What to say to who asked for a style that there is not: the nearest names, or all where none is near."""
-    wanted = style[:100].lower()
-    near = [name for name in styles if wanted and wanted in name]
-    near += [name for name in difflib.get_close_matches(wanted, styles, n=3, cutoff=0.5) if name not in near]
-    if near:
-        return f"This model has no style {style[:100]!r}. Did you mean {' or '.join(near[:3])}?"
-    return f"This model has no style {style[:100]!r}. It has {', '.join(styles)}."
+        return TASK.settings_of(self.spec).style_named(style)
 
 
 def mix(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:

@@ -1,11 +1,26 @@
-"""How pictures are written."""
+"""Formats of files: their media types, and how pictures are written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["png", "jpeg", "webp"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+SoundFormat = Literal["wav", "mp3", "flac", "opus"]
+VideoFormat = Literal["mp4"]
+Format = PictureFormat | SoundFormat | VideoFormat
+
+MEDIA_TYPES: dict[Format, str] = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",  # RFC 3003
+    "flac": "audio/flac",  # RFC 9639
+    "opus": "audio/ogg",  # RFC 7845: Opus in an Ogg file
+    "mp4": "video/mp4",
+}
+"""The media type (`Content-Type`) of each format that models write; formats are also the suffixes of files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +32,6 @@ class Output:
         background: transparent keeps or makes an alpha channel, which jpeg has not.
     """
 
-    format: Format = "png"
+    format: PictureFormat = "png"
     compression: int = 100
     background: Literal["auto", "opaque", "transparent"] = "auto"

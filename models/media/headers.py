@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.errors import InvalidMedia, PayloadTooLarge
-from models.media.formats import Format
+from models.media.formats import PictureFormat
 
 NOT_A_PICTURE = "is not a png, jpeg or webp file. Send a picture in one of these formats."
 BROKEN = "is broken or cut off. Send it again as a whole png, jpeg or webp file."
@@ -28,7 +28,7 @@ class ImageHeader:
         animated: it has several frames.
     """
 
-    format: Format
+    format: PictureFormat
     width: int
     height: int
     animated: bool = False

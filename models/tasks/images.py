@@ -8,13 +8,14 @@ every picture in the batch), `finish` (latents to pixels). Encoded media stays o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
-from models.media.formats import Format, Output
+from models.media.formats import Output, PictureFormat
 from models.sources import Source
 from models.tasks.methods import Stream, Unary, always
 from models.tasks.task import Settings, Task
@@ -48,6 +49,26 @@ class ImageSettings(Settings):
 
     def card(self) -> dict[str, Any]:
         return {"size": f"{self.width}x{self.height}"}
+
+    def nearest(self, width: int, height: int) -> tuple[int, int]:
+        """The size in pixels nearest to this one that the model can make: of the same shape, as far as limits allow.
+
+        A size that the model can make is its own nearest.
+        """
+        most = self.most_megapixels * 1e6
+        scale = min(1.0, self.largest / max(width, height), math.sqrt(most / (width * height)))
+        scale = max(scale, self.smallest / min(width, height))
+        sides = [self._nearest_side(side * scale, round) for side in (width, height)]
+        if sides[0] * sides[1] > most:
+            sides = [self._nearest_side(side * scale, math.floor) for side in (width, height)]
+        while sides[0] * sides[1] > most and max(sides) - self.multiple >= self.smallest:
+            sides[sides.index(max(sides))] -= self.multiple
+        return sides[0], sides[1]
+
+    def _nearest_side(self, length: float, rounded: Callable[[float], int]) -> int:
+        smallest = math.ceil(self.smallest / self.multiple) * self.multiple
+        largest = self.largest // self.multiple * self.multiple
+        return min(largest, max(smallest, rounded(length / self.multiple) * self.multiple))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +153,7 @@ class ImageResult(ImageEvent):
     guidance: float
     scheduler: str
     variant: str
-    format: Format
+    format: PictureFormat
     usage: Usage = NOTHING
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
+from models.errors import InvalidRequest
 from models.media.formats import Output
 from models.media.samples import GREY
 from models.tasks.methods import Unary, always
@@ -23,6 +25,22 @@ class StyleSettings(Settings):
 
     def card(self) -> dict[str, Any]:
         return {"styles": self.styles}
+
+    def style_named(self, name: str) -> str:
+        """The style of this name.
+
+        Raises:
+            InvalidRequest: there is none. The message has the names nearest to it, or all of them where none is near.
+        """
+        if name in self.styles:
+            return name
+        wanted = name[:100].lower()
+        near = [style for style in self.styles if wanted and wanted in style]
+        near += [
+            style for style in difflib.get_close_matches(wanted, self.styles, n=3, cutoff=0.5) if style not in near
+        ]
+        instead = f"Did you mean {' or '.join(near[:3])}?" if near else f"It has {', '.join(self.styles)}."
+        raise InvalidRequest(f"This model has no style {name[:100]!r}. {instead}", "style")
 
 
 @dataclass(frozen=True, slots=True)

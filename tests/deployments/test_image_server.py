@@ -11,8 +11,7 @@ from PIL import Image
 from replicas import started
 
 from deployments.servers.denoising import preview_steps
-from deployments.servers.images import nearest_workable
-from models.errors import ContentPolicyViolation, InvalidMedia, InvalidRequest, OutOfMemory, UnsupportedParameter
+from models.errors import ContentPolicyViolation, InvalidMedia, InvalidRequest, OutOfMemory
 from models.media.formats import Output
 from models.specs import ModelSpec
 from models.tasks.images import EncodedImage, ImageRequest, ImageResult, ImageSettings, PartialImage, Progress
@@ -38,7 +37,7 @@ SPEC = ModelSpec.model_validate(
         "owner": "tests",
         "source": {"kind": "none"},
         "limits": {"context_tokens": 24, "megapixels": 1},
-        "images": SETTINGS,
+        "settings": SETTINGS.model_dump(),
         "default_variant": "fake",
         "variants": {"fake": {"backend": "fake", "precision": "fp32", "needs": {"cpus": 0, "memory_gib": 1}}},
     }
@@ -143,7 +142,6 @@ async def test_transparent_parts_of_the_picture_are_painted(server):
     ("change", "kind", "param"),
     [
         ({"scheduler": "nope"}, InvalidRequest, "scheduler"),
-        ({"output": Output(background="transparent")}, UnsupportedParameter, "background"),
         ({"prompt": "unspeakable"}, InvalidRequest, "prompt"),
         ({"image": b"no picture"}, InvalidMedia, "image"),
         ({"width": 2048, "height": 2048}, OutOfMemory, "size"),
@@ -196,14 +194,6 @@ async def test_cancelled_requests_stop_their_pictures(server):
     go.release(100)
     assert len((await staying).images) == 1
     assert begun == [2, 2, 2, 2, 1, 1, 1, 1]
-
-
-def test_sizes_a_model_can_work_at():
-    assert nearest_workable((64, 64), SETTINGS) == (64, 64)
-    assert nearest_workable((1024, 512), SETTINGS) == (128, 64)
-    assert nearest_workable((70, 50), SETTINGS) == (72, 48)
-    assert nearest_workable((8, 8), SETTINGS) == (32, 32)
-    assert nearest_workable((1000, 10), SETTINGS) == (128, 32)
 
 
 def test_previews_are_spread_over_the_steps():

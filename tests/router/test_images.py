@@ -10,6 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from deployments.router.routes import example_of
+from models.tasks import BY_NAME
 from models.tasks.images import Adapter
 
 
@@ -299,3 +301,11 @@ async def test_pictures_that_several_clients_ask_for_are_each_their_own(image_cl
     )
     means = [pixels(picture_of(answer.data[0])).mean((0, 1)) for answer in answers]
     assert len({tuple(np.round(mean / 64)) for mean in means}) == 4
+
+
+@pytest.mark.parametrize(("task", "model"), [("images", "turbo"), ("upscaling", "upscaler"), ("styles", "styler")])
+async def test_every_model_answers_the_example_of_its_task(images, task, model):
+    example = example_of(BY_NAME[task])
+    response = await images.post(example.path, json=example.for_model(model))
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == model

@@ -1,17 +1,24 @@
-"""Links to pictures: they work for a while, for who has them, and for nobody else."""
+"""Links to files: they work for a while, for who has them, and for nobody else."""
 
 import base64
+import io
 import os
 import stat
 import time
+import wave
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from deployments.router import media_store
+from deployments.router.endpoint import Content, Example, endpoint
+from deployments.router.files import Delivery, File, WithFiles
 from deployments.router.media_store import FolderStore, LinkInvalid, MediaNotFound, folder_store
 from deployments.settings import RouterArgs
+from models.media.formats import MEDIA_TYPES
+from models.media.samples import GREY
+from models.tasks.upscaling import TASK, UPSCALE, UpscaleRequest
 
 BODY = {"model": "painter", "prompt": "a", "response_format": "url"}
 
@@ -91,13 +98,81 @@ async def test_a_link_expires(image_router, open_http, tmp_path, assert_error):
         assert_error(await http.get(link), 404, "not_found")
 
 
-async def test_without_a_store_links_are_refused_before_any_work(image_router, open_http, painter, assert_error):
+@pytest.mark.parametrize("path", ["generations", "variations", "upscales"])
+async def test_without_a_store_links_are_refused_before_any_work(
+    *, image_router, open_http, painter, upscaler, assert_error, png, path
+):
+    body = {"response_format": "url"}
+    body |= {"prompt": "a"} if path == "generations" else {"image": base64.b64encode(png()).decode()}
     async with open_http(image_router(media=None)) as http:
-        error = assert_error(await http.post("/v1/images/generations", json=BODY), 400)
+        error = assert_error(await http.post(f"/v1/images/{path}", json=body), 400)
         assert error["param"] == "response_format"
         assert "b64_json" in error["message"]
-        assert painter.requests == []
+        assert painter.requests == upscaler.requests == []
         assert_error(await http.get("/v1/media/a.png?expires=1&signature=a"), 404)
+
+
+def silence() -> bytes:
+    """A tenth of a second, as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((1, 2, 8000, 800, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    return file.getvalue()
+
+
+class SoundBody(Delivery):
+    model: str | None = None
+    raw: bool = False
+
+
+@pytest.fixture
+async def sounds(image_app, open_http):
+    """HTTP to a router with an endpoint whose answers are sounds."""
+
+    def to_answer(result, body, spec):
+        if body.raw:
+            return Content(silence(), "audio/wav", {"x-seconds": "0.1"})
+        return WithFiles([File(silence(), "wav", {"seconds": 0.1})], {"model": spec.id})
+
+    image_app.include_router(
+        endpoint(
+            Example("/v1/sounds", {}),
+            TASK,
+            UPSCALE,
+            SoundBody,
+            to_request=lambda body, spec: UpscaleRequest(GREY),
+            to_answer=to_answer,
+            tag="Sounds",
+            summary="Be silent",
+        )
+    )
+    async with open_http(image_app) as client:
+        yield client
+
+
+async def test_a_sound_is_answered_as_it_is_as_base64_or_as_a_link(sounds):
+    raw = await sounds.post("/v1/sounds", json={"raw": True})
+    assert (raw.content, raw.headers["content-type"], raw.headers["x-seconds"]) == (silence(), "audio/wav", "0.1")
+    inline = (await sounds.post("/v1/sounds", json={})).json()
+    assert inline["data"] == [{"b64_json": base64.b64encode(silence()).decode(), "seconds": 0.1}]
+    assert inline["model"] == "upscaler"
+    linked = (await sounds.post("/v1/sounds", json={"response_format": "url"})).json()
+    (item,) = linked["data"]
+    assert item["seconds"] == 0.1
+    response = await sounds.get(item["url"])
+    assert (response.status_code, response.content) == (200, silence())
+    assert response.headers["content-type"] == "audio/wav"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert parts(item["url"])[0].endswith(".wav")
+
+
+@pytest.mark.parametrize(("kind", "media_type"), MEDIA_TYPES.items())
+async def test_every_format_has_links_of_its_own_type(image_router, open_http, tmp_path, kind, media_type):
+    store = FolderStore(tmp_path / "a", 60, 1 << 20)
+    async with open_http(image_router(media=store)) as http:
+        response = await http.get(await store.put(b"data", kind))
+    assert (response.content, response.headers["content-type"]) == (b"data", media_type)
 
 
 # The store

@@ -1,9 +1,5 @@
-"""/v1/images: make pictures, change them, enlarge them, give them a style."""
+"""/v1/images: make pictures, change them, vary them, in OpenAI's form."""
 
-from fastapi import APIRouter
+from deployments.router.routes.images.endpoints import EXAMPLE, router
 
-from deployments.router.routes.images import changing, making
-
-router = APIRouter()
-router.include_router(making.router)
-router.include_router(changing.router)
+__all__ = ["EXAMPLE", "router"]

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 import pydantic_core
-from pydantic import AliasChoices, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from deployments.router.pictures import Fraction, Picture, PictureBody
 from deployments.router.wire import Many, WireModel
 
 MOST_PARTIAL_IMAGES = 3
-
-
-def as_picture(value: Any) -> Any:
-    """A file of a form, base64, a data URL, or OpenAI's `{"image_url": <data URL>}`, as bytes. Nothing is fetched."""
-    if isinstance(value, dict):
-        if set(value) != {"image_url"}:
-            raise ValueError('a picture is {"image_url": "data:image/png;base64,…"}; files by id are not kept here')
-        value = value["image_url"]
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("send the picture as a file of a form, as base64 or as a data URL")
-    start = value[:200].lower()
-    if start.startswith(("http:", "https:")):
-        raise ValueError("pictures are not fetched from the web; send the picture itself, as base64 or a data URL")
-    if start.startswith("data:"):
-        head, _, value = value.partition(",")
-        if not head.lower().endswith(";base64"):
-            raise ValueError("the data URL is not base64; write data:image/png;base64,…")
-    try:
-        return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("is neither base64 nor a data URL") from None
 
 
 def as_list(value: Any) -> Any:
@@ -49,14 +25,6 @@ def from_json_text(value: Any) -> Any:
         return pydantic_core.from_json(value, allow_inf_nan=False)
     except ValueError:
         raise ValueError("is not valid JSON") from None
-
-
-Picture = Annotated[
-    bytes,
-    BeforeValidator(as_picture),
-    WithJsonSchema({"type": "string", "description": "A png, jpeg or webp: a file of a form, base64 or a data URL."}),
-]
-Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Lora(WireModel):
@@ -77,22 +45,7 @@ Loras = Annotated[Annotated[Many[Lora], Field(max_length=16)], BeforeValidator(f
 Controls = Annotated[Annotated[Many[ControlBody], Field(max_length=8)], BeforeValidator(from_json_text)]
 
 
-class Delivery(WireModel):
-    """How pictures come back. Common to every endpoint."""
-
-    model: str | None = Field(default=None, min_length=1, max_length=256)
-    """Left out, it is the first of its kind that is running."""
-    output_format: Literal["png", "jpeg", "webp"] | None = None
-    output_compression: int | None = Field(default=None, ge=0, le=100)
-    """Quality of jpeg and webp; png is lossless."""
-    background: Literal["auto", "opaque", "transparent"] | None = None
-    response_format: Literal["b64_json", "url"] | None = None
-    """`url` gives links that expire."""
-    user: str | None = Field(default=None, max_length=1000)
-    safety_identifier: str | None = Field(default=None, max_length=1000)
-
-
-class Making(Delivery):
+class Making(PictureBody):
     """How pictures are made, with or without a prompt."""
 
     n: int | None = Field(default=None, ge=1, lt=1 << 31)
@@ -162,25 +115,3 @@ class VariationBody(Making):
     image: Picture
     strength: Fraction | None = None
     """How far to go from the picture: near 0 changes little, 1 everything."""
-
-
-class UpscaleBody(Delivery):
-    image: Picture
-    scale: int | None = Field(default=None, ge=1, lt=1 << 31)
-    """How many times larger; upscalers know one scale each."""
-
-
-class StyleBody(Delivery):
-    image: Picture
-    style: str | None = Field(default=None, min_length=1, max_length=100)
-    """A named style: GET /v1/images/styles lists them."""
-    style_image: Picture | None = None
-    """A picture whose style is taken instead."""
-    strength: Fraction | None = None
-    """1 is the whole style; below, it is mixed with the picture."""
-
-    @model_validator(mode="after")
-    def _one_style(self) -> StyleBody:
-        if (self.style is None) == (self.style_image is None):
-            raise ValueError("send either style, a name, or style_image, a picture")
-        return self

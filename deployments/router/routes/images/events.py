@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import orjson
 
-from deployments.router.routes.images.answers import as_base64, background, making, quality, usage
+from deployments.router.files import as_base64
+from deployments.router.pictures import usage
+from deployments.router.routes.images.answers import common, making
 from models.media.headers import read_header
 from models.specs import ModelSpec
 from models.tasks.images import EncodedImage, ImageEvent, ImageRequest, ImageResult, PartialImage, Progress
@@ -29,11 +31,7 @@ async def events(
     What the whole request used is known at its end: it is in the `completed` of the last picture, and the others have
     zeros, so that adding up counts nothing twice.
     """
-    common = {
-        "background": background(asked.output),
-        "output_format": asked.output.format,
-        "quality": quality(asked, spec),
-    }
+    shared = common(asked, spec)
     finished, last = 0, None
     async with aclosing(items):
         async for item in items:
@@ -43,10 +41,10 @@ async def events(
                     yield event(f"{kind}.progress", told) if progress else WORKING
                 case PartialImage():
                     partial = {"partial_image_index": item.partial_index}
-                    yield event(f"{kind}.partial_image", picture(item) | partial | common)
+                    yield event(f"{kind}.partial_image", picture(item) | partial | shared)
                 case EncodedImage():
                     finished += 1
-                    document = picture(item) | {"seed": item.seed} | common
+                    document = picture(item) | {"seed": item.seed} | shared
                     if finished < asked.n:
                         yield event(f"{kind}.completed", document | {"usage": usage(NOTHING)})
                     else:
@@ -54,7 +52,7 @@ async def events(
                 case ImageResult():
                     if last is not None:
                         yield event(
-                            f"{kind}.completed", last | {"usage": usage(item.usage)} | making(spec, asked, item)
+                            f"{kind}.completed", last | {"usage": usage(item.usage)} | making(item, asked, spec)
                         )
 
 

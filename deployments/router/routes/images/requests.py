@@ -5,35 +5,27 @@ What a model cannot do is refused here, before it costs anything, with the neare
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from deployments.router.pictures import inspected, output
 from deployments.router.routes.images.bodies import (
     ControlBody,
-    Delivery,
     EditBody,
     GenerationBody,
     Making,
     Prompted,
-    StyleBody,
-    UpscaleBody,
     VariationBody,
 )
-from deployments.router.routes.images.sizes import check_size
 from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
-from models.media.formats import Output
-from models.media.headers import ImageHeader, inspect_image
 from models.specs import ModelSpec
-from models.tasks import styles, upscaling
 from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
-from models.tasks.styles import StyleRequest
-from models.tasks.upscaling import UpscaleRequest
-
-# Of a picture that is sent, for models whose row in the catalog does not say.
-MOST_MEGAPIXELS = 16.0
 
 # What `quality` makes of a model's own number of steps.
 QUALITY = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 2.0, "hd": 2.0}
+
+_SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 
 # Capabilities of image models, as the catalog names them.
 EDIT, INPAINT, VARY, NEGATIVE_PROMPT, TRANSPARENCY = "edit", "inpaint", "vary", "negative_prompt", "transparency"
@@ -87,26 +79,6 @@ def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
     return replace(made(body, spec), image=body.image, strength=strength)
 
 
-def upscale(body: UpscaleBody, spec: ModelSpec) -> UpscaleRequest:
-    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    scale = upscaling.TASK.settings_of(spec).scale
-    if body.scale not in (None, scale):
-        raise InvalidRequest(f"{spec.id} makes pictures {scale} times larger, no other scale.", "scale")
-    inspected(body.image, spec, "image")
-    return UpscaleRequest(body.image, output(body))
-
-
-def stylization(body: StyleBody, spec: ModelSpec) -> StyleRequest:
-    """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    inspected(body.image, spec, "image")
-    if body.style_image is not None:
-        inspected(body.style_image, spec, "style_image")
-        style: str | bytes = body.style_image
-    else:
-        style = _one_of("style", body.style or "", styles.TASK.settings_of(spec).styles, f"{spec.id} has the styles")
-    return StyleRequest(body.image, style, body.strength or 1.0, output(body))
-
-
 def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
     """What generations and edits have in common."""
     return replace(
@@ -131,7 +103,7 @@ def made(body: Making, spec: ModelSpec) -> ImageRequest:
         raise UnsupportedParameter(
             f"{spec.id} makes opaque pictures only. Leave background out, or send opaque.", "background"
         )
-    width, height = check_size(body.size, spec.id, settings)
+    width, height = _size(body, spec, settings)
     return ImageRequest(
         prompt="",
         n=n,
@@ -145,25 +117,6 @@ def made(body: Making, spec: ModelSpec) -> ImageRequest:
     )
 
 
-def output(body: Delivery) -> Output:
-    """How pictures are written. Raises InvalidRequest: the format cannot have what is asked of it."""
-    kind = body.output_format or "png"
-    if body.output_compression not in (None, 100) and kind == "png":
-        raise InvalidRequest(
-            "output_compression: png is lossless. Ask for output_format jpeg or webp to have it smaller.",
-            "output_compression",
-        )
-    if body.background == "transparent" and kind == "jpeg":
-        raise InvalidRequest("background: jpeg has no transparency. Ask for output_format png or webp.", "background")
-    compression = 100 if body.output_compression is None else body.output_compression
-    return Output(kind, compression, body.background or "auto")
-
-
-def inspected(picture: bytes, spec: ModelSpec, param: str) -> ImageHeader:
-    """Raises InvalidMedia, PayloadTooLarge."""
-    return inspect_image(picture, spec.limits.megapixels or MOST_MEGAPIXELS, param)
-
-
 def _settings(spec: ModelSpec) -> ImageSettings:
     return TASK.settings_of(spec)
 
@@ -173,6 +126,27 @@ def _needs(spec: ModelSpec, capability: str, what: str, param: str) -> None:
         raise UnsupportedParameter(
             f"{spec.id} cannot {what}. GET /v1/models lists models with the capability {capability!r}.", param
         )
+
+
+def _size(body: Making, spec: ModelSpec, settings: ImageSettings) -> tuple[int | None, int | None]:
+    """Width and height in pixels; None for both is the model's choice."""
+    if body.size in (None, "auto"):
+        return None, None
+    found = _SIZE.fullmatch(body.size)
+    if not found:
+        raise InvalidRequest(
+            f"size is WIDTHxHEIGHT in pixels, such as {settings.width}x{settings.height}, or auto.", "size"
+        )
+    width, height = int(found[1]), int(found[2])
+    nearest = settings.nearest(width, height)
+    if (width, height) != nearest:
+        raise InvalidRequest(
+            f"size: {spec.id} makes pictures of {settings.smallest} to {settings.largest} pixels a side, in multiples "
+            f"of {settings.multiple}, of at most {settings.most_megapixels:g} megapixels, so not {width}x{height}. "
+            f"The nearest is {nearest[0]}x{nearest[1]}.",
+            "size",
+        )
+    return width, height
 
 
 def _steps(body: Making, spec: ModelSpec, settings: ImageSettings) -> int | None:

@@ -1,0 +1,74 @@
+"""Files in answers, such as pictures: in the answer itself as base64, or as links that expire."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fastapi import Request
+
+from deployments.router.media_store import MediaStore, link
+from deployments.router.services import Services
+from deployments.router.wire import WireModel
+from models.errors import InvalidRequest
+from models.media.formats import Format
+
+
+class Delivery(WireModel):
+    """The part of a body that says how files come back."""
+
+    response_format: Literal["b64_json", "url"] | None = None
+    """`url` gives links that expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """
+    Attributes:
+        about: what the answer says beside it, such as its seed.
+    """
+
+    data: bytes
+    format: Format
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WithFiles:
+    """An answer in the form of OpenAI's images: `files` are its `data`, `document` is what else is in it."""
+
+    files: Sequence[File]
+    document: Mapping[str, Any]
+
+
+def store_for_links(request: Request, body: WireModel) -> MediaStore | None:
+    """Where the files of an answer are to go; None where they are in the answer itself. Asked before any work is done.
+
+    Raises:
+        InvalidRequest: links are asked for, and there are none.
+    """
+    if not isinstance(body, Delivery) or body.response_format != "url":
+        return None
+    services: Services = request.app.state.services
+    if services.media is None:
+        raise InvalidRequest("This cluster has no links to files. Ask for b64_json.", "response_format")
+    return services.media
+
+
+async def in_json(answer: WithFiles, request: Request, store: MediaStore | None) -> dict[str, Any]:
+    """The answer as JSON has it, with its files as base64, or with links to where they are now."""
+    data = []
+    for file in answer.files:
+        if store is None:
+            delivered = {"b64_json": as_base64(file.data)}
+        else:
+            delivered = {"url": link(request, await store.put(file.data, file.format))}
+        data.append(delivered | dict(file.about))
+    return {"created": int(time.time()), "data": data, **answer.document}
+
+
+def as_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
