@@ -153,6 +153,54 @@ def http_client(application: FastAPI) -> httpx.AsyncClient:
 
 
 @pytest.fixture
+def post_each() -> Iterator[Callable[..., httpx.Response]]:
+    """Posts to an application from a test that is no coroutine, as those are that draw many requests."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+
+        def post(application: FastAPI, path: str, **request: Any) -> httpx.Response:
+            async def once() -> httpx.Response:
+                async with http_client(application) as http:
+                    return await http.post(path, **request)
+
+            return runner.run(once())
+
+        yield post
+
+
+def draw_cases(api: Any, mode: Any, examples: int, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
+    """Send drawn requests to each operation of an OpenAPI document, and hold the answers against it. Returns the paths
+    and media types that were tried."""
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis import checks
+
+    tried: set[tuple[str, str]] = set()
+    for operation in (result.ok() for result in api.get_all_operations()):
+        if not wanted(operation):
+            continue
+
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def conforms(case: Any) -> None:
+            tried.add((case.path, case.media_type))
+            case.call_and_validate(
+                checks=[
+                    checks.not_a_server_error,
+                    checks.content_type_conformance,
+                    checks.response_schema_conformance,
+                    checks.status_code_conformance,
+                ]
+            )
+
+        conforms()
+    return tried
+
+
+@pytest.fixture
+def hold_to_its_document() -> Callable[..., set[tuple[str, str]]]:
+    return draw_cases
+
+
+@pytest.fixture
 def assert_error() -> Callable[..., dict[str, Any]]:
     """Checks that a response is an error in OpenAI's form and returns it."""
 

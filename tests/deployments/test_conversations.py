@@ -19,8 +19,9 @@ from deployments.router.record import RequestRecord
 from deployments.servers.engine import EngineServer
 from models.catalog import load_catalog
 from models.errors import DeadlineExceeded, EngineFailed, InvalidRequest, ReplicaLost
+from models.tasks import BY_NAME
 from models.tasks.methods import Duplex, handles
-from models.tasks.usage import Usage
+from models.tasks.usage import PROMPT_TOKENS, Usage
 
 SPEC = load_catalog()[CHAT]
 TALK = Duplex("talk", str, str)
@@ -52,7 +53,7 @@ class Talker(EngineServer):
             yield word.upper()
             if len(self.heard) == self.most:
                 break
-        yield Usage(prompt_tokens=len(self.heard))
+        yield Usage({PROMPT_TOKENS: len(self.heard)})
         yield f"{len(self.heard)} words"
 
 
@@ -135,7 +136,7 @@ async def test_answers_come_while_the_client_goes_on(serve, converse, record):
         assert [item async for item in items] == ["3 words"]
     await rests(serve)
     (call,) = record.calls
-    assert (call.method, call.usage, call.code) == ("talk", Usage(prompt_tokens=3), None)
+    assert (call.method, call.usage, call.code) == ("talk", Usage({PROMPT_TOKENS: 3}), None)
     assert call.first is not None
 
 
@@ -250,7 +251,7 @@ async def test_the_deadline_is_for_the_whole_conversation(serve, converse):
 
 
 async def talk(websocket: WebSocket) -> None:
-    spec = websocket.app.state.services.resolve(CHAT, "chat")
+    spec = websocket.app.state.services.resolve(CHAT, BY_NAME["chat"])
     async with calling.admitted(websocket, spec) as calls:
         await websocket.accept()
         async with aclosing(calls.converse(spec, TALK, websocket.iter_text())) as items:

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from local_dispatcher import LocalDispatcher
 from PIL import Image
 from replicas import CHAT, EMBEDDINGS, at_once, chat_server, embedding_server, started
-from virtual_time import VirtualLoop
+from small_models import PAINTER, STYLER, TURBO, UPSCALER
 
 from deployments.router.application import create_application
 from deployments.router.dispatch import ModelState
@@ -24,50 +24,8 @@ from deployments.servers.images import Server as ImageServer
 from models.catalog import Catalog, load_catalog
 from models.engines.images_fake import Engine as FakeImages
 from models.media.decoding import decode_image
-from models.specs import ModelSpec
-from models.tasks.images import MAKE_STREAM, ImageRequest, ImageSettings
+from models.tasks.images import MAKE_STREAM, ImageRequest
 from models.tasks.methods import handles
-
-SETTINGS = ImageSettings(
-    width=64,
-    height=64,
-    smallest=32,
-    largest=128,
-    multiple=8,
-    most_megapixels=0.0125,
-    most_images=4,
-    steps=6,
-    most_steps=10,
-    guidance=5,
-    scheduler="fake",
-)
-COMMON: dict[str, Any] = {
-    "licence": "none",
-    "owner": "tests",
-    "source": {"kind": "none"},
-    "limits": {"megapixels": 0.1},
-    "default_variant": "fake",
-    "variants": {"fake": {"backend": "fake", "precision": "fp32", "needs": {"cpus": 1, "memory_gib": 1}}},
-}
-
-
-def spec(name: str, task: str, **rest: Any) -> ModelSpec:
-    return ModelSpec.model_validate({"id": name, "title": name, "task": task, **COMMON, **rest})
-
-
-PAINTER = spec(
-    "painter",
-    "images",
-    settings=SETTINGS.model_dump()
-    | {
-        "controls": {"canny": {"kind": "none"}, "depth": {"kind": "none"}},
-        "adapters": {"watercolour": {"kind": "none"}, "pixel-art": {"kind": "none"}},
-    },
-    capabilities={"generate", "edit", "inpaint", "vary", "negative_prompt"},
-)
-TURBO = spec("turbo", "images", settings=SETTINGS.model_dump() | {"guidance": 0, "steps": 1}, capabilities={"generate"})
-UPSCALER = spec("upscaler", "upscaling", settings={"scale": 4})
-STYLER = spec("styler", "styles", settings={"styles": ("negative", "rolled")})
 
 
 class Breaking(FakeImages):
@@ -222,54 +180,6 @@ async def image_client(image_app):
 @pytest.fixture
 def open_http() -> Callable[[FastAPI], httpx.AsyncClient]:
     return http_of
-
-
-@pytest.fixture
-def post_each() -> Iterator[Callable[..., httpx.Response]]:
-    """Posts to an application from a test that is no coroutine, as those are that draw many requests."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-
-        def post(application: FastAPI, path: str, **request: Any) -> httpx.Response:
-            async def once() -> httpx.Response:
-                async with http_of(application) as http:
-                    return await http.post(path, **request)
-
-            return runner.run(once())
-
-        yield post
-
-
-def draw_cases(api: Any, mode: Any, examples: int, wanted: Callable[[Any], bool]) -> set[tuple[str, str]]:
-    """Send drawn requests to each operation of an OpenAPI document, and hold the answers against it. Returns the paths
-    and media types that were tried."""
-    from hypothesis import HealthCheck, given, settings
-    from schemathesis import checks
-
-    tried: set[tuple[str, str]] = set()
-    for operation in (result.ok() for result in api.get_all_operations()):
-        if not wanted(operation):
-            continue
-
-        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def conforms(case: Any) -> None:
-            tried.add((case.path, case.media_type))
-            case.call_and_validate(
-                checks=[
-                    checks.not_a_server_error,
-                    checks.content_type_conformance,
-                    checks.response_schema_conformance,
-                    checks.status_code_conformance,
-                ]
-            )
-
-        conforms()
-    return tried
-
-
-@pytest.fixture
-def hold_to_its_document() -> Callable[..., set[tuple[str, str]]]:
-    return draw_cases
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from deployments.router.services import Services
 from deployments.telemetry import DURATION, ERRORS, REQUESTS, TOKENS
 from models.catalog import load_catalog
 from models.errors import EngineFailed, InvalidRequest, ModelStarting, PayloadTooLarge, RateLimited
-from models.tasks.embeddings import EMBED, EmbeddingRequest
+from models.tasks.embeddings import EMBED, TASK, EmbeddingRequest
 
 CANARY, SECRET = "xylophone-canary-7261", "secret /home/me/path"
 ERRORS_AND_CODES = [
@@ -50,7 +50,7 @@ class Routes:
 
     async def embed(self, websocket: WebSocket) -> None:
         """A vector's length for each text; waits for its model before it accepts."""
-        spec = websocket.app.state.services.resolve(websocket.query_params["model"], "embeddings")
+        spec = websocket.app.state.services.resolve(websocket.query_params["model"], TASK)
         async with calling.admitted(websocket, spec) as calls:
             await websocket.accept()
             async for text in websocket.iter_text():

@@ -42,7 +42,7 @@ class DetokenizeBody(WireModel):
     tokens: Many[Annotated[int, Field(ge=0, lt=1 << 31)]]
 
 
-@router.post("/tokenize", **documented(TokenizeBody, "Cut a text into tokens"))
+@router.post("/tokenize", **documented(TokenizeBody, "Cut a text into tokens", example={"prompt": "The train leaves at noon."}))
 async def tokenize(request: Request) -> Response:
     body = await read_body(request, TokenizeBody)
     messages = tuple(message.model_dump(exclude_none=True) for message in body.messages) if body.messages else None
@@ -62,7 +62,7 @@ async def tokenize(request: Request) -> Response:
     )
 
 
-@router.post("/detokenize", **documented(DetokenizeBody, "Put tokens back together"))
+@router.post("/detokenize", **documented(DetokenizeBody, "Put tokens back together", example={"tokens": [1, 2, 3]}))
 async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeBody)
     services: Services = request.app.state.services
