@@ -75,7 +75,7 @@ class Task(Generic[S]):
 
     def settings_of(self, row: Row) -> S:
         """The settings of a model of this task, by their type. Raises TypeError: it is of another task."""
-        if not isinstance(row.settings, self.settings):
+        if row.task is not self or not isinstance(row.settings, self.settings):
             raise TypeError(f"{row.id} is a model for {row.task}, not for {self}")
         return row.settings
 
