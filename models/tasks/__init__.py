@@ -1,13 +1,23 @@
-"""What models do. Each task is one contract, and stands once in this list.
+"""What models do. Each task is one contract, in the module of its name, and stands once in this list.
 
-Everything else that a task has is found by its name; see parts.py.
+Everything else that a task has is found by its name, too:
+
+    models.engines.<task>_<backend>     Engine          a backend that there is no such module for is not offered
+    deployments.servers.<task>          Server          or <task>_<backend>; without one, the server of servers/batch.py
+    deployments.router.routes.<task>    router, EXAMPLE without one, only other endpoints can use its models
+    workshop.evaluation.<task>          EVALUATION      without one, its variants are not compared
+    loadtest.tasks.<task>               KIND            without one, load tests repeat the EXAMPLE
+    models/catalog/<task>.yaml                          its models
+    slo.yaml                                            a line under `tasks`; without one, the profile's default
 """
 
+from importlib import import_module
 from typing import Any
 
-from models.tasks import chat, embeddings, images, styles, upscaling
 from models.tasks.task import Task
 
-TASKS: tuple[Task[Any], ...] = (chat.TASK, embeddings.TASK, images.TASK, upscaling.TASK, styles.TASK)
+NAMES = ("chat", "embeddings", "images", "upscaling", "styles")
+
+TASKS: tuple[Task[Any], ...] = tuple(import_module(f"models.tasks.{name}").TASK for name in NAMES)
 
 BY_NAME = {task.name: task for task in TASKS}

@@ -31,7 +31,9 @@ class EstimateBody(WireModel):
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
 
 
-@router.post("/v1/estimate", **documented(EstimateBody, "What a request would wait, take and cost", example={"max_tokens": 100}))
+@router.post(
+    "/v1/estimate", **documented(EstimateBody, "What a request would wait, take and cost", example={"max_tokens": 100})
+)
 async def estimate(request: Request) -> dict[str, Any]:
     """From what requests to this model took lately. Figures that are not known yet are null: the first requests after a
     start tell nothing. Nothing is sent to the model, and the same body may be refused a moment later."""

@@ -42,7 +42,9 @@ class DetokenizeBody(WireModel):
     tokens: Many[Annotated[int, Field(ge=0, lt=1 << 31)]]
 
 
-@router.post("/tokenize", **documented(TokenizeBody, "Cut a text into tokens", example={"prompt": "The train leaves at noon."}))
+@router.post(
+    "/tokenize", **documented(TokenizeBody, "Cut a text into tokens", example={"prompt": "The train leaves at noon."})
+)
 async def tokenize(request: Request) -> Response:
     body = await read_body(request, TokenizeBody)
     messages = tuple(message.model_dump(exclude_none=True) for message in body.messages) if body.messages else None
