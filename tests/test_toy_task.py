@@ -49,7 +49,7 @@ def copy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(copy) -> dict[str, str]:
-    """By test, of the tests of all tasks that are about this one and of those of its own: "passed" or what went wrong."""
+    """Of the tests of all tasks that are about this one, and of those of its own: "passed" or what went wrong."""
     results = copy / "results.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-k", "tones"]
     command += ["-m", "not matrix", f"--junitxml={results}", "tests/tasks", "tests/toy/inside"]
@@ -112,7 +112,7 @@ def test_it_passes_every_test_of_tasks_and_its_own(outcomes):
         "test_there_is_a_fake_engine_a_server_and_a_row[tones]",
         "test_its_samples_go_through_methods_of_its_own_and_are_answered[tones]",
         "test_what_it_counts_is_used_measured_and_written_down[tones]",
-        "test_something_is_promised_that_it_can_keep[tones-cpu]",
+        "test_something_is_promised_that_it_can_keep[cpu-tones]",
         "test_the_card_of_a_model_has_its_example_and_the_task[tones]",
         "test_no_spoiled_body_is_a_server_error[15-/v1/audio/tones]",
         "test_the_description_has_a_summary_a_tag_and_an_example_that_is_answered[/v1/audio/tones]",

@@ -83,7 +83,8 @@ def endpoint(
         example: the path, and a body for it.
         tasks: whose models answer it. A body without a model is for the first that is ready.
         to_request: the client's body as the task's request. It refuses what the model cannot do: InvalidRequest.
-        to_answer: the task's result as the client's answer; arrays of numpy may be in it.
+        to_answer: the task's result as the client's answer. Arrays of numpy may be in it. Files go out as base64, or as
+            links where the body is a `Delivery` and asks for them.
         summary, about: for the documentation: a few words, and a sentence or two.
         forms: the body may be a form with files, too.
         media_type: of the answer.
@@ -101,7 +102,8 @@ def endpoint(
         return await response(to_answer(result, sent, spec), request, store)
 
     described = documented(body, summary, forms=forms, example=example.body, answer=media_type)
-    router.add_api_route(example.path, handle, methods=["POST"], name=summary, description=about, **described)
+    described |= {"response_class": Response, "name": summary, "description": about}
+    router.add_api_route(example.path, handle, methods=["POST"], **described)
     return router
 
 

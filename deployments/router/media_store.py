@@ -1,7 +1,7 @@
 """A place for finished files whose clients want links instead of bytes.
 
-A link names a file by 144 random bits, says when it expires and is signed, so that it can neither be guessed nor
-prolonged. Routers share a folder, and with it the key: any of them serves what another one made.
+A link has the file's name, which is 144 random bits, the time when it expires, and a signature of both. So it can
+neither be guessed nor prolonged. Routers share a folder, and the key in it: each serves what another has stored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("ray.serve")
 SECRET_VARIABLE = "MEDLEY_MEDIA_SECRET"
 ROUTE = "/v1/media"
 
-# How often the folder is looked through for what has expired or is too much.
+# Seconds between two looks through the folder, for files that have expired and for those that there is no room for.
 SWEEP_S = 1.0
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{24}}\.({'|'.join(MEDIA_TYPES)})")
@@ -67,7 +67,7 @@ class FolderStore:
     """Files in a folder.
 
     Args:
-        folder: of its owner alone. Several routers may share one.
+        folder: only its owner can read it. Several routers may share one.
         ttl_s: how long a link works.
         limit: bytes in all; the oldest files go first when there are more.
         clock: Unix time.
@@ -136,7 +136,7 @@ def format_of(name: str) -> Format:
 
 
 def folder_store(args: RouterArgs) -> FolderStore | None:
-    """The store that a router's settings ask for. A folder that cannot be written costs the links, not the router."""
+    """The store that a router's settings ask for. A router whose folder cannot be written starts without links."""
     if not args.media_links:
         return None
     folder = args.media_folder or weights.home() / "media"
@@ -148,7 +148,8 @@ def folder_store(args: RouterArgs) -> FolderStore | None:
 
 
 def secret_of(folder: Path) -> bytes:
-    """The key of the links: from the environment, or drawn once and kept in the folder for its owner only."""
+    """The key that links are signed with. It is in the environment, or is drawn once and kept in the folder, where only
+    the folder's owner can read it."""
     given = os.environ.get(SECRET_VARIABLE)
     if given:
         return hashlib.sha256(given.encode()).digest()
@@ -156,14 +157,14 @@ def secret_of(folder: Path) -> bytes:
     if not file.exists():
         drawn = folder / f".{secrets.token_hex(8)}"
         write_whole(drawn, secrets.token_bytes(32))
-        with suppress(FileExistsError):  # another router was faster: its key it is
+        with suppress(FileExistsError):  # another router was faster; its key counts
             os.link(drawn, file)
         drawn.unlink()
     return file.read_bytes()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole or not at all, for its owner only."""
+    """Write a file that only its owner can read, so that it is there as a whole or not at all."""
     unfinished = path.with_name(f".{path.name}.part")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -172,7 +173,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def link(request: Request, path: str) -> str:
-    """A path of ours as the client can open it: below the address that it has called."""
+    """The URL of a path here, below the address that the client has called."""
     return str(request.base_url).rstrip("/") + path
 
 

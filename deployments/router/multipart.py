@@ -21,7 +21,7 @@ from models.errors import InvalidRequest, UnsupportedMediaType
 MOST_FILES = 32
 MOST_FORM_FIELDS = 200
 
-# The limit on the whole body is the limit on each of its parts.
+# The middleware limits the whole body, and with it each part.
 _UNLIMITED = 1 << 40
 
 _NAME = re.compile(r"([^\[\]]{1,100})((?:\[[^\[\]]{0,100}\]){0,2})")
@@ -83,11 +83,11 @@ def put(document: dict[str, Any], name: str, value: str | bytes) -> None:
     """Set what a form's field names.
 
     Raises:
-        InvalidRequest: the name's brackets are of a form that nothing here has, or two names contradict each other.
+        InvalidRequest: no field has brackets like these, or two names contradict each other.
     """
     found = _NAME.fullmatch(name)
     if not found:
-        raise InvalidRequest(f"The form field {name[:100]!r} has a name that nothing here has.", name[:100])
+        raise InvalidRequest(f"The form field {name[:100]!r} has a name that no field here has.", name[:100])
     base, keys = found[1], _KEYS.findall(found[2])
     match keys:
         case []:
@@ -104,11 +104,11 @@ def put(document: dict[str, Any], name: str, value: str | bytes) -> None:
         case [key]:
             document[base] = {**_as(dict, document, base), key: value}
         case _:
-            raise InvalidRequest(f"The form field {name[:100]!r} has a name that nothing here has.", name[:100])
+            raise InvalidRequest(f"The form field {name[:100]!r} has a name that no field here has.", name[:100])
 
 
 def items_are_complete(document: dict[str, Any]) -> None:
-    """Raises InvalidRequest where it is open which object of a list a value belongs to."""
+    """Raises InvalidRequest where nobody can tell which object of a list a value belongs to."""
     for base, items in document.items():
         if isinstance(items, list) and len({frozenset(item) for item in items if isinstance(item, dict)}) > 1:
             raise InvalidRequest(
@@ -117,7 +117,7 @@ def items_are_complete(document: dict[str, Any]) -> None:
 
 
 def _as(kind: type, document: dict[str, Any], base: str, spread: bool = False) -> Any:
-    """What the document has under a name, which must be of this kind; with `spread` one value counts as a list."""
+    """What the document has under a name, which must be of this kind; with `spread`, one value becomes a list."""
     held = document.get(base, kind())
     if isinstance(held, kind):
         return held

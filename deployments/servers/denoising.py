@@ -1,8 +1,8 @@
 """The loop that denoises pictures of many requests together.
 
 Each turn is one denoising step of one batch, in a thread of its own. Between turns, new pictures join, finished ones
-leave and cancelled ones are dropped, so a picture never waits for another one's last step, and one that nobody wants
-costs at most the step it is in. Pictures that cannot share a batch (other sizes, other adapters) take turns.
+leave, and cancelled ones are dropped. So a picture never waits for another one's last step, and one that nobody wants
+any more costs at most the step it is in. Pictures that cannot share a batch (other sizes, other adapters) take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.tasks.images import Denoising, ImageEngine, Picture
 
 logger = logging.getLogger("ray.serve")
 
-# Batches that take turns. More would make every picture wait for every other size.
+# Batches that take turns, at most. With more, every picture would wait for many others.
 MOST_GROUPS = 4
 
 OnStep = Callable[[Denoising], None]
@@ -38,7 +38,7 @@ class Job:
     """A picture and who waits for it.
 
     Attributes:
-        shown: how often the unfinished picture is shown on the way, evenly spread over its steps.
+        shown: how often the unfinished picture is shown, evenly spread over its steps.
         on_step, on_preview: called in the event loop.
         done: the finished pixels.
     """
@@ -85,8 +85,8 @@ class DenoisingLoop:
         self.on_batch = on_batch
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
-        self._turns: deque[Any] = deque()  # batch keys, the one whose turn is next first
-        self._fits: dict[tuple[int, int], int] = {}  # what running out of memory has taught, by size
+        self._turns: deque[Any] = deque()  # batch keys in the order of their turns
+        self._fits: dict[tuple[int, int], int] = {}  # size -> pictures that fit, where memory has run out
         self._thread = thread or ThreadPoolExecutor(1, "denoising")
         self._runner: asyncio.Task[None] | None = None
 
@@ -119,7 +119,7 @@ class DenoisingLoop:
                 await self._admit()
                 if batch := self._next_batch():
                     await self._step(batch)
-        except Exception as error:  # nobody may wait for a loop that has ended
+        except Exception as error:  # or callers would wait for a loop that has ended
             logger.error("the loop of pictures ended: %s", type(error).__name__)
             for job in [*self._waiting, *self._active]:
                 job.fail(error)
@@ -146,7 +146,7 @@ class DenoisingLoop:
 
     def _start(self, job: Job) -> None:
         job.denoising = self.engine.start(job.picture)
-        # Only now the number of steps is known: some schedulers take more than were asked for, edits take fewer.
+        # The steps are known only now: some schedulers take more than were asked for, and edits take fewer.
         job.preview_at = preview_steps(job.denoising.steps, job.shown)
 
     def _has_room(self, key: Any, picture: Picture) -> bool:
@@ -160,13 +160,13 @@ class DenoisingLoop:
         return max(1, min(self.largest_batch, self.engine.largest_batch(*size), self._fits.get(size, 1 << 30)))
 
     def _next_batch(self) -> list[Job]:
-        """The pictures of the batch whose turn it is; a batch without pictures loses its turn for good."""
+        """The pictures of the batch whose turn it is. A batch without pictures gets no more turns."""
         while self._turns:
             key = self._turns.popleft()
             batch = [job for job in self._active if job.denoising is not None and job.denoising.batch_key == key]
             if batch:
                 self._turns.append(key)
-                # After running out of memory a batch may be larger than what fits: its oldest go first.
+                # Where memory has run out, the batch may be larger than what fits. Its oldest pictures go first.
                 return batch[: self._limit(batch[0].picture)]
         return []
 
@@ -208,7 +208,7 @@ class DenoisingLoop:
             return True
         except OutOfMemory as error:
             self._shrink(batch, error)
-        except Exception as error:  # its jobs are told, and the loop goes on with the others
+        except Exception as error:  # of this batch; the loop goes on with the others
             for job in batch:
                 job.fail(error)
             if not isinstance(error, ServingError):

@@ -1,4 +1,4 @@
-"""Image models as replicas: requests become pictures, pictures are denoised together, and come out as files."""
+"""The server of image models: settles requests, has their pictures denoised together, and writes the files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class SettledRequest:
     Attributes:
         pictures: what the engine is to make, at a size it can.
         size: width and height of the files.
-        original: the picture that is edited, at `size`, and what of it to repaint; outside of that it is kept.
+        original: the picture that is edited, at `size`.
+        repaint: which parts of it to repaint, 0 to 1; None for all of it. The others stay as they are.
     """
 
     request: ImageRequest
@@ -64,8 +65,9 @@ class Server(EngineServer):
     engine: ImageEngine
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        """In the one thread that works with the engine ever after. OpenMP keeps threads for each thread that calls it;
-        with more of them than cores they sleep between the many small loops of a step, which doubled its time."""
+        """Load the engine in the one thread that works with it from then on. OpenMP keeps threads for each thread that
+        calls it. If they are more than there are cores, they sleep between the many small loops of a step, which
+        doubled its time."""
         self._thread = ThreadPoolExecutor(1, "denoising")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, engine.load, self.spec, self.variant, folder)
@@ -90,7 +92,7 @@ class Server(EngineServer):
 
     @handles(MAKE_STREAM)
     async def make_stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Usage, None]:
-        """Progress and unfinished pictures as they come, each picture when it is finished, and how they were made."""
+        """Progress and unfinished pictures as they come, each picture when it is finished, then how they were made."""
         settled = await asyncio.to_thread(self.settle, request)
         items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()
         tokens: list[int] = [0]
@@ -136,7 +138,7 @@ class Server(EngineServer):
         items: asyncio.Queue,
         tokens: list[int],
     ) -> None:
-        """Put everything that happens to one picture into the queue, its file or its error last."""
+        """Put everything that happens to one picture into the queue. Its file, or its error, is the last."""
         previews: list[np.ndarray] = []
         in_order = asyncio.Lock()
 
@@ -207,7 +209,7 @@ class Server(EngineServer):
             width=working[0],
             height=working[1],
             steps=request.steps or settings.steps,
-            # Without words there is nothing to be guided to, and being guided costs twice as much.
+            # Without a prompt guidance has no effect, and it would double the cost.
             guidance=(settings.guidance if request.guidance is None else request.guidance) if request.prompt else 1.0,
             scheduler=scheduler,
             seed=seed,
@@ -277,7 +279,7 @@ class Server(EngineServer):
 
 
 def wanted_size(request: ImageRequest, original: DecodedImage | None, settings: ImageSettings) -> Size:
-    """As asked for; else as large as the picture that was sent; else the model's own."""
+    """The size asked for; else that of the picture that was sent; else the model's own."""
     if request.width and request.height:
         return request.width, request.height
     if original is not None:
@@ -298,9 +300,9 @@ def resized_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 
 def composed(pixels: np.ndarray, settled: SettledRequest) -> np.ndarray:
-    """The picture at the size wanted. What the mask keeps is the original's, byte for byte."""
+    """The picture at the size wanted. What the mask keeps is the original, byte for byte."""
     pixels = resized(pixels, settled.size)
     if settled.original is None or settled.repaint is None:
         return pixels
-    # The engine has blended along soft edges of the mask; what the mask keeps altogether is taken from the original.
+    # Along soft edges of the mask the engine has blended the two. What the mask keeps as a whole is the original.
     return np.where(settled.repaint[:, :, None] > 0, pixels, settled.original)

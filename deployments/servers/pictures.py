@@ -1,4 +1,4 @@
-"""What servers of models that change one picture share: decode it, work on it in turn, encode the result."""
+"""What servers of models that change one picture share: they decode it, work on it in turn, and encode the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class CallerLeft(Exception):
-    """Raised inside an engine's thread to end work that nobody waits for any more."""
+    """Raised in the engine's thread, to end work that nobody waits for any more."""
 
 
 class PictureServer(EngineServer):
@@ -65,10 +65,10 @@ class PictureServer(EngineServer):
     async def answer(
         self, pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]
     ) -> PictureResult:
-        """A file in which its making is written, with the alpha channel that the picture came with, if it may leave.
+        """The result as a file that says how it was made. It has the alpha channel of the picture that was sent.
 
         Raises:
-            ContentPolicyViolation: it may not.
+            ContentPolicyViolation: the policy asks for a check, and the result did not pass.
         """
         await self.guard.check([pixels])
         making = {"model": self.spec.id, "variant": self.args.variant_name, **facts}
@@ -78,7 +78,7 @@ class PictureServer(EngineServer):
 
 
 def encode_with_alpha(pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]) -> bytes:
-    """A file of `pixels` and `alpha`, which is made as large as they are."""
+    """A file of `pixels` and `alpha`. The alpha channel is scaled to their size."""
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         size = (pixels.shape[1], pixels.shape[0])
         alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))

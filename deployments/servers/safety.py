@@ -1,4 +1,4 @@
-"""What stands between finished pictures and the client, where the policy asks for it."""
+"""Judges finished pictures before they leave, where the content policy asks for it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class OutputGuard:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
 
     async def load(self) -> None:
-        """Before the first picture, so that it does not wait for weights. Does not raise: without judges, all pictures
-        are withheld until they can be loaded."""
+        """Load the judges, so that the first picture does not wait for their weights. Does not raise: as long as they
+        cannot be loaded, all pictures are withheld."""
         if self.enabled:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.load)
 

@@ -1,4 +1,4 @@
-"""Style models as replicas."""
+"""The server of style models."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Upscalers as replicas."""
+"""The server of upscalers."""
 
 import numpy as np
 

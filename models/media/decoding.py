@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from models.errors import InvalidMedia, ServingError
 from models.media.headers import BROKEN, check_size, inspect_image
 
-# A file of a few kilobytes can hold thousands of passes over all pixels; programs write about ten.
+# A file of a few kilobytes can have thousands of scans, each a pass over all pixels. Programs write about ten.
 MOST_JPEG_SCANS = 100
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -42,7 +42,7 @@ def decode_image(data: bytes, most_megapixels: float, param: str) -> DecodedImag
         raise InvalidMedia(f"{param} has too many scans. Save it again as a usual jpeg file.", param)
     try:
         with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
-            check_size(image.width, image.height, most_megapixels, param)  # should a trick make the two readers differ
+            check_size(image.width, image.height, most_megapixels, param)  # in case the two readers disagree
             image.load()
             return _in_srgb(_upright(image))
     except ServingError:
@@ -52,13 +52,13 @@ def decode_image(data: bytes, most_megapixels: float, param: str) -> DecodedImag
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # a broken EXIF block says nothing; the pixels are still good
+    with suppress(Exception):  # the EXIF block may be broken; the pixels are still good
         return ImageOps.exif_transpose(image)
     return image
 
 
 def _in_srgb(image: Image.Image) -> DecodedImage:
-    """Any mode that the three formats have, in 8 bits of sRGB."""
+    """A picture of any mode that the three formats have, in 8 bits of sRGB."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
         image = _eight_bits(image)
@@ -85,7 +85,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """The colours that the file means. A profile that is broken or of another colour space is ignored."""
+    """Colours by the file's profile. A profile that is broken, or of another colour space, is ignored."""
     with suppress(Exception):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")

@@ -1,4 +1,4 @@
-"""Arrays to picture files that say how they were made."""
+"""From arrays to picture files, with metadata that says how they were made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from models.media.formats import Output
 
-# Of one fact. A jpeg segment holds 64 KiB, and all the facts go into one.
+# Of one fact: a jpeg segment holds 64 KiB, and all the facts go into one.
 MOST_FACT_CHARACTERS = 2000
 
 # A photograph of 600x512 takes 28 ms and 476 kB at level 3, 70 ms and 462 kB at level 6, which is the usual.
@@ -42,7 +42,7 @@ def encode_image(
     alpha: np.ndarray | None = None,
     digital_source: DigitalSource = GENERATED,
 ) -> bytes:
-    """A picture file with its making in it. The same arguments give the same bytes: nothing in it is a date.
+    """A picture file that says how it was made. It has no date in it, so the same arguments give the same bytes.
 
     Args:
         pixels: uint8, shape (height, width, 3).
@@ -61,7 +61,7 @@ def encode_image(
     if output.format == "png":
         image.save(file, "PNG", compress_level=PNG_LEVEL, pnginfo=_text_chunks(facts, packet))
     elif output.format == "jpeg":
-        # Above 90 colours are as sharp as brightness.
+        # Above 90 colours are stored as sharply as brightness.
         subsampling = 0 if output.compression > 90 else 2
         image.save(file, "JPEG", quality=max(1, output.compression), subsampling=subsampling, xmp=packet)
     else:
@@ -70,7 +70,7 @@ def encode_image(
 
 
 def xmp_packet(facts: Mapping[str, str], digital_source: DigitalSource) -> bytes:
-    """Metadata of ISO 16684-1: where the picture is from in IPTC's words, and the facts in words of our own."""
+    """Metadata as of ISO 16684-1: how the picture came to be, in IPTC's terms, and the facts, in terms of our own."""
     for name in facts:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a fact")

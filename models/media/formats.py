@@ -29,7 +29,7 @@ class Output:
 
     Attributes:
         compression: quality of jpeg and lossy webp, 0 to 100; png is always lossless.
-        background: transparent keeps or makes an alpha channel, which jpeg has not.
+        background: transparent keeps or makes an alpha channel, which a jpeg cannot have.
     """
 
     format: PictureFormat = "png"

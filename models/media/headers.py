@@ -1,5 +1,5 @@
-"""What a picture file says of itself in its first bytes. Nothing is decoded and nothing is allocated for it, so a file
-of a few bytes that claims gigapixels costs nothing to refuse."""
+"""Format and size of a picture, from the first bytes of its file. Nothing is decoded and no memory is allocated, so a
+file of a few bytes that claims gigapixels costs nothing to refuse."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.media.formats import PictureFormat
 NOT_A_PICTURE = "is not a png, jpeg or webp file. Send a picture in one of these formats."
 BROKEN = "is broken or cut off. Send it again as a whole png, jpeg or webp file."
 
-# Baseline, extended, progressive and so on: every start of frame of JPEG (ITU T.81, table B.1) but DHT, JPG and DAC.
+# Markers that start a frame: baseline, extended, progressive and so on (ITU T.81, table B.1), without DHT, JPG and DAC.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
-# Of chunks, segments and padding before the pixels: a header is read where other requests wait.
+# Chunks, segments and padding before the pixels, at most: other requests wait while a header is read.
 MOST_PARTS = 1000
 
 
@@ -35,7 +35,7 @@ class ImageHeader:
 
 
 def inspect_image(data: bytes, most_megapixels: float, param: str) -> ImageHeader:
-    """What the header says, after it has passed the limits.
+    """The header of a picture that is within the limits.
 
     Raises:
         InvalidMedia: not a png, jpeg or webp, cut off in the header, without pixels, or animated.

@@ -106,6 +106,7 @@ async def test_a_refusal_before_the_first_event_keeps_its_status(image_client):
 
 async def test_an_error_on_the_way_is_the_last_event_and_tells_nothing_of_the_library(image_client, painter):
     painter.engine.fail_after = 2
+    painter.seconds_per_step = 1  # time enough for the first unfinished picture to be written
     stream = await image_client.images.generate(model="painter", prompt="a", stream=True, partial_images=3)
     seen = []
 

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import yaml
 from local_dispatcher import LocalDispatcher
-from patience import patience
+from patience import wait_until
 from replicas import at_once, started
 from typer.testing import CliRunner
 
@@ -49,9 +49,7 @@ class Cluster:
     @contextlib.contextmanager
     def running(self):
         self.thread.start()
-        for _ in patience():
-            if self.server.started:
-                break
+        wait_until(lambda: self.server.started, "the server listens")
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
         try:

@@ -1,4 +1,4 @@
-"""Finished pictures as OpenAI's images response, and beside it what is needed to make them again."""
+"""Finished pictures as OpenAI's images response, with what is needed to make them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.specs import ModelSpec
 from models.tasks.images import TASK, ImageRequest, ImageResult
 
 
-def made(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> WithFiles:
+def to_answer(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> WithFiles:
     """The answer of generations, edits and variations."""
     return WithFiles(
         [File(image.data, result.format, {"seed": image.seed}) for image in result.images],
@@ -46,12 +46,12 @@ def making(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> dict[st
 
 
 def background(output: Output) -> str:
-    """OpenAI's response knows two words; what is not transparent is opaque."""
+    """OpenAI's response has two words for it: what is not transparent is opaque."""
     return "transparent" if output.background == "transparent" else "opaque"
 
 
 def quality(asked: ImageRequest, spec: ModelSpec) -> str:
-    """By the steps that were asked for: fewer than the model's own are low, more are high."""
+    """Told by the steps that were asked for: `low` for fewer than the model's own, `high` for more."""
     own = TASK.settings_of(spec).steps
     if asked.steps is None or asked.steps == own:
         return "medium"

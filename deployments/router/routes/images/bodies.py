@@ -1,4 +1,4 @@
-"""What clients send about pictures: OpenAI's fields, then ours."""
+"""The bodies of /v1/images: OpenAI's fields, and ours."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ControlBody(WireModel):
     type: str = Field(min_length=1, max_length=100)
     """One of the model's controls, such as `canny`."""
     image: Picture
-    """The edges, depth or pose themselves; nothing is detected in the picture."""
+    """A picture of the edges, the depth or the pose. It is used as it is: nothing is detected in it."""
     weight: float = Field(default=1.0, ge=0, le=4, allow_inf_nan=False)
 
 
@@ -95,7 +95,7 @@ class Prompted(Making, Streaming):
 
 class GenerationBody(Prompted):
     style: Literal["vivid", "natural"] | None = None
-    """Refused: DALL·E 3 had it."""
+    """Refused: it is for DALL·E 3."""
 
 
 class EditBody(Prompted):
@@ -104,11 +104,11 @@ class EditBody(Prompted):
     )
     """The picture to change; models here take one. Also as `images`, a list of `{"image_url": <data URL>}`."""
     mask: Picture | None = None
-    """As large as the picture; where it is transparent (or white, if it has no alpha channel) is repainted."""
+    """As large as the picture. What is transparent in it is repainted; what is white, if it has no alpha channel."""
     strength: Fraction | None = None
     """How far to go from the picture: near 0 changes little, 1 everything."""
     input_fidelity: Literal["high", "low"] | None = None
-    """Refused: `strength` says it in a number."""
+    """Refused: use `strength`, which is a number."""
 
 
 class VariationBody(Making):

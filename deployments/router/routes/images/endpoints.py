@@ -14,7 +14,7 @@ from deployments.router.multipart import read_form_or_body
 from deployments.router.openapi import documented
 from deployments.router.record import record_of
 from deployments.router.routes.images import requests
-from deployments.router.routes.images.answers import made
+from deployments.router.routes.images.answers import to_answer
 from deployments.router.routes.images.bodies import EditBody, GenerationBody, Making, Prompted, VariationBody
 from deployments.router.routes.images.events import Kind, events
 from deployments.router.services import Services
@@ -74,7 +74,7 @@ async def whole(request: Request, body: B, to_request: Callable[[B, ModelSpec], 
     spec = services.asked_for(body.model, TASK)
     asked = to_request(body, spec)
     result = await calling.call(request, spec, MAKE, asked)
-    return await response(made(result, asked, spec), request, store)
+    return await response(to_answer(result, asked, spec), request, store)
 
 
 async def streamed(

@@ -1,4 +1,4 @@
-"""Pictures on their way, as OpenAI's server-sent events."""
+"""A stream of pictures as OpenAI's server-sent events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from models.specs import ModelSpec
 from models.tasks.images import EncodedImage, ImageEvent, ImageRequest, ImageResult, PartialImage, Progress
 from models.tasks.usage import NOTHING
 
-# A comment, which clients skip: it opens the stream at the first step, keeps it open, and finds out who has left.
+# A comment, which clients skip. It opens the stream at the first step, keeps it open, and shows whether the client has
+# left: nothing can be written to it then.
 WORKING = b": working\n\n"
 
 Kind = Literal["image_generation", "image_edit"]
@@ -26,10 +27,10 @@ Kind = Literal["image_generation", "image_edit"]
 async def events(
     items: AsyncGenerator[ImageEvent, None], kind: Kind, asked: ImageRequest, spec: ModelSpec, progress: bool
 ) -> AsyncGenerator[bytes, None]:
-    """What the model's stream gives, as events: a `completed` for each picture as soon as it is finished.
+    """The items of the model's stream as events. There is a `completed` for each picture as soon as it is finished.
 
-    What the whole request used is known at its end: it is in the `completed` of the last picture, and the others have
-    zeros, so that adding up counts nothing twice.
+    The usage is known at the end of the whole request, so it is in the `completed` of the last picture. The others have
+    zeros: a client that adds them up counts nothing twice.
     """
     shared = common(asked, spec)
     finished, last = 0, None
@@ -48,7 +49,7 @@ async def events(
                     if finished < asked.n:
                         yield event(f"{kind}.completed", document | {"usage": usage(NOTHING)})
                     else:
-                        last = document  # until the result is here
+                        last = document  # sent when the result is here, with its usage
                 case ImageResult():
                     if last is not None:
                         yield event(
@@ -57,7 +58,7 @@ async def events(
 
 
 def picture(item: EncodedImage | PartialImage) -> dict[str, Any]:
-    """Unfinished pictures are as large as finished ones."""
+    """A picture in an event, finished or not."""
     header = read_header(item.data, "image")
     return {"b64_json": as_base64(item.data), "index": item.index, "size": f"{header.width}x{header.height}"}
 

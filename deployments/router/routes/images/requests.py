@@ -1,6 +1,7 @@
-"""Bodies to the requests of models, after everything has been checked that the catalog knows a model's limits for.
+"""From bodies to the task's requests.
 
-What a model cannot do is refused here, before it costs anything, with the nearest that it can.
+What a model cannot do is refused here, before it costs anything. The refusal names the model's limit, or the nearest
+value that works.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def edit(body: EditBody, spec: ModelSpec) -> ImageRequest:
     if body.mask is not None:
         _needs(spec, INPAINT, "repaint under a mask", "mask")
         mask = inspected(body.mask, spec, "mask")
-        # EXIF orientation may yet turn one of them.
+        # Sorted, because EXIF orientation may turn one of them when it is decoded.
         if sorted((mask.width, mask.height)) != sorted((image.width, image.height)):
             raise InvalidMedia(
                 f"mask has {mask.width}x{mask.height} pixels and image {image.width}x{image.height}. Send a mask as "
@@ -76,13 +77,13 @@ def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
     _needs(spec, VARY, "vary pictures", "image")
     inspected(body.image, spec, "image")
     strength = body.strength or _settings(spec).variation_strength
-    return replace(made(body, spec), image=body.image, strength=strength)
+    return replace(unprompted(body, spec), image=body.image, strength=strength)
 
 
 def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
     """What generations and edits have in common."""
     return replace(
-        made(body, spec),
+        unprompted(body, spec),
         prompt=body.prompt,
         negative_prompt=_negative_prompt(body, spec),
         guidance=body.guidance,
@@ -91,8 +92,8 @@ def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
     )
 
 
-def made(body: Making, spec: ModelSpec) -> ImageRequest:
-    """What every request for pictures has, before there is a prompt in it."""
+def unprompted(body: Making, spec: ModelSpec) -> ImageRequest:
+    """What every request for pictures has, with or without a prompt."""
     settings = _settings(spec)
     n = body.n or 1
     if n > settings.most_images:
