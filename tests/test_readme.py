@@ -41,7 +41,7 @@ def table_of_models() -> str:
 
 def row(spec: ModelSpec) -> str:
     variants = [f"**{name}**" if name == spec.default_variant else name for name in spec.variants]
-    cells = [f"`{spec.id}`", spec.task, spec.licence, SOURCES[spec.source.kind], ", ".join(variants)]
+    cells = [f"`{spec.id}`", spec.task.name, spec.licence, SOURCES[spec.source.kind], ", ".join(variants)]
     return f"| {' | '.join(cells)} |"
 
 
