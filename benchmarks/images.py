@@ -40,8 +40,7 @@ def medley_request(seed: int) -> tuple[str, dict[str, Any]]:
 
 
 def naive_request(seed: int) -> tuple[str, dict[str, Any]]:
-    settings = load_catalog()[MODEL].images
-    assert settings is not None
+    settings = load_catalog()[MODEL].settings
     body = {
         "prompt": "a red circle on a blue background",
         "seed": seed,

@@ -164,7 +164,7 @@ def upscales() -> list[list[Cell]]:
 
 def styles() -> list[list[Cell]]:
     content = posted("/v1/images/upscales", generated("doodle", "an emoji of a house", 1), model="realesr-animevideov3")
-    names = load_catalog()["magenta-styles"].styles
+    names = load_catalog()["magenta-styles"].settings.styles
     cells = [("original", content)] + [
         (name[:20], posted("/v1/images/styles", content, model="magenta-styles", style=name)) for name in names
     ]

@@ -44,7 +44,7 @@ def write_catalog(folder: Path) -> Path:
     }
     embeddings = {
         **_row("embeddings", {"kind": "folder", "path": str(damaged)}),
-        "dimensions": {"native": 8, "smallest": 2},
+        "settings": {"dimensions": {"native": 8, "smallest": 2}},
         "default_variant": "fake",
         "variants": {
             "fake": {"backend": "fake", "precision": "fp32", "needs": needs},  # which reads no weights
