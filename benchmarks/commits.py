@@ -111,6 +111,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("commit")
     options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--only", default="", help="figures whose name begins so; the result is printed, not written")
     given = options.parse_args()
     with both_versions(given.commit) as names:
         addresses = {"now": NOW, "before": BEFORE}
@@ -139,12 +140,16 @@ def main() -> None:
             "tokens_per_s_at_8": tokens_a_second,
             "pictures_per_s_at_4": pictures,
         }.items():
+            if not name.startswith(given.only):
+                continue
             print(name, flush=True)
             measured("now"), measured("before")  # to warm up
             report[name] = in_turns(given.rounds, measured)
-    file = ROOT / "benchmarks" / "results" / f"{date.today()}-cpu{os.cpu_count()}-commits.json"
-    file.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1), f"written to {file}", sep="\n")
+    print(json.dumps(report, indent=1))
+    if not given.only:
+        file = ROOT / "benchmarks" / "results" / f"{date.today()}-cpu{os.cpu_count()}-commits.json"
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"written to {file}")
 
 
 if __name__ == "__main__":
