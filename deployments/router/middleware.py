@@ -8,6 +8,7 @@ from deployments.metering import Meter
 from deployments.router.edge import request_id_of
 from deployments.router.errors import error_response, unexpected
 from deployments.router.record import CLIENT_LEFT, RequestRecord, record_of
+from deployments.router.streaming import CutOff
 from models.errors import PayloadTooLarge
 
 
@@ -44,6 +45,8 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except CutOff:
+            raise  # the record has its error
         except Exception as error:
             failure = unexpected(error, record.request_id)
             record.failed(failure)
@@ -52,7 +55,7 @@ class RequestContext:
             await error_response(failure)(scope, receive, send_with_id)
         finally:
             if counted:
-                record.close(status if complete else CLIENT_LEFT, self.meter)
+                record.close(status if complete or record.code else CLIENT_LEFT, self.meter)
 
 
 class BodyLimit:

@@ -1,4 +1,4 @@
-"""Server-sent events whose refusals keep their status code."""
+"""Answers in pieces, events or bytes, whose refusals keep their status code."""
 
 from __future__ import annotations
 
@@ -18,21 +18,55 @@ from models.errors import ServingError
 WAITING = b": waiting\n\n"
 
 
-class EventStream(StreamingResponse):
-    """Sends an iterator of ready-made events, and closes it whatever happens, also when the client has gone already."""
+EVENTS = "text/event-stream"
 
-    media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]):
-        super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self.events = events
+class PieceByPiece(StreamingResponse):
+    """Sends an iterator of ready-made pieces, and closes it whatever happens, also when the client has gone already."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str):
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(pieces, headers=headers, media_type=media_type)
+        self.pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.events):  # type: ignore[type-var]
+        async with aclosing(self.pieces):  # type: ignore[type-var]
             await super().__call__(scope, receive, send)
 
 
-async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> EventStream:
+class CutOff(Exception):
+    """Ends a stream of bytes that broke. They have no place for an error, so the connection is cut."""
+
+
+async def open_byte_stream(request: Request, pieces: AsyncGenerator[bytes, None], media_type: str) -> PieceByPiece:
+    """Wait for the first piece, so that an error before it becomes a status code, then stream.
+
+    Args:
+        media_type: such as audio/mpeg.
+
+    Raises:
+        ServingError: what the model refused with.
+    """
+    record_of(request.scope).stream = True
+    try:
+        first = await anext(pieces)
+    except StopAsyncIteration:
+        first = b""
+    return PieceByPiece(_bytes(request, first, pieces), media_type)
+
+
+async def _bytes(request: Request, first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(pieces):  # type: ignore[type-var]
+            yield first
+            async for piece in pieces:
+                yield piece
+    except ServingError as error:
+        record_of(request.scope).failed(error)
+        raise CutOff(error.code) from None
+
+
+async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> PieceByPiece:
     """Wait for the first event, so that an error before it becomes a status code, then stream.
 
     A client must not take a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
@@ -49,7 +83,7 @@ async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None
     except BaseException:
         first.cancel()
         raise
-    return EventStream(_continue(request, first, events, keep_alive_s))
+    return PieceByPiece(_continue(request, first, events, keep_alive_s), EVENTS)
 
 
 async def _continue(

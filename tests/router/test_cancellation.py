@@ -7,7 +7,7 @@ import pytest
 from patience import until
 from virtual_time import now
 
-from deployments.router.streaming import EventStream
+from deployments.router.streaming import EVENTS, PieceByPiece
 
 WORDS = 500
 
@@ -134,7 +134,7 @@ async def test_a_stream_that_was_never_read_is_closed(application):
     connection.incoming.clear()
     connection.leave.set()
     with pytest.raises(Exception):  # noqa: B017, PT011 - what is raised is the server's affair
-        await EventStream(opened)(connection.scope, connection.receive, gone)
+        await PieceByPiece(opened, EVENTS)(connection.scope, connection.receive, gone)
     assert closed == [True]
 
 
