@@ -15,7 +15,7 @@ WAITS = {"prefer": f"wait={patience(REQUEST_S):.0f}"}
 
 
 def styled(http, headers):
-    style = next(iter(load_catalog()[STYLES].styles))
+    style = next(iter(load_catalog()[STYLES].settings.styles))
     files = {"image": ("content.png", png(CONTENT), "image/png")}
     return http.post("/v1/images/styles", data={"model": STYLES, "style": style}, files=files, headers=headers)
 

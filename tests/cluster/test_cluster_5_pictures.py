@@ -106,7 +106,7 @@ def test_upscaling_a_picture_makes_it_four_times_as_wide(http):
 
 def test_styles_by_name_and_by_picture(http):
     names = http.get("/v1/images/styles", params={"model": STYLES}).raise_for_status().json()["data"]
-    assert names == list(load_catalog()[STYLES].styles)
+    assert names == list(load_catalog()[STYLES].settings.styles)
     content = png(draw(Drawing("circle", "white", "gray")).resize((128, 128)))
 
     def styled(**form) -> np.ndarray:

@@ -43,7 +43,7 @@ def upscale(http):
 
 def style(http):
     files = {"image": ("dot.png", DOT, "image/png")}
-    form = {"model": "magenta-styles", "style": load_catalog()["magenta-styles"].styles[0]}
+    form = {"model": "magenta-styles", "style": load_catalog()["magenta-styles"].settings.styles[0]}
     return http.post("/v1/images/styles", data=form, files=files)
 
 
