@@ -28,7 +28,7 @@ IN_ORDER = $(PYTEST) -p no:randomly
 PARTS = $(BIN)/python tests/parts.py
 
 .PHONY: help setup setup-dev models serve stop test test-all test-changed check test-fast test-cluster test-matrix test-models \
-	test-variants test-loadtests test-serve test-nodes test-mutations loadtest lint check-k8s format bench clean
+	test-variants test-loadtests test-serve test-nodes test-mutations loadtest lint check-k8s generated format bench clean
 
 help:
 	@sed -n '1,3p' Makefile
@@ -133,6 +133,12 @@ check-k8s: setup-dev
 	$(BIN)/medley k8s check
 	$(BIN)/hadolint docker/Dockerfile
 	@if command -v promtool >/dev/null; then promtool test rules monitoring/alerts_test.yml; else echo "promtool is not here: alerts are not tested."; fi
+
+# Files and tables of documents that are made from the catalog, the contracts of tasks and slo.yaml.
+generated: setup-dev
+	$(BIN)/medley monitoring
+	$(BIN)/medley k8s generate
+	MEDLEY_WRITE_TABLES=1 $(PYTEST) -q tests/test_readme.py tests/medley_cli/test_monitoring.py tests/medley_cli/test_mistakes_page.py
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks.run import running
 from models.catalog import load_catalog
+from models.tasks.images import TASK
 from models.weights import locate
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def medley_request(seed: int) -> tuple[str, dict[str, Any]]:
 
 
 def naive_request(seed: int) -> tuple[str, dict[str, Any]]:
-    settings = load_catalog()[MODEL].settings
+    settings = TASK.settings_of(load_catalog()[MODEL])
     body = {
         "prompt": "a red circle on a blue background",
         "seed": seed,

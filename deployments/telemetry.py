@@ -102,7 +102,7 @@ FIRST_AUDIO = Metric(
 REAL_TIME_FACTOR = Metric(
     "medley_real_time_factor",
     Kind.HISTOGRAM,
-    "Seconds that a request took for a second of its sound.",
+    "How long a request took, divided by how long its sound lasts.",
     ("model",),
     FACTORS,
     that(lambda task: AUDIO_SECONDS in task.counts),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from tables import shown, to_write
 
+from medley.checks.config import ServedModel, read_config
 from medley.main import app
 from models.catalog import load_catalog
 from models.specs import ModelSpec
@@ -19,10 +21,10 @@ DOCUMENTS = [
     *sorted(REPOSITORY.glob("*.md")),
     *(document for folder in FOLDERS for document in sorted((REPOSITORY / folder).rglob("*.md"))),
 ]
+STARTER_CLUSTER = REPOSITORY / "serve_config.yaml"
 MODEL_TABLE = REPOSITORY / "docs" / "models.md"
 EXAMPLES = REPOSITORY / "docs" / "getting-started.md"
 START_PAGE = REPOSITORY / "docs" / "README.md"
-MODELS = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- /models -->)", re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SOURCES = {
     "wheel": "Python package",
@@ -35,13 +37,19 @@ SOURCES = {
 
 def table_of_models() -> str:
     """The models of the catalog as docs/models.md shows them."""
-    lines = ["| id | task | licence | weights from | variants |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *map(row, load_catalog().values())]) + "\n"
+    lines = ["| id | task | licence | weights from | starter cluster | variants |", "|---|---|---|---|---|---|"]
+    starters = {model.spec.id: in_starter_cluster(model) for model in read_config(STARTER_CLUSTER).models}
+    rows = [row(spec, starters.get(spec.id, "")) for spec in load_catalog().values()]
+    return "\n".join([*lines, *rows]) + "\n"
 
 
-def row(spec: ModelSpec) -> str:
+def in_starter_cluster(model: ServedModel) -> str:
+    return f"{'sleeps' if model.sleeps else 'runs'}, {model.variant.needs.memory_gib:g} GiB"
+
+
+def row(spec: ModelSpec, starter: str) -> str:
     variants = [f"**{name}**" if name == spec.default_variant else name for name in spec.variants]
-    cells = [f"`{spec.id}`", spec.task.name, spec.licence, SOURCES[spec.source.kind], ", ".join(variants)]
+    cells = [f"`{spec.id}`", spec.task.name, spec.licence, SOURCES[spec.source.kind], starter, ", ".join(variants)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -58,8 +66,8 @@ def document(request) -> Path:
 
 
 def test_the_table_of_models_is_the_catalog():
-    (table,) = MODELS.findall(MODEL_TABLE.read_text())
-    assert table == table_of_models(), f"the table should be:\n{table_of_models()}"
+    table = table_of_models()
+    assert shown(MODEL_TABLE, "models", table) == table, to_write(table)
 
 
 def test_a_newcomer_sees_python_for_each_kind_of_request():

@@ -16,6 +16,7 @@ import openai
 from PIL import Image, ImageDraw, ImageFont
 
 from models.catalog import load_catalog
+from models.tasks.styles import TASK
 from workshop.starter.doodle.drawings import Drawing, draw
 from workshop.starter.doodle.emoji_pictures import NAMES
 
@@ -164,7 +165,7 @@ def upscales() -> list[list[Cell]]:
 
 def styles() -> list[list[Cell]]:
     content = posted("/v1/images/upscales", generated("doodle", "an emoji of a house", 1), model="realesr-animevideov3")
-    names = load_catalog()["magenta-styles"].settings.styles
+    names = TASK.settings_of(load_catalog()["magenta-styles"]).styles
     cells = [("original", content)] + [
         (name[:20], posted("/v1/images/styles", content, model="magenta-styles", style=name)) for name in names
     ]

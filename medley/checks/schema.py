@@ -16,7 +16,7 @@ from medley.checks.annotations import generic_arguments, model_for, models_below
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
 from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 from models.specs import ModelSpec
-from models.tasks import BY_NAME
+from models.tasks import task_named
 
 Model = type[BaseModel]
 BROKEN = object()
@@ -131,8 +131,8 @@ class _SchemaCheck:
 
 def kind_of(model: Model, key: str, value: dict) -> Any:
     """What a field must be. The settings of a row of the catalog are those of its task."""
-    if model is ModelSpec and key == "settings" and value.get("task") in BY_NAME:
-        return BY_NAME[value["task"]].settings
+    if model is ModelSpec and key == "settings" and (task := task_named(value.get("task"))):
+        return task.settings
     return model.model_fields[key].annotation
 
 

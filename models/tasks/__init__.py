@@ -21,3 +21,8 @@ NAMES = ("chat", "embeddings", "images", "upscaling", "styles")
 TASKS: tuple[Task[Any], ...] = tuple(import_module(f"models.tasks.{name}").TASK for name in NAMES)
 
 BY_NAME = {task.name: task for task in TASKS}
+
+
+def task_named(value: object) -> Task[Any] | None:
+    """The task that a file names; None for anything else that may stand there."""
+    return BY_NAME.get(value) if isinstance(value, str) else None

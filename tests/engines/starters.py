@@ -1,5 +1,6 @@
 """Engines of the starter models as tests of every commit use them: in float32, from the files that `make models` made,
-loaded once in a process however many tests ask."""
+loaded once in a process however many tests ask. The starter model of a task is the first of the catalog whose weights
+need no account."""
 
 import json
 from functools import cache
@@ -8,14 +9,18 @@ from typing import Any
 
 from models.catalog import load_catalog
 from models.registry import load_engine
+from models.sources import HubSource
 from models.specs import ModelSpec, Precision, VariantSpec
+from models.tasks import TASKS, chat, embeddings, images, styles, upscaling
 from models.weights import locate
 
-CHAT = "smollm2-135m-instruct"
-EMBEDDINGS = "all-minilm-l6-v2"
-IMAGES = "doodle-turbo"
-UPSCALING = "realesr-animevideov3"
-STYLES = "magenta-styles"
+STARTERS = {
+    task: next(spec.id for spec in load_catalog().of_task(task) if not isinstance(spec.source, HubSource))
+    for task in TASKS
+}
+CHAT, EMBEDDINGS, IMAGES, UPSCALING, STYLES = (
+    STARTERS[module.TASK] for module in (chat, embeddings, images, upscaling, styles)
+)
 
 
 def row(model: str, variant: str | None = None) -> tuple[ModelSpec, VariantSpec]:

@@ -13,6 +13,7 @@ import tiny_graphs
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.completion import Completion
 from patience import patience
+from starters import STARTERS
 
 from models.catalog import load_catalog
 from models.errors import ContextLengthExceeded, InvalidRequest
@@ -25,13 +26,6 @@ from models.tasks.images import Picture
 from models.tasks.task import Task
 from models.tasks.tokens import TokenizeRequest
 
-STARTERS = {
-    BY_NAME["chat"]: starters.CHAT,
-    BY_NAME["embeddings"]: starters.EMBEDDINGS,
-    BY_NAME["images"]: starters.IMAGES,
-    BY_NAME["upscaling"]: starters.UPSCALING,
-    BY_NAME["styles"]: starters.STYLES,
-}
 # Where the starter variant takes long to compute, or is no file that `make models` makes.
 TINY = {
     (BY_NAME["chat"], Backend.TRANSFORMERS): starters.shallow_chat,

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.catalog import load_catalog
+from models.registry import backends_of
+from models.specs import Backend
+from models.tasks import embeddings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE, CATALOG, SLO = "serve_config.yaml", "models/catalog/embeddings.yaml", "slo.yaml"
@@ -20,7 +23,7 @@ class Mistake:
 
     Attributes:
         old, new: a regular expression and what takes its place, once.
-        at: text of the line that the message must name; its occurrence `nth`.
+        at: text of the line that the message must name; its occurrence `nth`, from the end where that is negative.
         where, message: the rest of what a person sees, after the file and the line.
     """
 
@@ -44,14 +47,19 @@ class Mistake:
     def seen(self, copy: Path) -> str:
         """The line that a person sees."""
         lines = [number for number, line in enumerate(copy.read_text().splitlines(), 1) if self.at in line]
-        return ": ".join(part for part in (f"{copy}:{lines[self.nth - 1]}", self.where, self.message) if part)
+        return ": ".join(
+            part for part in (f"{copy}:{lines[self.nth - (self.nth > 0)]}", self.where, self.message) if part
+        )
 
 
 def shipped(file: str) -> str:
     return (REPOSITORY / file).read_text()
 
 
+# Of the catalog, which grows.
 VARIANTS = ", ".join(load_catalog()["all-minilm-l6-v2"].variants)
+BACKENDS = ", ".join(backends_of(embeddings.TASK))
+STRANGER = next(backend for backend in Backend if backend not in backends_of(embeddings.TASK))
 
 # Three lines for each: what it is, what is changed, what is said.
 # fmt: off
@@ -175,7 +183,7 @@ MISTAKES = [
             "application smollm2-135m-instruct", "route_prefix is missing, and Serve's default is /, the router's. Add `route_prefix: null`."),
     Mistake("a router without a route", SERVE,
             r"route_prefix: /\n", "route_prefix: null\n", "route_prefix: null",
-            "application router, route_prefix", "must be /, and is null.", nth=7),
+            "application router, route_prefix", "must be /, and is null.", nth=-1),
     Mistake("a deployment with another name", SERVE,
             "- name: model", "- name: modle", "modle",
             "application smollm2-135m-instruct, deployments[modle].name", "a model has no deployment 'modle'; its only one is model. Name it model."),
@@ -255,8 +263,8 @@ MISTAKES = [
             "backend: onnx", "backend: onxx", "onxx",
             "model all-minilm-l6-v2, variants.onnx.backend", "must be vllm or transformers or onnx or torch or diffusers or fake, and is 'onxx'. Did you mean onnx?"),
     Mistake("a backend without an engine for the task", CATALOG,
-            "backend: onnx", "backend: vllm", "backend: vllm",
-            "model all-minilm-l6-v2, variants.onnx.backend", "embeddings has no engine for vllm. Choose from: onnx, torch, fake."),
+            "backend: onnx", f"backend: {STRANGER}", f"backend: {STRANGER}",
+            "model all-minilm-l6-v2, variants.onnx.backend", f"embeddings has no engine for {STRANGER}. Choose from: {BACKENDS}."),
     Mistake("one GPU and a half", CATALOG,
             "gpus: 0.25", "gpus: 1.5", "gpus: 1.5",
             "model bge-m3, variants.torch-gpu.needs", "gpus above 1 must be a whole number."),

@@ -141,7 +141,7 @@ def test_a_file_with_a_broken_catalog_says_what_is_wrong_with_the_catalog(here, 
 
     folder = tmp_path / "catalog"
     folder.mkdir()
-    (folder / "embeddings.yaml").write_text(shipped(CATALOG).replace("owner: BAAI", "ownr: BAAI"))
+    (folder / "embeddings.yaml").write_text(shipped(CATALOG).replace("owner: BAAI", "ownr: BAAI", 1))
     monkeypatch.setattr("medley.checks.catalog.FOLDER", folder)
     monkeypatch.setattr("medley.checks.catalog.load_catalog", lambda: read_catalog(folder))
     (message,) = messages(here / SERVE)

@@ -13,6 +13,7 @@ import typer
 import yaml
 from metrics_tables import buckets_table, metrics_table, others_list
 from promql_expressions import expressions
+from tables import shown, to_write
 from typer.testing import CliRunner
 
 from deployments.telemetry import FIRST_TOKEN, IN_FLIGHT, METRICS, QUEUE_WAIT, REQUESTS, Kind, Metric
@@ -101,9 +102,7 @@ def test_a_mistake_is_refused_in_words(tmp_path, monkeypatch, arguments, message
     ("name", "table"), [("metrics", metrics_table()), ("buckets", buckets_table()), ("others", others_list())]
 )
 def test_the_tables_of_the_document_are_those_of_the_code(name, table):
-    text = (REPOSITORY / "docs" / "metrics.md").read_text()
-    (shown,) = re.findall(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", text, re.DOTALL)
-    assert shown == table, f"it should be:\n{table}"
+    assert shown(REPOSITORY / "docs" / "metrics.md", name, table) == table, to_write(table)
 
 
 # Prometheus
