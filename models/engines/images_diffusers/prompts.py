@@ -1,4 +1,4 @@
-"""What text encoders made of recent prompts, kept: a prompt is encoded once for all its pictures."""
+"""A cache of recently encoded prompts: a prompt is encoded once for all its pictures."""
 
 from __future__ import annotations
 
