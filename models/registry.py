@@ -43,17 +43,6 @@ def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
     return engine
 
 
-def load_engine(spec: ModelSpec, variant: VariantSpec) -> Any:
-    """Load a model in this process: find its weights, import its engine, build it. Blocks for as long as that takes.
-
-    Raises:
-        WeightsMissing: the weights are not on this machine.
-    """
-    from models.weights import locate  # only here: a client of the registry may not need weights
-
-    return engine_class(spec.task, variant.backend).load(spec, variant, locate(spec, variant))
-
-
 def part(module: str, name: str) -> Any | None:
     """The object of this name in an optional module of a task. None where there is no such module.
 
