@@ -1,4 +1,4 @@
-"""Server-sent events whose refusals keep their status code."""
+"""Server-sent events, with proper status codes for errors before the first event."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deployments.router.errors import error_event, unexpected
 from deployments.router.record import record_of
 from models.errors import ServingError
 
-# A comment of server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+# A comment in server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 WAITING = b": waiting\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Sends an iterator of ready-made events, and closes it whatever happens, also when the client has gone already."""
+    """Sends an iterator of events, and always closes it, even if the client has already disconnected."""
 
     media_type = "text/event-stream"
 
@@ -33,13 +33,13 @@ class EventStream(StreamingResponse):
 
 
 async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> EventStream:
-    """Wait for the first event, so that an error before it becomes a status code, then stream.
+    """Wait for the first event, so that an earlier error becomes a status code, then stream.
 
-    A client must not take a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
-    event: with comments, which clients skip, until the first event is there. An error is an event then.
+    A client must not mistake a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
+    event. It sends comments, which clients skip, until the first event comes. An error then becomes an event.
 
     Raises:
-        ServingError: what the model refused with.
+        ServingError: the model's error before its first event.
     """
     first = asyncio.ensure_future(anext(events))
     try:
