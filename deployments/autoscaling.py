@@ -1,8 +1,8 @@
 """Autoscaling policies that cannot raise.
 
-Serve runs a policy inside its controller's event loop: one exception in one model's policy stops the control plane for
-all models. So a policy here is `desired()`, a plain computation, and GuardedPolicy is what calls it. The classes stay
-in one module, which imports nothing heavy, because Serve ships a policy class by value.
+Serve runs a policy inside its controller's event loop, where one exception in one model's policy stops the control
+plane for all models. So a policy only defines `desired()`, a plain computation, and GuardedPolicy calls it safely. The
+classes share one module with light imports, because Serve ships a policy class by value.
 """
 
 import math
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class GuardedPolicy:
-    """Calls `desired` and keeps the current target when that fails or makes no sense.
+    """Calls `desired`. If that fails or returns nonsense, the current target stays.
 
-    The failure is kept in the policy's state as `last_error`.
+    The error is kept in the policy's state as `last_error`.
     """
 
     def desired(self, ctx: Any, state: dict[str, Any]) -> float:
-        """Replicas wanted; bounds and delays are applied afterwards by Serve. No I/O."""
+        """The number of replicas wanted, without I/O. Serve applies bounds and delays afterwards."""
         raise NotImplementedError
 
     def __call__(self, ctx: Any) -> tuple[float, dict[str, Any]]:
@@ -33,11 +33,11 @@ class GuardedPolicy:
 
 
 class ConcurrencyPolicy(GuardedPolicy):
-    """As many replicas as it takes to give each `target_ongoing_requests`, and one more while requests queue.
+    """Enough replicas that each has `target_ongoing_requests`, and one more while requests queue.
 
     Args:
-        target_ongoing_requests: requests that one replica serves well at the same time, waiting ones included.
-        queue_tolerance: queued requests per replica that do not yet call for one more.
+        target_ongoing_requests: requests that one replica serves well at the same time, including waiting ones.
+        queue_tolerance: queued requests per replica that do not yet justify another replica.
     """
 
     def __init__(self, target_ongoing_requests: float, queue_tolerance: float = 1.0):
@@ -55,19 +55,18 @@ class ConcurrencyPolicy(GuardedPolicy):
 
 
 class PromisePolicy(GuardedPolicy):
-    """As few replicas as keep the wait that the next request would have within `wait_s`.
+    """The fewest replicas that keep the next request's wait within `wait_s`.
 
-    A replica serves `concurrency` requests at once, each in `service_s` seconds; what is beyond waits. With n replicas
-    and `ongoing` requests the next one waits (ongoing - n * concurrency) * service_s / (n * concurrency) seconds, and
-    the least n for which that is at most `wait_s` is wanted: a long queue is answered at once with as many replicas as
-    it takes. A queue says nothing before it is there, so as many are wanted, too, as keep `utilisation` of their places
-    busy.
+    A replica serves `concurrency` requests at once, each in `service_s` seconds; the others wait. With n replicas and
+    `ongoing` requests, the next one waits (ongoing - n * concurrency) * service_s / (n * concurrency) seconds. The
+    policy wants the least n for which that is at most `wait_s`, so it reacts to a long queue in a single step. It also
+    wants enough replicas to keep no more than `utilisation` of their places busy, to act before a queue forms.
 
     Args:
-        wait_s: a share of what `slo.yaml` promises; the rest is for the work itself.
+        wait_s: a part of the time that `slo.yaml` promises; the rest is for the work itself.
         concurrency: requests that one replica serves well at once.
-        service_s: of one request among so many; what the replicas measure takes its place.
-        utilisation: the share of places that are busy when there are just enough.
+        service_s: seconds per request at that concurrency, until replicas have measured it.
+        utilisation: the highest share of busy places, above 0 to 1.
     """
 
     def __init__(self, wait_s: float, concurrency: float, service_s: float, utilisation: float = 0.8):
@@ -89,7 +88,7 @@ class PromisePolicy(GuardedPolicy):
         return math.ceil(max(for_wait, busy / self.utilisation) - 1e-9)
 
     def measured(self, ctx: Any) -> float:
-        """The mean of what the replicas measured, 0 if none has answered anything yet."""
+        """The mean of the replicas' measurements; 0 if none has answered a request yet."""
         values = ((getattr(ctx, "aggregated_metrics", None) or {}).get("service_s") or {}).values()
         known = [value for value in values if value and math.isfinite(value) and value > 0]
         return sum(known) / len(known) if known else 0.0

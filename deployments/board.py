@@ -1,6 +1,6 @@
-"""Small facts about replicas that every process of the cluster can read: how far one has come, why one failed.
+"""Small facts about replicas that every process of the cluster can read: the progress of a start, or why it failed.
 
-Kept in Ray's own key-value store, so they outlive the process that wrote them. A fact is a small JSON object.
+Ray's key-value store keeps them, so they outlive the process that wrote them. A fact is a small JSON object.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-# Keys. A progress that is not done and whose replica is gone says in which phase that replica died.
+# Keys. If a replica dies while it starts, its unfinished progress still says in which phase.
 PROGRESS = "progress/{app}/{replica}"
 FAILURE = "failure/{app}"
 COLD_START = "cold_start/{app}/{variant}"
@@ -22,12 +22,12 @@ class Board(Protocol):
     def remove(self, key: str) -> None: ...
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """Every fact by its key."""
+        """All facts by key."""
         ...
 
 
 class MemoryBoard:
-    """For tests: a board in this process."""
+    """A board in this process, for tests."""
 
     def __init__(self):
         self.facts: dict[str, dict[str, Any]] = {}

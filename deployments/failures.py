@@ -1,4 +1,4 @@
-"""Failures as the log tells them: what and where, without the error's own text, which may hold a client's words."""
+"""Errors for the log: their type and place, without their message, which may contain a client's words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 
 
 def in_the_log(error: BaseException) -> str:
-    """The type of an error and the lines of code it came through; its text too where MEDLEY_LOG_ERROR_TEXT=1."""
+    """An error's type and traceback, with its message only if MEDLEY_LOG_ERROR_TEXT=1."""
     if os.environ.get("MEDLEY_LOG_ERROR_TEXT") == "1":
         return "".join(traceback.format_exception(error))
     frames = "".join(traceback.format_tb(error.__traceback__))

@@ -1,7 +1,7 @@
-"""What a client says while its answer is being made already: pieces on their way from the router to a replica.
+"""Mailboxes carry what a client sends during an answer, in pieces, from the router to a replica.
 
-Serve hands a call its arguments when it begins. So the router puts later pieces into a mailbox beside it, and the
-replica that was chosen takes them out; docs/decisions/0022 says why.
+Serve passes arguments only when a call begins. So the router puts later pieces into a mailbox, and the replica that was
+chosen takes them out. docs/decisions/0022 says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.errors import ReplicaLost
 
 T = TypeVar("T")
 
-# Pieces of one conversation that may wait. With more the router reads no further from its client.
+# The most pieces of one conversation that may wait. At this limit the router stops reading from its client.
 MOST_WAITING = 16
 
 
@@ -26,25 +26,25 @@ class Mailbox(Protocol):
     async def open(self, conversation: str) -> None: ...
 
     async def put(self, conversation: str, piece: Any) -> bool:
-        """Wait for room, and leave a piece. Whether anybody may still take it."""
+        """Wait for room and add a piece. Returns whether the conversation is still open."""
         ...
 
     async def end(self, conversation: str) -> None:
-        """There are no more pieces."""
+        """Mark the end of the pieces."""
         ...
 
     async def take(self, conversation: str) -> list[Any] | None:
-        """Wait for pieces, and take all there are: [] after the last one, None when the conversation was discarded."""
+        """Wait for pieces and take all of them. [] after the last one; None if the conversation was discarded."""
         ...
 
     async def discard(self, conversation: str) -> None:
-        """Forget the conversation. Whoever waits in `put` or `take` returns."""
+        """Forget the conversation. Calls that wait in `put` or `take` return."""
         ...
 
 
 @dataclass(slots=True)
 class Waiting:
-    """The pieces of one conversation that nobody has taken yet."""
+    """The pieces of one conversation that have not been taken yet."""
 
     pieces: deque[Any] = field(default_factory=deque)
     ended: bool = False
@@ -53,7 +53,7 @@ class Waiting:
 
 
 class MemoryMailbox:
-    """A mailbox in this process. On a cluster it is the process of an actor; see ray_mailbox.py."""
+    """A mailbox in this process. On a cluster it runs in an actor; see ray_mailbox.py."""
 
     def __init__(self):
         self.conversations: dict[str, Waiting] = {}
@@ -96,10 +96,10 @@ class MemoryMailbox:
 
 
 class Incoming(Generic[T]):
-    """The pieces of a conversation, as a method of a server reads them. It travels with the call.
+    """The pieces of a conversation, for a method of a server to read. It is an argument of the call.
 
     Raises:
-        ReplicaLost: from `anext`, when nothing will come any more and yet the caller is not done.
+        ReplicaLost: from `anext`, if no more pieces will come although the client has not finished.
     """
 
     def __init__(self, mailbox: Mailbox, conversation: str):
@@ -122,11 +122,11 @@ class Incoming(Generic[T]):
 
 
 class Posting(Generic[T]):
-    """Puts what comes in into a mailbox, in the background.
+    """Puts the pieces of a source into a mailbox, in the background.
 
     Attributes:
         incoming: for the replica.
-        error: what the source raised; the replica is told that no more will come of it.
+        error: the exception that the source raised; the conversation is then discarded.
     """
 
     def __init__(self, mailbox: Mailbox, source: AsyncIterator[T]):
@@ -148,7 +148,7 @@ class Posting(Generic[T]):
 
 @contextlib.asynccontextmanager
 async def posted(mailbox: Mailbox, source: AsyncIterator[T]) -> AsyncIterator[Posting[T]]:
-    """A source of pieces on its way to a replica, until the block is left."""
+    """Carry the pieces of a source to a replica until the block ends."""
     posting = Posting(mailbox, source)
     await mailbox.open(posting.incoming.conversation)
     task = asyncio.create_task(posting.post())

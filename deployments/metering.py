@@ -1,4 +1,4 @@
-"""Where metrics are written. The table of them is in telemetry.py."""
+"""Writes metrics. telemetry.py has the table of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Meter(Protocol):
         """Add to a counter, set a gauge or observe a histogram.
 
         Args:
-            labels: values of the metric's labels, in the order of the table.
+            labels: the values of the metric's labels, in the order of the table.
         """
         ...
 
 
 class MemoryMeter:
-    """Keeps what is written, for tests and for a router without a cluster."""
+    """Keeps metrics in memory, for tests and for a router without a cluster."""
 
     def __init__(self):
         self.values: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -30,7 +30,7 @@ class MemoryMeter:
         self.values[metric.name, *labels].append(value)
 
     def total(self, metric: Metric, *labels: str) -> float:
-        """The sum of a counter, the last value of a gauge, the number of observations of a histogram."""
+        """A counter's sum, a gauge's last value or a histogram's number of observations."""
         values = self.values.get((metric.name, *labels), [])
         if metric.kind is Kind.HISTOGRAM:
             return len(values)
@@ -38,7 +38,7 @@ class MemoryMeter:
 
 
 class NoMeter:
-    """Writes nothing: metrics switched off."""
+    """Discards metrics, when they are switched off."""
 
     def write(self, metric: Metric, value: float, *labels: str) -> None:
         return None

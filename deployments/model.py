@@ -1,7 +1,7 @@
 """One model as a Serve application. `import_path: deployments.model:build` in serve_config.yaml.
 
-The builder runs in a short-lived task of its own, so it stays light: neither this module nor the server classes it
-names import an engine or its libraries.
+The builder runs in a short-lived task, so it must be light: neither this module nor the server classes import an engine
+or its libraries.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from models.registry import part
 from models.specs import Backend, Needs
 from models.tasks.task import Task
 
-# Engines work in threads or processes of their own, so a server's code never blocks the loop for long. It can do
-# without Serve's extra thread for user code, which saves every request and every token a hop between threads.
+# Engines work in their own threads or processes, so a server never blocks the event loop for long. Serve's separate
+# thread for user code is not needed, which saves a hop between threads for every request and token.
 SINGLE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 
-# A replica that is told to stop takes requests for as long, in seconds, from callers that have not heard of it. Behind
-# HAProxy Serve makes it 30 in every application; but only the router's replicas have a load balancer before them.
+# Seconds in which a stopping replica still takes requests from callers that do not know yet. With HAProxy, Serve's
+# default is 30 for every application, but only the router's replicas are behind a load balancer.
 BRIEF_DRAIN = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
 
 GIB = 1 << 30
@@ -35,7 +35,7 @@ def build(args: ModelArgs) -> Application:
     deployment = serve.deployment(
         server,
         name="model",
-        # Three failures in a row replace the replica: ten seconds after its engine died.
+        # Three failed checks in a row replace the replica, which is ten seconds after its engine died.
         health_check_period_s=3,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
@@ -47,10 +47,10 @@ def build(args: ModelArgs) -> Application:
 
 
 def server_class(task: Task[Any], backend: Backend) -> type[EngineServer]:
-    """`Server` in deployments/servers/<task>_<backend>, or in <task>; for a task without any, the one in batch.
+    """`Server` in deployments/servers/<task>_<backend>, else in <task>, else the general one in batch.
 
     Raises:
-        TypeError: it does not handle all that the task's models can be asked.
+        TypeError: it does not handle all methods of the task.
     """
     for name in (f"{task}_{backend}", f"{task}"):
         if (server := part(f"deployments.servers.{name}", "Server")) is not None:
@@ -62,10 +62,10 @@ def server_class(task: Task[Any], backend: Backend) -> type[EngineServer]:
 
 
 def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
-    """Deployment options that reserve what one replica needs.
+    """Deployment options that reserve one replica's resources.
 
     Args:
-        label_selector: labels that its node must have.
+        label_selector: labels that the node must have.
     """
     labels = {"label_selector": label_selector} if label_selector else {}
     return {
@@ -80,8 +80,8 @@ def resources(needs: Needs, env: dict[str, str], label_selector: dict[str, str] 
 
 
 def resources_of_workers(needs: Needs, env: dict[str, str], label_selector: dict[str, str] | None = None) -> dict:
-    """As `resources`, but as the placement group that ray.serve.llm asks for: the replica is in its first bundle, and
-    each bundle holds one vLLM worker."""
+    """The same as a placement group, which ray.serve.llm asks for: the replica is in the first bundle, and each bundle
+    holds one vLLM worker."""
     share = needs.gpus_per_worker
     if 0 < share < 1:
         env = {**env, "VLLM_RAY_PER_WORKER_GPUS": str(share)}

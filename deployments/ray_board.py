@@ -1,4 +1,4 @@
-"""The board of a cluster, in Ray's key-value store."""
+"""A cluster's board, in Ray's key-value store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMESPACE = b"medley"
 
 
 class RayBoard:
-    """Each method is a call to Ray's head and takes about a millisecond."""
+    """Each method calls Ray's head node, which takes about a millisecond."""
 
     def put(self, key: str, fact: dict[str, Any]) -> None:
         internal_kv._internal_kv_put(key, json.dumps(fact), namespace=NAMESPACE)

@@ -1,4 +1,4 @@
-"""A mailbox as an actor: replicas on every node can take out of it."""
+"""A mailbox in an actor, so that replicas on every node can read from it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.mailbox import MemoryMailbox
 
-# Conversations wait in it, each in one call of the router and one of its replica.
+# Calls wait inside the actor, up to two per conversation: one from the router and one from its replica.
 MOST_CALLS = 10_000
 
 
 class RayMailbox:
-    """Beside this process and owned by it: it ends when this process does, and those who wait in it are told. Should
-    it die alone, Ray starts it anew, without the conversations that were in it."""
+    """An actor on this node that this process owns. It ends with this process, and waiting calls then fail. If only the
+    actor dies, Ray restarts it without its conversations."""
 
     def __init__(self):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -37,8 +37,8 @@ class RayMailbox:
     async def take(self, conversation: str) -> list[Any] | None:
         try:
             return await self.actor.take.remote(conversation)
-        except RayActorError:  # it died, perhaps with the router
+        except RayActorError:  # the actor died, perhaps with the router
             return None
 
     async def discard(self, conversation: str) -> None:
-        self.actor.discard.remote(conversation)  # nobody waits for it: the one who leaves has no time
+        self.actor.discard.remote(conversation)  # not awaited: the caller is leaving

@@ -1,4 +1,4 @@
-"""Metrics through Ray: each process reports to its node's agent, which Prometheus scrapes."""
+"""Metrics through Ray. Each process reports to its node's agent, which Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RayMeter:
         target = self._metrics[metric.name]
         tags = dict(zip(metric.labels, labels, strict=True))
         if isinstance(target, metrics.Counter):
-            if value > 0:  # Ray refuses to add nothing
+            if value > 0:  # Ray rejects an increase of 0
                 target.inc(value, tags)
         elif isinstance(target, metrics.Gauge):
             target.set(value, tags)

@@ -1,4 +1,4 @@
-"""Arguments of the two builders, as they stand under `args:` in serve_config.yaml."""
+"""The arguments of the two builders: `args:` in serve_config.yaml."""
 
 from pathlib import Path
 from typing import Self
@@ -10,9 +10,9 @@ from models.safety.policy import OutputPolicy
 from models.slo import Profile, load_slo
 from models.specs import ModelSpec, VariantSpec
 
-# In the place of a variant's name: the cheapest one that keeps its promises on this hardware.
+# Written instead of a variant's name: the cheapest variant that keeps its promises on this hardware.
 AUTO = "auto"
-# Beside the packages in a checkout and in the images.
+# Beside the packages, both in a checkout and in the images.
 SLO = Path(__file__).parents[1] / "slo.yaml"
 
 
@@ -20,14 +20,14 @@ class ModelArgs(BaseModel):
     """Arguments of `deployments.model:build`.
 
     Attributes:
-        model: an id of the catalog, or `model@variant` for one more variant beside that. It is the application's name.
-        variant: None is the one that `model` names, else the model's default one; "auto" has it chosen by measurements.
+        model: an id of the catalog, or `model@variant` to serve another variant beside it. Also the application's name.
+        variant: None stands for the one that `model` names, else the default; "auto" chooses by measurements.
         label_selector: labels that a replica's node must have, such as ray.io/accelerator-type: L4. Unlike Serve's
-            `accelerator_type` it also makes an autoscaler start such a node.
-        release: means nothing to Medley: a new value makes Serve replace the replicas, the old value takes that back.
+            `accelerator_type`, it also makes an autoscaler start such a node.
+        release: any text. A new value makes Serve replace the replicas; the old value undoes that.
         metrics: report to Prometheus.
-        access_log: write a line for each call: id, method, outcome, milliseconds; nothing of its content.
-        safety: what pictures may leave; for image models.
+        access_log: write a line for each call: id, method, outcome, milliseconds; never its content.
+        safety: which pictures may leave; for image models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class ModelArgs(BaseModel):
 
     @property
     def variant_name(self) -> str:
-        """The variant's own name; for "auto" the one that is chosen on this machine."""
+        """The variant's name; for "auto" the one that is chosen on this machine."""
         if self.variant == AUTO:
             from models.choice import chosen_variant
 
@@ -70,7 +70,7 @@ class ModelArgs(BaseModel):
         return self.variant or self.spec.default_variant
 
     def settled(self) -> Self:
-        """The same with the variant's own name, so that every process that is handed them runs that variant."""
+        """A copy with the variant's name filled in, so that every process that receives it runs that variant."""
         return self.model_copy(update={"variant": self.variant_name})
 
 
@@ -79,23 +79,24 @@ class RouterArgs(BaseModel):
 
     Attributes:
         body_limit_mib: larger request bodies are refused with 413, and larger messages on a WebSocket with 1009.
-        websocket_limit_mib: of all messages that a client sends on one WebSocket.
-        websocket_idle_s: a WebSocket on which nobody sends anything for so long is closed.
+        websocket_limit_mib: the limit for all messages that a client sends on one WebSocket.
+        websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
         deadline_s: a request that takes longer is answered with 504 and cancelled.
         discovery_interval_s: how often the router asks Serve what is running.
-        keep_alive_s: a stream that has nothing to send yet sends a comment this often.
-        media_folder: where pictures are kept that are answered as links; MEDLEY_HOME/media if left out. Routers on
-            several machines need one that they share.
-        media_links: answer `response_format: url` with links; otherwise it is refused.
+        keep_alive_s: a stream that has nothing to send yet sends a comment at this interval.
+        media_folder: the folder for files that are answered as links; MEDLEY_HOME/media by default. Routers on several
+            machines must share one.
+        media_links: answer `response_format: url` with links. If off, such requests are refused.
         media_ttl_s: how long a link works.
-        media_limit_mib: of the folder; the oldest pictures go first.
-        label_selector: labels that a router's node must have: one without GPUs, or it keeps them from being given back.
-        promises: the profile of slo.yaml that requests are held against when they come: one that would surely break its
-            promise is refused. None lets everybody in.
-        slo: the file; the one beside the package if left out.
-        most_waiting: requests that may wait for models which are not up yet; more get 503 at once.
+        media_limit_mib: the size of the folder. The oldest files are removed first.
+        label_selector: labels that a router's node must have. Choose nodes without GPUs: a router would keep them
+            alive.
+        promises: the profile of slo.yaml for admission. A request that would certainly break its promise is refused on
+            arrival. None admits every request.
+        slo: the file; by default the one beside the package.
+        most_waiting: how many requests may wait for models that are not up yet. Further ones get 503 at once.
         metrics: report to Prometheus.
-        access_log: write a line for each request: id, path, status, milliseconds; nothing of its content.
+        access_log: write a line for each request: id, path, status, milliseconds; never its content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,5 +129,5 @@ class RouterArgs(BaseModel):
         return self
 
     def profile(self) -> Profile:
-        """What is promised. Raises ValueError, KeyError: the file or the profile is not there."""
+        """The promises. Raises ValueError or KeyError if the file or the profile does not exist."""
         return load_slo(self.slo or SLO).profile(self.promises or "")

@@ -1,7 +1,7 @@
-"""Every metric of Medley: its name, unit and labels, in one table.
+"""All metrics of Medley in one table: names, units and labels.
 
-Prometheus sees them as Ray exports them: `ray_` before the name, `_total` after a counter's. Dashboards, alert rules,
-the scrape configuration and docs/metrics.md are generated from this table; see `medley monitoring`.
+Ray exports them with the prefix `ray_`, and counters with the suffix `_total`. Dashboards, alert rules, the scrape
+configuration and docs/metrics.md are generated from this table; see `medley monitoring`.
 
 Labels are few on purpose: a model's id, its task, a status, a phase. Never a request, a client, a prompt or a path.
 """
@@ -26,10 +26,10 @@ class Kind(StrEnum):
 class Metric:
     """
     Attributes:
-        name: with its unit, as Prometheus asks: base units (seconds, bytes), plural for counts.
-        labels: beside those that Ray adds.
+        name: includes the unit, by Prometheus' conventions: base units (seconds, bytes), plural for counts.
+        labels: in addition to those that Ray adds.
         buckets: upper bounds, for histograms.
-        tasks: the names of the tasks whose models have it; None is all.
+        tasks: the names of the tasks whose models have it; None stands for all.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Metric:
 
     @property
     def series(self) -> str:
-        """The name that Prometheus knows; a histogram has `_bucket`, `_sum` and `_count` after it."""
+        """The name in Prometheus. A histogram's series add `_bucket`, `_sum` and `_count`."""
         return f"ray_{self.name}" + ("_total" if self.kind is Kind.COUNTER else "")
 
 
 def that(has: Callable[[Task[Any]], bool]) -> frozenset[str]:
-    """The names of the tasks of which something is true."""
+    """The names of the tasks for which something is true."""
     return frozenset(task.name for task in TASKS if has(task))
 
 
@@ -110,13 +110,13 @@ REAL_TIME_FACTOR = Metric(
 
 
 def counter_of(counter: Counter) -> Metric:
-    """The metric that adds up what the contracts of tasks count."""
+    """The metric that sums a counter of the task contracts."""
     tasks = that(lambda task: any(count.counter is counter for count in task.counts))
     labels = ("model", "task", *([counter.label] if counter.label else []))
     return Metric(counter.name, Kind.COUNTER, counter.help, labels, tasks=tasks)
 
 
-# By the counters of the contracts.
+# By counter of the task contracts.
 COUNTERS = {count.counter: counter_of(count.counter) for task in TASKS for count in task.counts}
 TOKENS = COUNTERS[usage.TOKENS]
 IN_FLIGHT = Metric(
@@ -179,5 +179,5 @@ ALL = (
     COLD_START,
 )
 
-# Without those that no task has.
+# Without metrics that no task has.
 METRICS = tuple(metric for metric in ALL if metric.tasks is None or metric.tasks)

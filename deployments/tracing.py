@@ -1,6 +1,6 @@
-"""Traces with OpenTelemetry, from the edge through router and queue to the engine.
+"""OpenTelemetry traces from the edge through router and queue to the engine.
 
-Set up by the standard variables of OpenTelemetry, in the environment of every process: OTEL_TRACES_EXPORTER=otlp,
+OpenTelemetry's standard environment variables configure it, in every process: OTEL_TRACES_EXPORTER=otlp,
 OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and the others. Without OTEL_TRACES_EXPORTER nothing is imported and
 nothing is traced. See https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
 """
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class _Tracing:
-    """What start_tracing sets: the tracer of this process, if it traces."""
+    """The tracer of this process, if it traces. start_tracing sets it."""
 
     tracer: Tracer | None = None
 
 
 def start_tracing(service: str) -> None:
-    """Trace from now on, if the environment asks for it.
+    """Start tracing, if the environment asks for it.
 
     Args:
-        service: `service.name` of this process's spans.
+        service: the `service.name` of this process's spans.
 
     Raises:
-        ValueError: OTEL_TRACES_EXPORTER names an exporter that is not there.
+        ValueError: OTEL_TRACES_EXPORTER names an unknown exporter.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "none").strip() or "none"
     if exporter == "none":
@@ -40,19 +40,19 @@ def start_tracing(service: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # A provider of our own, not the global one: libraries in this process keep their spans to themselves.
+    # Our own provider, not the global one, so that libraries in this process do not add their spans.
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _Tracing.tracer = provider.get_tracer("medley")
 
 
 def open_span(name: str, kind: str, parent: Any = None, start: float | None = None) -> Span | None:
-    """Begin a span; None when nothing is traced.
+    """Begin a span; None if this process does not trace.
 
     Args:
         kind: "server", "client" or "internal".
         parent: the span above it, or the headers of a request in W3C's form.
-        start: Unix time; None is now.
+        start: Unix time; None stands for now.
     """
     if (tracer := _Tracing.tracer) is None:
         return None
@@ -67,7 +67,7 @@ def open_span(name: str, kind: str, parent: Any = None, start: float | None = No
 
 
 def close_span(span: Span | None, end: float | None = None, error: str | None = None, **attributes: Any) -> None:
-    """End a span at a Unix time (None is now) with these attributes; an error is named by its code."""
+    """End a span with these attributes, at a Unix time, or now for None. `error` is an error's code."""
     if span is None:
         return
     from opentelemetry.trace import Status, StatusCode
@@ -80,7 +80,7 @@ def close_span(span: Span | None, end: float | None = None, error: str | None = 
 
 
 def traceparent_of(span: Span | None) -> dict[str, str]:
-    """What hands a span's context on to another process: the headers of W3C's trace context."""
+    """The W3C trace context headers that pass a span's context to another process."""
     if span is None:
         return {}
     from opentelemetry.trace import set_span_in_context

@@ -1,4 +1,4 @@
-"""Cards: what was measured of a model's variants side by side, as it is kept and shown."""
+"""Cards: the measurements of a model's variants, side by side, as they are stored and shown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Spread(Spec):
     """A figure that was measured in several rounds.
 
     Attributes:
-        value: the median. low, high: what a run at another time should lie between: the rounds' own range, and at least
-            `margin` to both sides, because a machine differs from hour to hour by more than from minute to minute.
+        value: the median.
+        low, high: the bounds in which a later run should lie. They span the rounds, and at least `margin` to both
+            sides, because a machine changes more from hour to hour than from minute to minute.
     """
 
     value: float
@@ -42,12 +43,14 @@ class Spread(Spec):
 
 
 class Batch(Spec):
-    """A request of so many items.
+    """Requests of one batch size.
 
     Attributes:
-        p50_s, p95_s: of the whole request. items_per_s: throughput when one follows the other.
-        against_reference: items_per_s beside the reference's in the same round, as a factor.
-        cpu_s_per_item: CPU seconds, of all processes. within: medians of seconds that only the engine can tell.
+        p50_s, p95_s: seconds for the whole request.
+        items_per_s: throughput of requests one after the other.
+        against_reference: items_per_s divided by the reference's in the same round.
+        cpu_s_per_item: CPU seconds, of all processes.
+        within: medians of times that only the engine knows, in seconds.
     """
 
     requests: int
@@ -62,11 +65,12 @@ class Batch(Spec):
 class VariantCard(Spec):
     """
     Attributes:
-        made_as: which artifact it was, with which options.
-        disk_bytes: of what is loaded. memory_bytes: resident, at the highest. device_bytes: of GPU memory.
-        load_s: from the start of a process until it could answer, libraries included, files in the page cache.
-        batches: by their size. fidelity: measures by name; of the reference to itself too.
-        below_floor: which measures break the model's floor, in words; empty when none does.
+        made_as: the artifact that was measured, with its options.
+        disk_bytes: of the files that are loaded. memory_bytes: peak resident memory. device_bytes: GPU memory.
+        load_s: from the start of the process until it could answer, with imports, and with files in the page cache.
+        batches: by their size.
+        fidelity: measures by name. The reference has them too, against itself.
+        below_floor: the measures that miss the model's floor, in words; empty when all keep it.
     """
 
     variant: str
@@ -87,9 +91,10 @@ class VariantCard(Spec):
 class Card(Spec):
     """
     Attributes:
-        item: what is counted. versions: of the libraries that ran.
-        skipped: variants that were not measured, and why.
-        command: what measured it.
+        item: the unit of throughput, such as "text".
+        versions: of the libraries that ran.
+        skipped: the reason for each variant that was not measured.
+        command: reproduces the card.
     """
 
     model: str
@@ -109,17 +114,21 @@ class Card(Spec):
         return next((card for card in self.variants if card.variant == variant), None)
 
     def was_judged_by(self, floors: dict[str, float]) -> bool:
-        """Whether its verdicts are those of these floors. What is kept is rounded."""
+        """Whether the card was made with these floors. Stored floors are rounded."""
         return rounded(self.floors) == rounded(floors)
 
     def text(self) -> str:
-        """As it is kept: JSON, figures to four digits."""
+        """The stored form: JSON, numbers to four digits."""
         return json.dumps(rounded(self.model_dump(mode="json")), indent=1) + "\n"
 
 
 def outside(before: Card, after: Card) -> tuple[list[str], int]:
-    """What a second run does not reproduce: each throughput and factor that lies outside the spread that the card
-    before states, in words, and how many figures were compared."""
+    """What a second run does not reproduce.
+
+    Returns:
+        in words, each throughput and factor outside the spread that the first card states; and the number of figures
+        that were compared.
+    """
     found, compared = [], 0
     for one in after.variants:
         was = before.of(one.variant)
@@ -148,7 +157,7 @@ def rounded(value: object) -> object:
 
 
 def measured_here() -> Path:
-    """The folder of cards of this machine."""
+    """The folder for cards that were measured on this machine."""
     return home() / "cards"
 
 
@@ -166,14 +175,14 @@ def read(file: Path) -> Card:
 
 
 def card_for(model: str) -> Card | None:
-    """The card of a model that holds on this machine: one measured here, or a published one of the same hardware."""
+    """The card that is valid on this machine: one measured here, or else a published one of the same hardware."""
     for folder in (measured_here(), PUBLISHED):
         file = folder / f"{model}.json"
         if not file.exists():
             continue
         try:
             card = read(file)
-        except ValueError:  # of another release of Medley
+        except ValueError:  # written by another release of Medley
             continue
         if card.hardware.is_like(this_hardware()):
             return card

@@ -17,7 +17,7 @@ from models.specs import ModelSpec
 from models.tasks.task import Task
 
 FOLDER = Path(__file__).parent / "catalog"
-# Names a folder with rows that an operator adds, laid out like the one that ships.
+# The environment variable that names a folder with an operator's own rows, laid out like FOLDER.
 VARIABLE = "MEDLEY_CATALOG"
 
 
@@ -27,8 +27,7 @@ class _CatalogFile(BaseModel):
 
 
 class Catalog(Mapping[str, ModelSpec]):
-    """Models by id, in the order of the files. `model@variant` is looked up too, and not listed: that is the model
-    under this name with this variant."""
+    """Models by id, in the order of the files. Names such as `model@variant` can be looked up, but are not listed."""
 
     def __init__(self, specs: Iterable[ModelSpec]):
         self._specs: dict[str, ModelSpec] = {}
@@ -51,7 +50,7 @@ class Catalog(Mapping[str, ModelSpec]):
         """The model of this id.
 
         Raises:
-            ModelNotFound: with the nearest ids, or the way to list them.
+            ModelNotFound: the message suggests the nearest ids, or how to list them.
         """
         if model_id in self:
             return self[model_id]
@@ -80,8 +79,8 @@ def read_catalog(folder: Path) -> Catalog:
     """Read every YAML file of a folder.
 
     Raises:
-        ValueError: no such folder, unknown keys, wrong values or a file whose models are of another task than its name
-            says.
+        ValueError: there is no such folder, a key is unknown, a value is wrong, or a model's task is not the one that
+            the file is named after.
     """
     if not folder.is_dir():
         raise ValueError(f"the folder {folder} is not there")
@@ -95,7 +94,7 @@ def read_catalog(folder: Path) -> Catalog:
 
 
 def own_folder() -> Path | None:
-    """The folder that MEDLEY_CATALOG names; None where nothing is added."""
+    """The folder that MEDLEY_CATALOG names, or None."""
     named = os.environ.get(VARIABLE)
     return Path(named).expanduser().absolute() if named else None
 

@@ -1,5 +1,6 @@
-"""`auto`: the cheapest variant that keeps the model's fidelity floor and its task's promise, by what was measured on
-hardware like this."""
+"""`auto`: choose the cheapest variant that keeps the model's fidelity floor and its task's promise.
+
+The choice rests on measurements from hardware like this machine's."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from models.cards import Card, VariantCard, card_for
 from models.slo import Targets, load_slo
 from models.specs import ModelSpec
 
-# A GPU-hour costs about as much as so many CPU-hours: what clouds ask for a data-centre GPU beside one core.
+# CPU-hours for the price of one GPU-hour: clouds charge about this much more for a data-centre GPU than for a core.
 CPUS_A_GPU = 40
-# The batch that is looked at: a service under load, not one client alone.
+# The batch size to compare at: a service under load rather than a single client.
 BATCH = 8
 
 SLO = "slo.yaml"
@@ -25,7 +26,7 @@ LIMITS = ("time_to_first_token_s", "time_per_output_token_s")
 class Candidate:
     """
     Attributes:
-        cost: CPU seconds of an item, those of a GPU among them at CPUS_A_GPU; None where it was not measured.
+        cost: CPU seconds per item; a GPU second counts as CPUS_A_GPU. None where it was not measured.
         refusal: why it cannot be chosen; empty when it can.
     """
 
@@ -39,7 +40,8 @@ class Candidate:
 class Choice:
     """
     Attributes:
-        reason: a sentence. card: what it rests on, None where nothing was measured on hardware like this.
+        reason: a sentence for people.
+        card: the measurements behind it; None where there are none from hardware like this.
     """
 
     variant: str
@@ -53,10 +55,10 @@ def chosen_variant(spec: ModelSpec) -> str:
 
 
 def choose(spec: ModelSpec, slo: Path | None = None) -> Choice:
-    """The variant for this machine. Without a card of hardware like this, the model's default one.
+    """The variant for this machine. Without a card from hardware like this, the model's default.
 
     Args:
-        slo: the file of promises; None is MEDLEY_SLO, else slo.yaml here or in the checkout.
+        slo: the file of promises. None: the one MEDLEY_SLO names, else slo.yaml here or in the checkout.
 
     Raises:
         ValueError: the file of promises is not valid.
@@ -100,7 +102,7 @@ def candidate(spec: ModelSpec, name: str, card: Card, slo: Path | None) -> Candi
 
 
 def made_as(spec: ModelSpec, name: str) -> str:
-    """What a measured variant was, so that figures of another one of this name are not taken for it."""
+    """Identifies what was measured, so that a card is not applied to a different variant of the same name."""
     variant = spec.variant(name)
     folder = weights.artifact_folder(spec, variant).name if variant.artifact else "source"
     return f"{folder} {variant.engine}" if variant.engine else folder
@@ -113,7 +115,7 @@ def cost_of(measured: VariantCard) -> float:
 
 
 def too_slow(spec: ModelSpec, measured: VariantCard, slo: Path | None) -> str:
-    """Which promise it does not keep with eight at once; empty when it keeps all, or nothing is promised."""
+    """The promise that the variant breaks at BATCH, in words; empty when it breaks none."""
     targets = targets_of(spec, measured, slo)
     if targets is None:
         return ""

@@ -1,4 +1,4 @@
-"""Every error Medley answers with.
+"""Every error that Medley returns to clients.
 
     ServingError                    500
     ├── InvalidRequest              400  invalid_request_error
@@ -21,7 +21,7 @@
     └── EngineFailed                500  engine_failed
         └── OutOfMemory             507  out_of_memory
 
-`message` is written for the client: what is wrong and what to do. It never holds the text of another exception.
+`message` tells the client what is wrong and what to do. It never contains the text of another exception.
 Arguments are positional all the way up, because an exception that needs keywords does not survive unpickling on the
 other side of an actor call.
 """
@@ -33,7 +33,7 @@ class ServingError(Exception):
     Args:
         message: one or two sentences for the client.
         param: path of the offending field in the request, such as ``messages[0].role``.
-        retry_after: seconds after which trying again makes sense.
+        retry_after: seconds after which a retry makes sense.
     """
 
     status = 500
@@ -93,7 +93,7 @@ class RateLimited(ServingError):
 
 
 class TooBusy(RateLimited):
-    """It would surely be answered too late."""
+    """The answer would certainly come too late."""
 
     code = "too_busy"
 

@@ -1,4 +1,4 @@
-"""What a machine is, as far as speed depends on it: figures hold only where they were measured."""
+"""The hardware that speed depends on. Measurements are valid only on hardware like that they were made on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import psutil
 
 from models.sources import Spec
 
-# What kernels choose between. A machine without one of these is another machine, whatever it is called.
+# Instruction sets that kernels choose between. Two CPUs that differ in one are different hardware, whatever their name.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
 class Hardware(Spec):
     """
     Attributes:
-        cpu: its name and the instruction sets that matter here. cores: that this process may use.
-        memory_gib: for people; it decides nothing. gpus: names.
+        cpu: its name and the instruction sets that matter here. cores: those that this process may use.
+        memory_gib: shown to people only. gpus: names.
     """
 
     cpu: str
@@ -46,7 +46,7 @@ def this_hardware() -> Hardware:
 
 
 def gpus() -> list[str]:
-    """The names of this machine's GPUs, by the driver's own tool, which needs no library; empty without a driver."""
+    """The names of this machine's GPUs, from the driver's own tool, which needs no library. Empty without a driver."""
     try:
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
@@ -56,7 +56,7 @@ def gpus() -> list[str]:
 
 
 def _cpu() -> tuple[str, frozenset[str]]:
-    """Name and flags by Linux's own account; elsewhere what Python knows."""
+    """Name and flags from /proc/cpuinfo on Linux; elsewhere what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

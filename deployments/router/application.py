@@ -1,4 +1,4 @@
-"""The whole HTTP application on one screen."""
+"""The HTTP application: all routes and middleware."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Point any OpenAI client at `/v1`; `GET /v1/models` lists what is running.
 
 
 def create_application(services: Services) -> FastAPI:
-    """The router as an ASGI application: the same under Ray Serve, under uvicorn and in a test."""
+    """The router as an ASGI application: the same in Ray Serve, in uvicorn and in tests."""
     app = FastAPIOffline(title="Medley", version="0.1.0", description=DESCRIPTION, redoc_url=None)
     app.state.services = services
     for router in routers_of_tasks():
         app.include_router(router)
     for routes in (media, tokens, estimate, models, health):
         app.include_router(routes.router)
-    # The last one added is the outermost: an id and a log line come first, then the limit on the body.
+    # The last one added is the outermost: first the id and the log line, then the limit on the body.
     app.add_middleware(BodyLimit, limit=services.body_limit)
     app.add_middleware(RequestContext, meter=services.meter)
     app.add_middleware(

@@ -1,13 +1,13 @@
-"""Calling models for a request: wait for a model that is not up if the client wants to wait, be let in, then call.
+"""Calling models for a request: wait for a model to start if the client wants that, pass admission, then call.
 
-How long a client waits, it says with `Prefer: wait=SECONDS` (RFC 7240). Without it, a model that an operator lets scale
-to zero is waited for up to the deadline, because to be asked is what brings it back; any other model that is not up is
+A client sets how long it waits with `Prefer: wait=SECONDS` (RFC 7240). By default, requests wait up to the deadline for
+a model that may scale to zero, because only a request brings it back. For any other model that is not up they are
 refused at once, with a Retry-After.
 
-Within how many seconds the whole answer is wanted, it says with `X-Deadline: SECONDS`. A request that would surely miss
-that is refused at once (admission.py), and one that does miss it is stopped.
+A client sets its own limit for the whole answer with `X-Deadline: SECONDS`. A request that would certainly miss it is
+refused at once (admission.py), and one that does miss it is stopped.
 
-Most requests call one model, with `call` or `stream`. One that calls several is let in once, and has one deadline:
+Most requests call one model, with `call` or `stream`. One that calls several is admitted once and has one deadline:
 
     async with calling.admitted(request, spec) as calls:
         text = await calls.call(transcriber, TRANSCRIBE, sound)
@@ -36,7 +36,7 @@ from models.errors import InvalidRequest
 from models.specs import ModelSpec
 from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
-# How often a waiting request looks whether its model is up.
+# How often a waiting request checks whether its model is up.
 LOOK_S = 0.2
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
@@ -44,41 +44,41 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
 
 
 async def call(request: HTTPConnection, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
-    """What a method of the model's server answers, for a request that asks for nothing else."""
+    """Call a unary method, as the only call of a request."""
     async with Calls(request, spec, counted=not method.lookup) as calls:
         return await calls.call(spec, method, asked)
 
 
 async def stream(request: HTTPConnection, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
-    """What a streaming method of the model's server gives. Nothing happens before the first item is asked for."""
+    """Call a streaming method, as the only call of a request. It starts when the first item is read."""
     async with admitted(request, spec) as calls, aclosing(calls.stream(spec, method, asked)) as items:
         async for item in items:
             yield item
 
 
 def admitted(request: HTTPConnection, spec: ModelSpec) -> Calls:
-    """`async with admitted(...) as calls`: the model is up, the request is let in, and calls can be made.
+    """`async with admitted(...) as calls`: wait until the model is up, admit the request, then make calls.
 
-    A request is let in once, by what is promised for the model that it is for. Other models that it calls take it as
-    part of that: they are not asked whether they have room, and what their calls take counts as time of this model's
-    requests. So a request is for the model that it keeps busy longest.
+    A request is admitted once, by the promise for its main model. Calls of other models pass no admission of their own,
+    and their time counts as time of the main model's requests. So the main model should be the one that the request
+    keeps busy longest.
 
     Raises:
-        TooBusy: the promise of the model, or the client's own deadline, would not be kept.
+        TooBusy: the request would miss the model's promise or the client's own deadline.
         InvalidRequest: a header cannot be read.
-        ServingError: as `until_up` raises it.
+        ServingError: see `until_up`.
     """
     return Calls(request, spec)
 
 
 class Calls:
-    """The calls of one request. Each waits until its model is up, and has what is left of the request's deadline.
+    """The calls of one request. Each waits until its model is up, within the request's deadline.
 
-    Calls may be made at the same time. One that is still under way when the request is over is cancelled.
+    Calls may run at the same time. Those still running when the request ends are cancelled.
 
     Args:
-        spec: the model that the request is for.
-        counted: whether it takes a place among that model's requests. What takes none is always let in.
+        spec: the request's main model.
+        counted: whether it counts as one of that model's requests. If not, it is always admitted.
     """
 
     def __init__(self, request: HTTPConnection, spec: ModelSpec, counted: bool = True):
@@ -112,17 +112,17 @@ class Calls:
                 self._place.__exit__(None, None, None)
 
     async def _end(self) -> None:
-        """Cancel what is still under way. asyncio.gather leaves its other calls alone when one of them fails."""
+        """Cancel calls that still run: when one call of asyncio.gather fails, the others go on."""
         if left := self._under_way - {running_task()}:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
     async def call(self, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
-        """What a method of a model's server answers.
+        """Call a unary method.
 
         Raises:
-            ServingError: as `until_up` and the dispatcher raise it.
+            ServingError: see `until_up` and Dispatcher.
         """
         self._under_way.add(task := running_task())
         try:
@@ -133,7 +133,7 @@ class Calls:
             self._under_way.discard(task)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
-        """What a streaming method of a model's server gives. Closing it cancels the call. Raises as `call`."""
+        """Call a streaming method. Closing the iterator cancels the call. Raises like `call`."""
         self._under_way.add(task := running_task())
         try:
             await self.until_up(spec)
@@ -148,7 +148,7 @@ class Calls:
     async def converse(
         self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
     ) -> AsyncGenerator[A, None]:
-        """What a method of a model's server gives while `incoming` goes to it; see Dispatcher. Raises as `call`."""
+        """Call a duplex method, with `incoming` as its requests; see Dispatcher. Raises like `call`."""
         self._under_way.add(task := running_task())
         try:
             await self.until_up(spec)
@@ -164,8 +164,9 @@ class Calls:
         """Wait until a model takes requests.
 
         Raises:
-            ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it does not, and the client has waited enough.
-            DeadlineExceeded: the request has.
+            ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it still does not, and the client's wait is
+                over.
+            DeadlineExceeded: the request's deadline has passed.
         """
         services = self.services
         state = services.state(spec.id)
@@ -197,18 +198,18 @@ class Calls:
 
 def running_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None  # every handler runs in one
+    assert task is not None  # every handler runs in a task
     return task
 
 
 def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:
-    """What admission looks at. `wanted_s` is `wanted_deadline`."""
+    """The facts for admission. `wanted_s` comes from `wanted_deadline`."""
     key = key_of(request.headers.get("authorization"))
     return AdmissionRequest(key, is_batch(request.headers.get("priority")), wanted_s, record.most_tokens)
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:
-    """Seconds within which the client wants the whole answer; None if it does not say.
+    """The client's limit for the whole answer in seconds, or None.
 
     Raises:
         InvalidRequest: `X-Deadline` is not a number of seconds above 0.
@@ -224,7 +225,7 @@ def wanted_deadline(request: HTTPConnection) -> float | None:
 
 
 def wanted_wait(request: HTTPConnection) -> float | None:
-    """Seconds that the client is ready to wait for a model that is not up; None if it does not say.
+    """How many seconds the client wants to wait for a model that is not up, or None.
 
     Raises:
         InvalidRequest: `Prefer: wait=` is not a number of seconds.

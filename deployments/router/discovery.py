@@ -1,6 +1,6 @@
-"""What each model is doing, read from what Serve says of its application and what replicas put on the board.
+"""The state of each model, from Serve's status of its application and the replicas' facts on the board.
 
-Pure computation: `ingress.py` asks Serve and the board, once a second.
+Pure computation: `ingress.py` reads Serve and the board once a second.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from models.errors import ModelNotFound
 
 Facts = Mapping[str, Mapping[str, Any]]
 
-# An old replica in the middle of an upgrade is UPDATING and still serves.
-# Serve goes on sending to one that must move, and to all of them while its controller recovers.
+# In an upgrade, an old replica is UPDATING and still serves.
+# Serve still sends requests to a replica that must move, and to all replicas while its controller recovers.
 TAKES_REQUESTS = ("RUNNING", "UPDATING", "PENDING_MIGRATION", "RECOVERING")
-# Until a first start has been measured.
+# Used until a first start has been measured.
 LOAD_TIME_GUESS_S = 30.0
 LONGEST_RETRY_AFTER_S = 60.0
 
@@ -33,12 +33,12 @@ def model_states(
     facts: Facts,
     now: float,
 ) -> dict[str, ModelState]:
-    """The state of every model that has an application, in the catalog's order; `model` before `model@variant`.
+    """The states of all applications, in the catalog's order, `model` before `model@variant`.
 
     Args:
-        applications: as Serve's REST API describes them.
-        before: the states of a moment ago.
-        facts: all of the board.
+        applications: from Serve's REST API.
+        before: the previous states.
+        facts: all facts of the board.
         now: Unix time.
     """
     place = {row: number for number, row in enumerate(catalog)}
@@ -51,7 +51,7 @@ def _state(
     name: str, application: Mapping[str, Any], before: ModelState | None, facts: Facts, now: float
 ) -> ModelState:
     if not application["deployments"] and before and before.replicas and application["status"] != "DELETING":
-        # While Serve builds a new version, and when it could not, it does not tell of the replicas that go on serving.
+        # While Serve builds a new version, and after it failed to, it does not list the replicas that still serve.
         failed = application["status"] == "DEPLOY_FAILED"
         unbuilt = {"cause": "Serve could not build its new version.", "remedy": WHOLE_STORY} if failed else {}
         return replace(before, **unbuilt)
@@ -85,10 +85,10 @@ def _state(
 def _version_of(
     name: str, running: list[Mapping[str, Any]], asked: tuple[str | None, str | None], facts: Facts
 ) -> tuple[str | None, str | None]:
-    """Variant and release of the replicas that take requests, as each has put it on the board.
+    """The variant and release of the replicas that take requests, from the board.
 
-    Those `asked` for where no replica takes requests or one has said nothing, and for the moment in which two versions
-    take requests side by side.
+    Falls back to those `asked` for if no replica takes requests, if one has not put its own on the board, or while two
+    versions take requests side by side.
     """
     said = [facts.get(PROGRESS.format(app=name, replica=replica["replica_id"]), {}) for replica in running]
     versions = {(one.get("variant"), one.get("release")) for one in said}
@@ -97,14 +97,14 @@ def _version_of(
 
 
 def _variant_of(args: ModelArgs | None) -> str | None:
-    """None where it is chosen elsewhere: `medley deploy` writes down what it chose, Ray's own command does not."""
+    """None if a replica chooses it: `medley deploy` writes the chosen variant down, Ray's own command does not."""
     return None if args is None or args.variant == AUTO else args.variant_name
 
 
 def _progress(
     name: str, args: ModelArgs | None, starting: list[Mapping[str, Any]], facts: Facts, now: float
 ) -> dict[str, Any]:
-    """How far the replica has come that started first, and when it is likely to be ready."""
+    """The progress of the replica that started first, and when it will probably be ready."""
     if not starting:
         return {"retry_after_s": _retry_after(_usual(name, args, facts), 0.0)}
     first = min(starting, key=lambda replica: replica["start_time_s"])
@@ -118,14 +118,14 @@ def _progress(
 
 
 def _retry_after(usual: float, so_far: float) -> float:
-    """Seconds until a start that usually takes `usual` is over. One that takes longer than usual is looked after again
-    in a tenth of the time it has taken."""
+    """Seconds until a start that usually takes `usual` seconds ends. For one that takes longer: a tenth of the time
+    that it has taken so far."""
     left = usual - so_far if so_far < usual else so_far / 10
     return min(LONGEST_RETRY_AFTER_S, max(2.0, left))
 
 
 def _usual(name: str, args: ModelArgs | None, facts: Facts) -> float:
-    """Seconds that the last start of this variant took."""
+    """How many seconds the last start of this variant took."""
     last = cold_start(name, _variant_of(args) or "", facts)
     return sum(last.values()) if last else LOAD_TIME_GUESS_S
 
@@ -133,7 +133,7 @@ def _usual(name: str, args: ModelArgs | None, facts: Facts) -> float:
 def _failure(
     name: str, application: Mapping[str, Any], replicas: list[Mapping[str, Any]], facts: Facts
 ) -> dict[str, str]:
-    """Why the last attempt failed: what the replica said of itself, or that it died without a word."""
+    """Why the last attempt failed: the replica's own words, or that it died without any."""
     deployed = application["last_deployed_time_s"]
     said = facts.get(FAILURE.format(app=name))
     if said and said["at"] > deployed:
@@ -142,7 +142,7 @@ def _failure(
     if silent:
         phase = max(silent, key=lambda fact: fact["since"])["phase"]
         return _died_in(phase)
-    # It died before its own first word, and only Serve's message tells of it.
+    # It died before it could report anything, so only Serve's message is left.
     if any("ActorDiedError" in one.get("message", "") for one in application["deployments"].values()):
         return _died_in("import")
     return {}
@@ -153,7 +153,7 @@ def _died_in(phase: str) -> dict[str, str]:
 
 
 def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
-    """Progress of replicas that Serve no longer knows: they died on the way."""
+    """The progress of replicas that Serve no longer knows, because they died while starting."""
     living = {PROGRESS.format(app=name, replica=replica["replica_id"]) for replica in replicas}
     prefix = PROGRESS.format(app=name, replica="")
     return [
@@ -164,9 +164,9 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
 
 
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
-    """Keys of the board that say nothing any more: progress of replicas that are gone and had been ready, progress and
-    failures from before an application's last deployment, and everything but start times of applications that are gone.
-    What a living replica says stays: it tells which variant it runs."""
+    """Keys of the board that are out of date: progress of replicas that became ready and are gone; progress and
+    failures from before an application's last deployment; and everything but start times of applications that are gone.
+    Facts of living replicas stay, because they say which variant runs."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
@@ -186,7 +186,7 @@ def _settled(application: Mapping[str, Any]) -> bool:
 
 
 def _may_live(replica: str, application: Mapping[str, Any]) -> bool:
-    """Serve tells of no replica while it builds a new version."""
+    """Whether Serve is building a new version, during which it lists no replicas."""
     return not application["deployments"] or any(one["replica_id"] == replica for one in _replicas(application))
 
 
@@ -195,14 +195,14 @@ def _replicas(application: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:
-    """Seconds of the last start of a model's variant, by phase. Empty when none is known."""
+    """The last start of a model's variant: seconds by phase. Empty if none is known."""
     fact = facts.get(COLD_START.format(app=name, variant=variant))
     return dict(fact["seconds"]) if fact else {}
 
 
 def scheduling_s(name: str, application: Mapping[str, Any], variant: str, facts: Facts) -> float | None:
-    """Seconds from Serve's wish for the replica that started last until its process began: the wait for room, and for
-    Ray to start a process. None when that replica is gone."""
+    """Seconds from Serve's request for the replica that started last until its process began: the wait for resources
+    and for Ray. None if that replica is gone."""
     fact = facts.get(COLD_START.format(app=name, variant=variant)) or {}
     for replica in application["deployments"].get("model", {}).get("replicas", []):
         if replica["replica_id"] == fact.get("replica") and replica.get("start_time_s"):

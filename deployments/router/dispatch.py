@@ -1,4 +1,4 @@
-"""The seam between HTTP and models. The router knows models only through a Dispatcher."""
+"""The boundary between HTTP and models. The router calls models only through a Dispatcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 
 class State(StrEnum):
-    """What a model of the catalog is doing on this cluster."""
+    """The state of a model on this cluster."""
 
     READY = "ready"
     SCALED_TO_ZERO = "scaled_to_zero"
@@ -31,16 +31,16 @@ class State(StrEnum):
 class ModelState:
     """
     Attributes:
-        state: READY takes requests; SCALED_TO_ZERO is brought up by one.
-        variant, release: what is served; where no replica takes requests, what is on its way.
-        since: Unix time of the last deployment, None when not deployed.
-        replicas: replicas that take requests now.
-        draining: replicas that finish what they have and take nothing new.
-        phase, phase_since, fraction: how far the first replica has come that starts; see servers/cold_start.py.
+        state: READY takes requests; SCALED_TO_ZERO starts on a request.
+        variant, release: what is served, or is starting if no replica takes requests.
+        since: Unix time of the last deployment; None if not deployed.
+        replicas: how many replicas take requests now.
+        draining: how many replicas finish their requests and take no new ones.
+        phase, phase_since, fraction: progress of the replica that started first; see servers/cold_start.py.
         cause, remedy: why the last attempt to start a replica failed, for clients and operators, without internals.
-            A READY model has them too when a new version of it failed and the old one goes on.
-        retry_after_s: for LOADING and SCALED_TO_ZERO, seconds after which it is likely to be ready.
-        wakes_on_request: an operator lets it scale to zero, so clients wait for it unless they say otherwise.
+            A READY model has them too, if a new version failed and the old one still serves.
+        retry_after_s: for LOADING and SCALED_TO_ZERO, seconds until it is probably ready.
+        wakes_on_request: an operator lets it scale to zero, so clients wait for it by default.
     """
 
     state: State
@@ -62,7 +62,7 @@ class ModelState:
         return self.state in (State.READY, State.SCALED_TO_ZERO)
 
     def document(self) -> dict[str, Any]:
-        """As /readyz tells it."""
+        """The form in /readyz."""
         document: dict[str, Any] = {
             "state": self.state,
             "variant": self.variant,
@@ -82,7 +82,7 @@ class ModelState:
         return document
 
 
-# Retry-After of what only an operator can change.
+# Retry-After for states that only an operator can change.
 OPERATOR_S = 60.0
 
 NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
@@ -90,11 +90,11 @@ NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a request has to be over, whatever it still waits for.
+    """When a request must end, whatever it still waits for.
 
     Attributes:
-        seconds: that the whole request may take.
-        end: on the monotonic clock.
+        seconds: the limit for the whole request.
+        end: the time on the monotonic clock.
     """
 
     seconds: float
@@ -105,7 +105,7 @@ class Deadline:
         return cls(seconds, time.monotonic() + seconds)
 
     def left(self) -> float:
-        """Seconds; negative when it is past."""
+        """Seconds; negative after the deadline."""
         return self.end - time.monotonic()
 
     def exceeded(self) -> DeadlineExceeded:
@@ -115,23 +115,23 @@ class Deadline:
 
 
 class Dispatcher(Protocol):
-    """Calls methods of models' servers.
+    """Calls methods of models.
 
-    Each call is noted in the request's record, with what the replica says of it: queue, engine, usage. Leaving early
-    (closing the iterator, cancelling the task) cancels it.
+    Each call is recorded in the request's record, with the replica's report on it: queue, engine, usage. Closing the
+    iterator or cancelling the task cancels the call.
 
     Raises:
-        ServingError: of the model; RateLimited (its queue is full), ReplicaLost, ModelNotDeployed or DeadlineExceeded.
+        ServingError: the model's own; RateLimited (its queue is full), ReplicaLost, ModelNotDeployed, DeadlineExceeded.
     """
 
     def states(self) -> Mapping[str, ModelState]:
-        """Models on this cluster by the names of their applications: `model` or `model@variant`.
+        """The states of models on this cluster, by application name: `model` or `model@variant`.
 
-        A snapshot, made in the background: costs nothing to read."""
+        A snapshot that is refreshed in the background, so reading it is free."""
         ...
 
     def wake(self, model: str) -> None:
-        """Bring up a model that is scaled to zero. Returns at once."""
+        """Start a model that is scaled to zero. Returns at once."""
         ...
 
     async def call(
@@ -151,17 +151,17 @@ class Dispatcher(Protocol):
         deadline: Deadline,
         record: RequestRecord,
     ) -> AsyncGenerator[A, None]:
-        """Send what comes in to one replica, while its items come out.
+        """Send `incoming` to one replica, while its items come out.
 
-        The replica may answer before, while and after pieces come. No further piece is asked for while many wait for
-        the replica. What `incoming` raises ends the call, and is raised here. A call whose replica is lost is not made
-        again.
+        The replica may answer before, during and after the incoming pieces. While many pieces wait for the replica, no
+        more are read. An exception from `incoming` ends the call and is raised here. If the replica is lost, the call
+        is not repeated.
         """
         ...
 
 
 def result_of(answer: Answer, call: Call) -> Any:
-    """What a method gave; what the replica says of it is noted in the call. Raises the ServingError that it gave."""
+    """Unwrap a method's answer and record the replica's report in `call`. Raises the ServingError that it returned."""
     call.queue_s, call.engine_s, call.usage = answer.queue_s, answer.engine_s, answer.usage
     if isinstance(answer.result, Refused):
         raise answer.result.error
@@ -169,11 +169,11 @@ def result_of(answer: Answer, call: Call) -> Any:
 
 
 async def items_of(replies: AsyncIterator[Any], call: Call, deadline: Deadline) -> AsyncGenerator[Any, None]:
-    """The items that a method gave, out of what its replica sends: Begun, items and Ended, or Refused at any point.
+    """Unwrap a method's items from what its replica sends: Begun, items and Ended, or Refused at any point.
 
     Raises:
-        ServingError: that the method ended in.
-        TimeoutError: the deadline is past.
+        ServingError: the one that the method ended with.
+        TimeoutError: the deadline has passed.
     """
     while True:
         try:
@@ -198,7 +198,7 @@ def not_deployed(model: str, served: Sequence[str] = ()) -> ModelNotDeployed:
     """The error for a model of the catalog that no application serves.
 
     Args:
-        served: names of other variants of it that are served.
+        served: names of other variants that are served.
     """
     advice = f"Of the same model there is {' and '.join(served)}." if served else "Ask its operator."
     message = f"The model {model!r} is known but not deployed on this cluster. {advice}"

@@ -1,7 +1,7 @@
-"""The outermost layer of the HTTP path, outside Ray Serve's own.
+"""The outermost layer of the HTTP path, outside Ray Serve.
 
-Serve reads control headers that a client could send: to switch its timeout off, to go on after a disconnect, to pick a
-replica. They are taken away before Serve sees them. Loaded through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+Serve obeys control headers that a client could send, to switch off its timeout, to continue after a disconnect or to
+pick a replica. This layer removes them. It is loaded through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ CONTROL_HEADERS = frozenset(
         b"x-session-id",
     }
 )
-# HAProxy 2.8 tells of a client that leaves while it waits for a whole answer: six times in seven on a new connection to
-# here, hardly ever on one that is used again, which is what Serve has it do. The client's own connection stays open.
+# HAProxy 2.8 reports a client that disconnects while it waits for an answer in six of seven cases on a new connection
+# to here, but hardly ever on a reused one, which is Serve's setting. So this connection is closed after each request;
+# the client's own stays open.
 CLOSE = (b"connection", b"close")
-# Of a WebSocket that was closed without a code: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+# The code of a WebSocket that was closed without one: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 NO_CODE = 1005
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve asks for at the import path."""
+    """The middleware, for Serve's import path."""
     return [Middleware(Edge)]
 
 
 class Edge:
-    """Takes Serve's control headers away and gives each request one well-formed id."""
+    """Removes Serve's control headers and gives each request one valid id."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -69,7 +70,7 @@ class Edge:
 
 
 def request_id_of(scope: Scope) -> bytes:
-    """The client's request id where it is well formed, else a new one."""
+    """The client's request id if it is valid, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
@@ -77,14 +78,14 @@ def request_id_of(scope: Scope) -> bytes:
 
 
 def with_headers(message: Message, *added: tuple[bytes, bytes]) -> Message:
-    """The message with these headers in the place of others of their names."""
+    """The message with these headers, which replace others of the same names."""
     names = {name for name, _ in added}
     kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
     return {**message, "headers": [*kept, *added]}
 
 
 def note_close(scope: Scope, message: Message) -> None:
-    """Keep in the scope the code that a client closed its WebSocket with. Serve cancels the application when it has
-    read that, so the application may never see it."""
+    """Keep the code with which a client closed its WebSocket in the scope. Serve reads it and then cancels the
+    application, which may never see it."""
     if message["type"] == "websocket.disconnect":
         scope.setdefault("close_code", message.get("code") or NO_CODE)

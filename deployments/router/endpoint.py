@@ -1,4 +1,4 @@
-"""An endpoint of a task whose models give one answer to a request, from a body and two translators."""
+"""Builds the endpoint of a request-and-answer task from a body type and two translators."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from models.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request that every model of a task can answer, quickly. The documentation shows it, `medley doctor` sends it,
-    `/v1/models` tells of it, and a load test repeats it.
+    """A small request that every model of a task can answer. The documentation, `medley doctor`, `/v1/models` and load
+    tests use it.
 
     Attributes:
-        body: as JSON, without `model`; what is encoded in it, such as a picture, is a data URL.
+        body: JSON without `model`. Files in it, such as pictures, are data URLs.
     """
 
     path: str
     body: dict[str, Any]
 
     def for_model(self, model: str) -> dict[str, Any]:
-        """The body, for this model."""
+        """The body with this model."""
         return {"model": model, **self.body}
 
     def document(self) -> dict[str, Any]:
-        """As `/v1/models` tells it."""
+        """The form in `/v1/models`."""
         return {"path": self.path, "body": self.body}
 
 
@@ -47,8 +47,8 @@ class Content:
     """An answer that is not JSON, such as sound.
 
     Attributes:
-        media_type: as in `Content-Type`.
-        headers: what there is to say beside it, such as how long it is.
+        media_type: the `Content-Type`.
+        headers: additional facts, such as the duration.
     """
 
     data: bytes
@@ -57,7 +57,7 @@ class Content:
 
 
 class Addressed(Protocol):
-    """A body that names a model, or leaves the choice."""
+    """A body that may name a model."""
 
     @property
     def model(self) -> str | None: ...
@@ -81,12 +81,12 @@ def endpoint(
 
     Args:
         example: the path, and a body for it.
-        tasks: whose models answer it. A body without a model is for the first that is ready.
-        to_request: the client's body as the task's request. It refuses what the model cannot do: InvalidRequest.
-        to_answer: the task's result as the client's answer. Arrays of numpy may be in it. Files go out as base64, or as
-            links where the body is a `Delivery` and asks for them.
+        tasks: the tasks whose models answer it. A body without a model goes to the first one that is ready.
+        to_request: turns the body into the task's request. Raises InvalidRequest for what the model cannot do.
+        to_answer: turns the task's result into the client's answer, which may contain numpy arrays. Files are sent as
+            base64, or as links if the body is a `Delivery` that asks for them.
         summary, about: for the documentation: a few words, and a sentence or two.
-        forms: the body may be a form with files, too.
+        forms: the body may also be a form with files.
         media_type: of the answer.
     """
     tasks = tasks if isinstance(tasks, tuple) else (tasks,)
@@ -110,10 +110,10 @@ def endpoint(
 async def response(
     answer: Mapping[str, Any] | WithFiles | Content, request: Request, store: MediaStore | None = None
 ) -> Response:
-    """An answer as HTTP has it.
+    """Turn an answer into an HTTP response.
 
     Args:
-        store: takes the files of an answer to which there are links; see `store_for_links`.
+        store: keeps files that are answered as links; see `store_for_links`.
     """
     if isinstance(answer, WithFiles):
         answer = await in_json(answer, request, store)

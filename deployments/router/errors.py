@@ -43,7 +43,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServingError)
     async def serving_error(request: HTTPConnection, error: ServingError) -> Response:
         if request.scope["type"] == "websocket":
-            raise error  # to WebSockets: it knows whether an answer or a close frame is due
+            raise error  # handled by WebSockets, which knows whether to send an answer or a close frame
         record_of(request.scope).failed(error)
         return error_response(error)
 
@@ -62,6 +62,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def unexpected(error: BaseException, request_id: str) -> ServingError:
-    """A bug of ours as the client sees it; the log has the rest."""
+    """The client's view of a bug in Medley; details are in the log."""
     logger.error("request %s failed unexpectedly: %s", request_id, in_the_log(error))
     return ServingError(f"Something went wrong in the server. Tell its operator the request id {request_id}.")

@@ -18,7 +18,7 @@ from models.media.formats import Format
 
 
 class Delivery(WireModel):
-    """The part of a body that says how files come back."""
+    """The part of a body that says how files are returned."""
 
     response_format: Literal["b64_json", "url"] | None = None
     """`url` gives links that expire."""
@@ -28,7 +28,7 @@ class Delivery(WireModel):
 class File:
     """
     Attributes:
-        about: what the answer says beside it, such as its seed.
+        about: fields of the answer beside the file, such as its seed.
     """
 
     data: bytes
@@ -38,17 +38,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class WithFiles:
-    """An answer in the form of OpenAI's images: `files` are its `data`, `document` is what else is in it."""
+    """An answer in the form of OpenAI's images: `files` become its `data`, `document` is the rest."""
 
     files: Sequence[File]
     document: Mapping[str, Any]
 
 
 def store_for_links(request: Request, body: WireModel) -> MediaStore | None:
-    """Where the files of an answer are to go; None where they are in the answer itself. Asked before any work is done.
+    """The store for an answer's files; None if they go into the answer itself. Called before any work is done.
 
     Raises:
-        InvalidRequest: links are asked for, and there are none.
+        InvalidRequest: the client wants links, but this cluster has none.
     """
     if not isinstance(body, Delivery) or body.response_format != "url":
         return None
@@ -59,7 +59,7 @@ def store_for_links(request: Request, body: WireModel) -> MediaStore | None:
 
 
 async def in_json(answer: WithFiles, request: Request, store: MediaStore | None) -> dict[str, Any]:
-    """The answer as JSON has it, with its files as base64, or with links to where they are now."""
+    """The answer as JSON, with its files as base64, or with links to them in the store."""
     data = []
     for file in answer.files:
         if store is None:

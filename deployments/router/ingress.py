@@ -1,4 +1,4 @@
-"""The router as a Serve application: the only module of the router that knows Ray.
+"""The router as a Serve application: the only module of the router that uses Ray.
 
 `import_path: deployments.router.ingress:build` in serve_config.yaml.
 """
@@ -46,9 +46,9 @@ from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
 
-# gRPC for what is small and for streams, in one event loop: a third less latency than the default. Code of ours never
-# blocks the loop here, which is what makes the single loop safe. A replica whose machine vanishes without a word is
-# given up after so many milliseconds without an acknowledgement (Ray has two minutes), and its calls are made again.
+# gRPC for small requests and for streams, in one event loop: a third less latency than the default. The single loop is
+# safe because our code never blocks it. If a replica's machine vanishes, its calls fail after this many milliseconds
+# without an acknowledgement (Ray's default is two minutes) and are made again.
 ROUTER_ENV = {
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
@@ -57,7 +57,7 @@ ROUTER_ENV = {
 }
 REPLICA_LOST = (ActorDiedError, ActorUnavailableError)
 RETRY_AFTER_FULL_QUEUE_S = 1.0
-# A model that is not up after this long is woken anew by the next request.
+# If a model is still not up after this long, the next request wakes it again.
 LONGEST_WAKE_S = 600.0
 
 
@@ -108,7 +108,7 @@ class Router:
 
 
 def admission_of(args: RouterArgs) -> Admission:
-    """By the promises for every model of the catalog, also of those that are deployed later."""
+    """Admission by the promises for all models of the catalog, including those that are deployed later."""
     if args.promises is None:
         return Admission()
     promises = args.profile()
@@ -117,7 +117,7 @@ def admission_of(args: RouterArgs) -> Admission:
 
 
 class ServeDispatcher:
-    """Calls models through Serve's handles; learns what runs by asking Serve's controller in the background."""
+    """Calls models through Serve's handles. Polls Serve's controller in the background to learn what runs."""
 
     def __init__(self, interval_s: float, board: Board, meter: Meter):
         self.interval_s = interval_s
@@ -143,7 +143,7 @@ class ServeDispatcher:
             task.add_done_callback(lambda _: self._wakes.pop(model, None))
 
     async def _wake(self, model: str) -> None:
-        # A call that waits for a replica is what Serve's autoscaler sees and answers.
+        # Serve's autoscaler reacts to calls that wait for a replica.
         answer = self._handle(model, "wake", stream=False, large=False).remote()
         try:
             with contextlib.suppress(RayError, RayServeException, TimeoutError):
@@ -170,7 +170,7 @@ class ServeDispatcher:
                 async with asyncio.timeout(deadline.left()):
                     answer: Answer = await response
             finally:
-                response.cancel()  # does nothing when it is finished
+                response.cancel()  # no effect on a finished call
             self._note_that_it_answers(spec.id)
             return result_of(answer, call)
 
@@ -239,7 +239,7 @@ class ServeDispatcher:
 
     @contextlib.contextmanager
     def _under_way(self, spec: ModelSpec, method: Method[Any, Any], record: RequestRecord) -> Iterator[Call]:
-        """Note a call in the request's record, and count it among those that are under way."""
+        """Record a call in the request's record, and count it as running."""
         state = self._states.get(spec.id)
         self._in_flight[spec.id] += 1
         try:
@@ -249,7 +249,7 @@ class ServeDispatcher:
             self._in_flight[spec.id] -= 1
 
     def _note_that_it_answers(self, model: str) -> None:
-        """A model that has just answered is ready, though the controller was last asked up to a second ago."""
+        """Mark a model that just answered as ready, because the controller's state may be a second old."""
         state = self._states.get(model)
         if state is not None and state.state is State.LOADING:
             self._states[model] = replace(state, state=State.READY, replicas=1, phase=None, fraction=None)
@@ -265,20 +265,20 @@ class ServeDispatcher:
             await asyncio.sleep(self.interval_s)
             try:
                 await self._discover()
-            except RayError as error:  # the controller is restarting: what was known last still serves
+            except RayError as error:  # the controller is restarting; keep using the last known state
                 logger.warning("discovery failed, keeping the last state: %s", type(error).__name__)
             except Exception:
                 logger.exception("discovery failed, keeping the last state")
 
     async def _discover(self) -> None:
-        """Read what Serve says of every application; make a handle for each new model."""
+        """Read the status of every application from Serve, and make a handle for each new model."""
         details = await self._controller.get_serve_instance_details.remote()
         facts = await asyncio.to_thread(self.board.all)
         applications = details["applications"]
         states = model_states(applications, load_catalog(), self._states, facts, time.time())
         for name in states:
             if name not in self._handles:
-                # Made once and kept for ever: a handle survives upgrades, and even removal and return of its app.
+                # Made once and kept: a handle survives upgrades, and even the removal and return of its application.
                 self._handles[name] = DeploymentHandle("model", name)
         self._states = states
         self._write_gauges(applications, facts)
@@ -302,7 +302,7 @@ class ServeDispatcher:
 
 @contextlib.contextmanager
 def translated(model: str, deadline: Deadline):
-    """Serve's errors as ours. An error of the model's own server comes through as it is."""
+    """Translates Serve's errors to ours. Errors of the model's own server pass through."""
     try:
         yield
     except TimeoutError:

@@ -1,7 +1,7 @@
-"""A place for finished files whose clients want links instead of bytes.
+"""Stores finished files for clients that want links instead of bytes.
 
-A link has the file's name, which is 144 random bits, the time when it expires, and a signature of both. So it can
-neither be guessed nor prolonged. Routers share a folder, and the key in it: each serves what another has stored.
+A link has the file's name, which is 144 random bits, its expiry time, and a signature of both. So it can be neither
+guessed nor extended. Routers share a folder and the key in it, so each can serve the files of the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("ray.serve")
 SECRET_VARIABLE = "MEDLEY_MEDIA_SECRET"
 ROUTE = "/v1/media"
 
-# Seconds between two looks through the folder, for files that have expired and for those that there is no room for.
+# Seconds between sweeps of the folder, which remove expired files and the oldest ones over the limit.
 SWEEP_S = 1.0
 
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{24}}\.({'|'.join(MEDIA_TYPES)})")
@@ -51,14 +51,14 @@ class MediaNotFound(InvalidRequest):
 
 class MediaStore(Protocol):
     async def put(self, data: bytes, kind: Format) -> str:
-        """Keep a file for a while. Returns the path and query of its link."""
+        """Store a file for a limited time. Returns the path and query of its link."""
         ...
 
     async def get(self, name: str, expires: str, signature: str) -> tuple[bytes, float]:
-        """The file of a link and the seconds that it is still there.
+        """The file of a link, and the seconds until it expires.
 
         Raises:
-            LinkInvalid, MediaNotFound: the link is not one of ours; it has expired.
+            LinkInvalid, MediaNotFound: the link is not one of ours, or has expired.
         """
         ...
 
@@ -69,8 +69,8 @@ class FolderStore:
     Args:
         folder: only its owner can read it. Several routers may share one.
         ttl_s: how long a link works.
-        limit: bytes in all; the oldest files go first when there are more.
-        clock: Unix time.
+        limit: bytes in all. Above it, the oldest files are removed first.
+        clock: returns Unix time.
     """
 
     def __init__(self, folder: Path, ttl_s: float, limit: int, clock: Callable[[], float] = time.time):
@@ -111,7 +111,7 @@ class FolderStore:
         write_whole(self.folder / name, data)
 
     def _sweep(self, room_for: int) -> None:
-        """Remove what has expired, then the oldest until there is room."""
+        """Remove expired files, then the oldest ones until the folder is within its limit."""
         files = sorted(self._files())
         room = self.limit - room_for - sum(size for _, size, _ in files)
         for written, size, path in files:
@@ -123,7 +123,7 @@ class FolderStore:
         found = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # another router sweeps too
+                with suppress(FileNotFoundError):  # another router has removed it
                     if _NAME.fullmatch(entry.name):
                         status = entry.stat()
                         found.append((status.st_mtime, status.st_size, Path(entry.path)))
@@ -131,12 +131,12 @@ class FolderStore:
 
 
 def format_of(name: str) -> Format:
-    """The format of a file that a store has given this name."""
+    """The format of a stored file, from its name."""
     return cast(Format, name.rpartition(".")[2])
 
 
 def folder_store(args: RouterArgs) -> FolderStore | None:
-    """The store that a router's settings ask for. A router whose folder cannot be written starts without links."""
+    """The store for a router's settings. If the folder is not writable, the router starts without links."""
     if not args.media_links:
         return None
     folder = args.media_folder or weights.home() / "media"
@@ -148,8 +148,8 @@ def folder_store(args: RouterArgs) -> FolderStore | None:
 
 
 def secret_of(folder: Path) -> bytes:
-    """The key that links are signed with. It is in the environment, or is drawn once and kept in the folder, where only
-    the folder's owner can read it."""
+    """The key that signs links. It comes from the environment, or is drawn once and kept in the folder, where only the
+    folder's owner can read it."""
     given = os.environ.get(SECRET_VARIABLE)
     if given:
         return hashlib.sha256(given.encode()).digest()
@@ -157,14 +157,14 @@ def secret_of(folder: Path) -> bytes:
     if not file.exists():
         drawn = folder / f".{secrets.token_hex(8)}"
         write_whole(drawn, secrets.token_bytes(32))
-        with suppress(FileExistsError):  # another router was faster; its key counts
+        with suppress(FileExistsError):  # another router was faster; use its key
             os.link(drawn, file)
         drawn.unlink()
     return file.read_bytes()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, so that it is there as a whole or not at all."""
+    """Write a file atomically, readable only by its owner."""
     unfinished = path.with_name(f".{path.name}.part")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -173,7 +173,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def link(request: Request, path: str) -> str:
-    """The URL of a path here, below the address that the client has called."""
+    """The URL of a path on this server, below the address that the client called."""
     return str(request.base_url).rstrip("/") + path
 
 

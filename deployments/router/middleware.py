@@ -1,4 +1,4 @@
-"""What happens around every handler. Plain ASGI: no task and no copy of the body per layer."""
+"""The middleware around every handler. Plain ASGI: no task and no copy of the body per layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.errors import PayloadTooLarge
 
 
 class RequestContext:
-    """Gives the request its id and its record, and turns a bug into a clean 500."""
+    """Gives each request its id and record, and turns a bug into a clean 500."""
 
     def __init__(self, app: ASGIApp, meter: Meter):
         self.app = app
@@ -26,7 +26,7 @@ class RequestContext:
         request_id = request_id_of(scope)
         record = RequestRecord(request_id.decode(), scope["path"][:200])
         scope["request_id"], scope["record"] = record.request_id, record
-        # Reading a page or a probe is not a request to a model.
+        # Pages and probes are not requests to a model.
         counted = scope["method"] == "POST"
         if counted:
             record.begin({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
@@ -59,7 +59,7 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses bodies over a limit, by the header before anything is read, else while reading."""
+    """Refuses bodies over a limit: by the header before anything is read, or else while reading."""
 
     def __init__(self, app: ASGIApp, limit: int):
         self.app = app
@@ -70,7 +70,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         for name, value in scope["headers"]:
-            # Python refuses to read a number of thousands of digits.
+            # Python raises ValueError for a number with thousands of digits.
             if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > self.limit):
                 too_large = self._too_large()
                 record_of(scope).failed(too_large)

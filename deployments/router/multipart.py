@@ -1,8 +1,7 @@
 """Reading bodies that may be forms with files (multipart/form-data) as well as JSON.
 
-A form becomes the document that JSON would have been: `size` is a text, `image` a file, `image[]` or a name that
-repeats is a list, `loras[][name]` with `loras[][weight]` a list of objects. Wire models read texts as the numbers they
-stand for.
+A form becomes the same document as JSON: `size` is a text, `image` a file, `image[]` or a repeated name a list, and
+`loras[][name]` with `loras[][weight]` a list of objects. Wire models convert texts to numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from models.errors import InvalidRequest, UnsupportedMediaType
 MOST_FILES = 32
 MOST_FORM_FIELDS = 200
 
-# The middleware limits the whole body, and with it each part.
+# The middleware limits the whole body, and so each part too.
 _UNLIMITED = 1 << 40
 
 _NAME = re.compile(r"([^\[\]]{1,100})((?:\[[^\[\]]{0,100}\]){0,2})")
@@ -29,17 +28,17 @@ _KEYS = re.compile(r"\[([^\[\]]*)\]")
 
 
 class _InMemory(MultiPartParser):
-    """Nothing that a client sends is written to a disk."""
+    """Keeps everything in memory: nothing that a client sends is written to a disk."""
 
     spool_max_size = _UNLIMITED
 
 
 async def read_form_or_body(request: Request, kind: type[Body]) -> Body:
-    """The body, a form or JSON, as a wire model.
+    """Read a body, a form or JSON, as a wire model.
 
     Raises:
         UnsupportedMediaType: it is neither.
-        InvalidRequest, UnsupportedParameter: as `read_body` does.
+        InvalidRequest, UnsupportedParameter: see `read_body`.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
@@ -80,10 +79,10 @@ async def read_form(request: Request) -> dict[str, Any]:
 
 
 def put(document: dict[str, Any], name: str, value: str | bytes) -> None:
-    """Set what a form's field names.
+    """Set the place in the document that a form's field names.
 
     Raises:
-        InvalidRequest: no field has brackets like these, or two names contradict each other.
+        InvalidRequest: no field uses brackets like these, or two names contradict each other.
     """
     found = _NAME.fullmatch(name)
     if not found:
@@ -96,7 +95,7 @@ def put(document: dict[str, Any], name: str, value: str | bytes) -> None:
             document[base] = [*_as(list, document, base), value]
         case ["", key]:
             items = document[base] = _as(list, document, base)
-            # The n-th weight belongs to the n-th name, whether they come in turns or one kind after the other.
+            # The n-th weight belongs to the n-th name, in whatever order names and weights are mixed.
             free = next((item for item in items if isinstance(item, dict) and key not in item), None)
             if free is None:
                 items.append(free := {})
@@ -108,7 +107,7 @@ def put(document: dict[str, Any], name: str, value: str | bytes) -> None:
 
 
 def items_are_complete(document: dict[str, Any]) -> None:
-    """Raises InvalidRequest where nobody can tell which object of a list a value belongs to."""
+    """Raises InvalidRequest if it is unclear which object of a list a value belongs to."""
     for base, items in document.items():
         if isinstance(items, list) and len({frozenset(item) for item in items if isinstance(item, dict)}) > 1:
             raise InvalidRequest(
@@ -117,7 +116,7 @@ def items_are_complete(document: dict[str, Any]) -> None:
 
 
 def _as(kind: type, document: dict[str, Any], base: str, spread: bool = False) -> Any:
-    """What the document has under a name, which must be of this kind; with `spread`, one value becomes a list."""
+    """The value under a name, which must be of this kind. With `spread`, a single value becomes a list."""
     held = document.get(base, kind())
     if isinstance(held, kind):
         return held

@@ -1,4 +1,4 @@
-"""The OpenAPI description: handlers read bodies themselves, so their schemas are added here."""
+"""The OpenAPI description. Handlers read bodies themselves, so the schemas that FastAPI cannot know are added here."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def documented(
     example: Mapping[str, Any] | None = None,
     answer: str = "application/json",
 ) -> dict[str, Any]:
-    """Arguments for a route decorator that describe its body, which may be a form too, its answer and errors.
+    """Arguments for a route decorator that describe the body, the answer and the errors.
 
     Args:
-        example: a body, without a model.
+        example: a body without a model.
         answer: the media type of the answer.
     """
     _bodies[body.__name__] = body
@@ -65,7 +65,7 @@ def documented(
     is_json = answer == "application/json"
     content: dict[str, Any] = {answer: {"schema": {"type": "object"} if is_json else BINARY}}
     if streams:
-        # Without a schema: readers do not agree on whether it would describe the text or one event.
+        # No schema, because tools disagree on whether it describes the whole text or one event.
         content["text/event-stream"] = {}
     return {
         "summary": summary,
@@ -80,12 +80,12 @@ def documented(
 
 
 def refusal(description: str) -> dict[str, Any]:
-    """An error as a route's `responses` describe one."""
+    """The description of an error for a route's `responses`."""
     return {"description": description, "content": {"application/json": {"schema": {"$ref": ERROR_REF}}}}
 
 
 def describe(app: FastAPI) -> None:
-    """Make `/openapi.json` complete."""
+    """Add the schemas that are missing in `/openapi.json`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

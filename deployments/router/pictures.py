@@ -1,4 +1,4 @@
-"""What endpoints of pictures share: how they come, how they go, and the answer with one picture that was changed."""
+"""Shared by the endpoints for pictures: reading pictures, output options, and the answer with one changed picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.tasks.usage import IMAGES, PROMPT_TOKENS, Usage
 
 
 def as_picture(value: Any) -> Any:
-    """A file of a form, base64, a data URL, or OpenAI's `{"image_url": <data URL>}`, as bytes. Nothing is fetched."""
+    """Bytes from a form's file, base64, a data URL, or OpenAI's `{"image_url": <data URL>}`. Nothing is fetched."""
     if isinstance(value, dict):
         if set(value) != {"image_url"}:
             raise ValueError('a picture is {"image_url": "data:image/png;base64,…"}; files by id are not kept here')
@@ -49,7 +49,7 @@ Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class PictureBody(Delivery):
-    """What every body that asks for pictures can have."""
+    """The fields of every body that asks for pictures."""
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
     """Left out, it is the first of its kind that is running."""
@@ -62,7 +62,7 @@ class PictureBody(Delivery):
 
 
 def output(body: PictureBody) -> Output:
-    """How pictures are written. Raises InvalidRequest: the format cannot have what is asked of it."""
+    """The options for writing pictures. Raises InvalidRequest if the format does not support them."""
     kind = body.output_format or "png"
     if body.output_compression not in (None, 100) and kind == "png":
         raise InvalidRequest(
@@ -76,12 +76,12 @@ def output(body: PictureBody) -> Output:
 
 
 def inspected(picture: bytes, spec: ModelSpec, param: str) -> ImageHeader:
-    """The header of a picture that was sent. Raises InvalidMedia, PayloadTooLarge."""
+    """The header of a picture that the client sent. Raises InvalidMedia, PayloadTooLarge."""
     return inspect_image(picture, spec.limits.most_megapixels, param)
 
 
 def changed(result: PictureResult, body: PictureBody, spec: ModelSpec) -> WithFiles:
-    """The answer of a task that changes one picture. It has the form of OpenAI's images."""
+    """The answer of a task that changes one picture, in the form of OpenAI's images."""
     written = output(body)
     document = {
         "output_format": written.format,
@@ -95,7 +95,7 @@ def changed(result: PictureResult, body: PictureBody, spec: ModelSpec) -> WithFi
 
 
 def usage(used: Usage) -> dict[str, Any]:
-    """Models here write pictures, not tokens: the tokens are those of the prompt, and `images` counts the pictures."""
+    """Image models read tokens but write pictures: the tokens are the prompt's, and `images` counts the pictures."""
     read = used[PROMPT_TOKENS]
     return {
         "input_tokens": read,

@@ -1,8 +1,8 @@
-"""How long a model's next request will take, learnt from those before it.
+"""Predicts how long a model's next request will take, from earlier ones.
 
-What a request waits for its first token, and for each one after, grows with the number of requests that its replica
-works on. Both are learnt as straight lines of that number, from recent requests, and with them how far single requests
-lie from the line.
+The time to the first token, and the time per token after it, grow with the number of requests that a replica works on.
+Both are fitted as straight lines of that number to recent requests, together with the spread of single requests around
+the line.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-# After so many observations an old one counts a third: a model that was upgraded or a machine that got busy is learnt.
+# After this many observations an old one counts a third, so that the fit follows upgrades and busy machines.
 MEMORY = 60
-# And after so many seconds: who refuses most requests sees few, and would keep a bad minute in mind for many.
+# The same after this many seconds: when most requests are refused there are few observations, and a bad minute would
+# otherwise be remembered for too long.
 MEMORY_S = 10.0
-# Fewer say nothing; nor does what is left of them when as many have faded to the second number.
+# With fewer observations nothing is predicted, nor when old ones have faded to the weight of the second number.
 LEAST, LEAST_WEIGHT = 8, 4.0
-# Standard deviations from the line that are kept as a reserve: of 100 requests, 2 or 3 lie beyond.
+# The reserve above the line in standard deviations: 2 or 3 of 100 requests exceed it.
 RESERVE = 2.0
-# What lies further off is taken to lie there: requests that waited for a dead replica's successor say nothing of the
-# next ones. A model that did get slower is learnt nevertheless, because each such request widens the spread.
+# Observations further from the line are clipped to this: a request that waited for a dead replica's successor says
+# nothing about the next one. A model that really became slower is still learnt, because each clipped request widens the
+# spread.
 OUTLIER = 5.0
 
 
 @dataclass(slots=True)
 class Line:
-    """A value as a straight line of load, by least squares in which older observations count less. `highest` is the
-    highest load of late."""
+    """A value as a straight line of load, by least squares with less weight for older observations. `highest` is the
+    highest recent load."""
 
     weight: float = 0.0
     x: float = 0.0
@@ -41,7 +43,7 @@ class Line:
     def learn(self, x: float, y: float, now: float = 0.0) -> None:
         """
         Args:
-            now: seconds of a clock that only goes forward.
+            now: seconds on a monotonic clock.
         """
         keep = (1 - 1 / MEMORY) * math.exp(-max(0.0, now - self.learnt_at) / MEMORY_S)
         self.learnt_at = now
@@ -60,8 +62,8 @@ class Line:
         return self.seen >= LEAST and self.weight >= LEAST_WEIGHT
 
     def slope(self) -> float:
-        """Never below 0: more load does not make a request faster. Where all observations were of one load, as if the
-        value were in proportion to it."""
+        """The slope, never below 0, because load does not make requests faster. If all observations had the same load,
+        the value is assumed to be proportional to it."""
         mean_x, mean_y = self.x / self.weight, self.y / self.weight
         variance = self.xx / self.weight - mean_x**2
         if variance < 0.02 * mean_x**2:
@@ -69,16 +71,16 @@ class Line:
         return max(0.0, (self.xy / self.weight - mean_x * mean_y) / variance)
 
     def at(self, x: float) -> float:
-        """Expected at this load; never below a tenth of the mean, where a line would cross zero."""
+        """The expected value at this load. At least a tenth of the mean, because the line might cross zero."""
         mean_x, mean_y = self.x / self.weight, self.y / self.weight
         return max(mean_y / 10, mean_y + self.slope() * (x - mean_x))
 
     def surely(self, x: float) -> float:
-        """What most requests at this load stay below."""
+        """The value that most requests at this load stay below."""
         return self.at(x) + RESERVE * math.sqrt(self.spread)
 
     def load_for(self, limit: float) -> float:
-        """The highest load at which most requests stay below a limit; infinite if load makes no difference to it."""
+        """The highest load at which most requests stay below a limit; infinite if load has no effect."""
         slope = self.slope()
         if slope <= 0:
             return math.inf if self.surely(1) <= limit else 0.0
@@ -86,9 +88,9 @@ class Line:
         return (limit - RESERVE * math.sqrt(self.spread) - mean_y) / slope + mean_x
 
     def safe_load_for(self, limit: float) -> float:
-        """As load_for, for what waits for a place: as long as places are free more load makes no difference, and the
-        line is flat, which says nothing of the queue behind them. So above the highest load that was seen, the value
-        is taken to grow in proportion to load."""
+        """Like load_for, for requests that may have to queue. While a replica has free places, load has no effect and
+        the line is flat, but that says nothing about the queue. So above the highest load seen, the value is assumed to
+        grow in proportion to load."""
         load, there = self.load_for(limit), self.surely(self.highest)
         if load <= self.highest or not there:
             return load
@@ -99,8 +101,9 @@ class Line:
 class Prediction:
     """
     Attributes:
-        first_s: to the first token; None for what has none. token_s: for each after it. duration_s: of the whole.
-        busy_s: seconds of one replica that it costs.
+        first_s: seconds to the first token; None if there are no tokens. token_s: per token after it. duration_s: in
+            all.
+        busy_s: how many seconds of one replica it costs.
     """
 
     first_s: float | None
@@ -111,7 +114,7 @@ class Prediction:
 
 @dataclass(slots=True)
 class Predictor:
-    """What is learnt of one model. Loads are requests under way on one replica, the new one included."""
+    """Predictions for one model. A load is the number of requests on one replica, including the new one."""
 
     first_s: Line = field(default_factory=Line)
     token_s: Line = field(default_factory=Line)
@@ -122,7 +125,7 @@ class Predictor:
     def predict(self, load: float, tokens: int | None) -> Prediction:
         """
         Args:
-            tokens: that the answer may have; None for as many as answers have had.
+            tokens: the limit on the answer's tokens. None: as many as recent answers had.
         """
         first, token, whole = (
             line.at(load) if line.known else None for line in (self.first_s, self.token_s, self.duration_s)

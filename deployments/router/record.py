@@ -1,4 +1,4 @@
-"""What is known of one request: filled in on its way, written down when it is over."""
+"""The record of one request: filled in along the way, written to metrics, log and trace at the end."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from models.specs import ModelSpec
 from models.tasks.task import Begins, Task
 from models.tasks.usage import AUDIO_SECONDS, COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Count, Usage
 
-# Below Serve's own logger, so that lines land in the replica's log.
+# A child of Serve's logger, so that lines go into the replica's log.
 access_log = logging.getLogger("ray.serve.access")
 
-# The client left before the end of its answer: nginx's number for it.
+# The client disconnected before the end of its answer; nginx's status for that.
 CLIENT_LEFT = 499
 NO_MODEL = "none"
 
 
 def clock() -> float:
-    """Seconds that only grow: what the times of a record are on."""
+    """The monotonic clock, in seconds, of all times in a record."""
     return time.perf_counter()
 
 
 @dataclass(slots=True)
 class Call:
-    """One call of a model's server. `with record.call(...) as call:` around it.
+    """One call of a model. Wrap it in `with record.call(...) as call:`.
 
     Attributes:
-        model, variant, task, method: what is called; the variant is None where it is not known.
-        called, first, last: the `clock` at the call, at the first item of the answer and at its end; None until then.
-        queue_s, engine_s: what the replica says of it.
-        code: of the error it ended in; "cancelled" if the request was over first.
+        model, variant, task, method: the target; the variant is None if unknown.
+        called, first, last: the `clock` at the call, at the answer's first item and at its end; None until then.
+        queue_s, engine_s: reported by the replica.
+        code: the code of the error that ended it; "cancelled" if the request ended first.
     """
 
     request_id: str
@@ -69,7 +69,7 @@ class Call:
     span: Any = None
 
     def context(self) -> CallContext:
-        """What is to travel with the call."""
+        """The context that travels with the call."""
         return CallContext(self.request_id, time.time(), traceparent_of(self.span), self.patient)
 
     def __enter__(self) -> Self:
@@ -83,20 +83,20 @@ class Call:
         self.span = None
 
     def engine_so_far(self, now: float) -> float:
-        """Seconds of work, also while the replica has not said how many it took in all."""
+        """Seconds of work; an estimate until the replica has reported the total."""
         if self.engine_s is not None:
             return self.engine_s
         return now - self.called - self.queue_s if self.queue_s is not None else 0.0
 
     def meter(self, meter: Meter) -> None:
-        """Add what it used up to the counters of its task's contract."""
+        """Add its usage to the counters of its task's contract."""
         for count in self.task.counts:
             if amount := self.usage[count]:
                 value = (count.value,) if count.value else ()
                 meter.write(COUNTERS[count.counter], amount, self.model, self.task.name, *value)
 
     def fields(self) -> dict[str, Any]:
-        """As the log tells of it."""
+        """The form in the log."""
         seconds = {"queue_ms": self.queue_s, "engine_ms": self.engine_s}
         return {
             "model": self.model,
@@ -113,15 +113,15 @@ class Call:
 class RequestRecord:
     """
     Attributes:
-        verb: HTTP's method.
+        verb: the HTTP method.
         arrived: the `clock` at arrival.
-        model, task: that the request is for. Of a request that calls several models it is the one that lets it in.
-        most_tokens: that the answer may have, if the request says so.
-        patient: nobody waits for the answer.
-        waited_s: for models to be up.
-        calls: of models, in the order in which they began. A call that was made again is there twice.
-        code: of the error the request ended in.
-        close_code: of a WebSocket; None for other requests, and for one whose client vanished.
+        model, task: the main model. For a request that calls several models, the one that admitted it.
+        most_tokens: the limit on the answer's tokens, if the request states one.
+        patient: the request is from a batch job, so it may wait for others.
+        waited_s: the wait for models to start.
+        calls: the calls of models, in the order in which they began. A repeated call is listed twice.
+        code: the code of the error that ended the request.
+        close_code: of a WebSocket. None for other requests, and if the client vanished.
     """
 
     request_id: str
@@ -143,11 +143,11 @@ class RequestRecord:
         self.model, self.task = spec.id, spec.task
 
     def begin(self, headers: dict[str, str]) -> None:
-        """Open the request's span, below the client's if its headers name one."""
+        """Open the request's span, as a child of the client's if its headers name one."""
         self.span = open_span(f"{self.verb} {self.path}", "server", headers)
 
     def call(self, spec: ModelSpec, method: str, variant: str | None = None) -> Call:
-        """Note that a model is called now."""
+        """Add a call that begins now."""
         span = open_span(f"call {spec.id}", "client", self.span) if self.span else None
         call = Call(self.request_id, spec.id, spec.task, method, variant, self.patient, span=span)
         self.calls.append(call)
@@ -162,26 +162,26 @@ class RequestRecord:
 
     @property
     def primary(self) -> Call | None:
-        """The newest call of the model that the request is for: the client's waits and promises are about it."""
+        """The latest call of the main model, to which the client's waits and promises apply."""
         return next((call for call in reversed(self.calls) if call.model == self.model), None)
 
     @property
     def queue_s(self) -> float | None:
-        """The sum over all calls; None if no replica has said any."""
+        """The sum over all calls; None if no replica has reported any."""
         return total_of([call.queue_s for call in self.calls])
 
     @property
     def engine_s(self) -> float | None:
-        """As `queue_s`."""
+        """Like `queue_s`."""
         return total_of([call.engine_s for call in self.calls])
 
     def usage(self) -> Usage:
-        """What all calls used up."""
+        """The usage of all calls."""
         first, *others = [call.usage for call in self.calls] or [NOTHING]
         return sum(others, first)
 
     def router_s(self, now: float) -> float:
-        """Seconds in which nobody waited for a model, a place or an engine. Calls at the same time count once."""
+        """Seconds without a wait for a model, a place or an engine. Simultaneous calls count once."""
         busy, covered = 0.0, -math.inf
         for call in sorted(self.calls, key=lambda call: call.called):
             if call.queue_s is not None:
@@ -191,7 +191,7 @@ class RequestRecord:
         return max(0.0, now - self.arrived - self.waited_s - busy)
 
     def server_timing(self) -> bytes:
-        """Server-Timing as far as it is known when the answer begins; milliseconds. https://www.w3.org/TR/server-timing/"""
+        """The Server-Timing that is known when the answer begins, in milliseconds. https://www.w3.org/TR/server-timing/"""
         now = clock()
         engine = sum(call.engine_so_far(now) for call in self.calls)
         parts = {"router": self.router_s(now), "queue": self.queue_s or 0.0, "engine": engine}
@@ -200,7 +200,7 @@ class RequestRecord:
         return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items()).encode()
 
     def close(self, status: int, meter: Meter) -> None:
-        """Write the request down, once: metrics, a line of log, its span. Nothing of its content."""
+        """Write the request down, once: metrics, a log line, its span. Never its content."""
         now = clock()
         total = now - self.arrived
         self._meter(status, total, meter)
@@ -233,7 +233,7 @@ class RequestRecord:
             self._meter_promises(self.primary, total, meter)
 
     def _meter_promises(self, call: Call, total: float, meter: Meter) -> None:
-        """What can be promised beside the duration."""
+        """The times that can be promised, besides the duration."""
         if self.stream and call.first is not None:
             if call.task.begins is Begins.TOKENS:
                 meter.write(FIRST_TOKEN, call.first - self.arrived, self.model)
@@ -275,7 +275,7 @@ class RequestRecord:
 
 
 def counted(usage: Usage, counts: Sequence[Count]) -> dict[str, float]:
-    """What was used up, by name: of each count there is, and always of tokens."""
+    """The usage by name: every count that occurred, and always the tokens."""
     return {count.name: usage[count] for count in dict.fromkeys((PROMPT_TOKENS, COMPLETION_TOKENS, *counts))}
 
 
@@ -284,11 +284,11 @@ def milliseconds(seconds: float) -> float:
 
 
 def total_of(seconds: Sequence[float | None]) -> float | None:
-    """The sum of those that are known; None if none is."""
+    """The sum of the known values; None if there are none."""
     known = [value for value in seconds if value is not None]
     return sum(known) if known else None
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of a request that came through RequestContext."""
+    """The record that RequestContext gave to a request."""
     return scope["record"]

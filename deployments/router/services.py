@@ -1,4 +1,4 @@
-"""What handlers work with."""
+"""The services that handlers use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.tasks.task import Task
 
 
 class WaitingRoom:
-    """Counts the requests that wait for models to come up, and lets in only so many."""
+    """Counts the requests that wait for models to start, and limits them."""
 
     def __init__(self, most: int):
         self.most = most
@@ -27,7 +27,7 @@ class WaitingRoom:
 
     @contextlib.contextmanager
     def enter(self) -> Iterator[None]:
-        """Raises ModelStarting when the room is full."""
+        """Raises ModelStarting if too many are waiting already."""
         if self.inside >= self.most:
             raise ModelStarting(
                 f"{self.inside} requests wait for models to start already. Try again in 10 s.", "model", 10.0
@@ -43,13 +43,13 @@ class WaitingRoom:
 class Services:
     """
     Attributes:
-        admission: who is let in; as it stands here, everybody.
-        deadline_s: for a whole request.
-        body_limit: bytes; of one message on a WebSocket, too.
+        admission: decides which requests are admitted; by default, all.
+        deadline_s: the limit for a whole request.
+        body_limit: bytes of a body, or of one message on a WebSocket.
         websocket_limit: bytes of all messages that a client sends on one WebSocket.
         websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
         keep_alive_s: seconds of silence after which a stream sends a comment.
-        media: keeps pictures that are answered as links; None where there are no links.
+        media: keeps files that are answered as links; None if links are off.
     """
 
     catalog: Catalog
@@ -68,10 +68,10 @@ class Services:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
 
     def resolve(self, model: str, *tasks: Task[Any]) -> ModelSpec:
-        """The model a request names, whatever it is doing; see `addressed`.
+        """The model that a request names, in whatever state; see `addressed`.
 
         Raises:
-            ModelNotFound, InvalidRequest: no such model, or not one of these tasks.
+            ModelNotFound, InvalidRequest: there is no such model, or it is not for these tasks.
         """
         spec = self.addressed(model)
         if spec.task in tasks:
@@ -85,15 +85,15 @@ class Services:
         )
 
     def asked_for(self, model: str | None, *tasks: Task[Any]) -> ModelSpec:
-        """The model of a request to an endpoint of these tasks: the one it names, or one of the first task.
+        """The model for a request to an endpoint of these tasks: the named one, or one of the first task.
 
         Raises:
-            ModelNotFound, InvalidRequest: as `resolve` and `choose`.
+            ModelNotFound, InvalidRequest: see `resolve` and `choose`.
         """
         return self.resolve(model, *tasks) if model else self.choose(tasks[0])
 
     def addressed(self, model: str) -> ModelSpec:
-        """The model of a name, under the name of the application that answers for it; as it was named where none does.
+        """The model with the id of the application that serves it, or with the given name if none does.
 
         Raises:
             ModelNotFound: the catalog does not have it.
@@ -102,11 +102,11 @@ class Services:
         return self.catalog[application_of(spec, self.dispatcher.states()) or spec.id]
 
     def choose(self, task: Task[Any]) -> ModelSpec:
-        """The model of a request that names none: the only one of its task on this cluster, or the first that is ready;
-        of two variants of a model the one that goes by the model's own name.
+        """The model for a request that names none: the only one of the task on this cluster, or the first ready one.
+        Of two variants, the one under the model's plain name.
 
         Raises:
-            InvalidRequest: several are there and none is ready, or there is none.
+            InvalidRequest: there is none, or there are several and none is ready.
         """
         states = self.dispatcher.states()
         here = self._here(task)
@@ -118,13 +118,13 @@ class Services:
         raise InvalidRequest(f"No model for {task} is {where}. Name one of: {names}.", "model")
 
     def _here(self, task: Task[Any]) -> list[ModelSpec]:
-        """The models of a task that have an application, in the catalog's order; `model` before `model@variant`."""
+        """The deployed models of a task, in the catalog's order, `model` before `model@variant`."""
         states = self.dispatcher.states()
         names = [name for spec in self.catalog.of_task(task) for name in sorted(applications_of(spec, states))]
         return [self.catalog[name] for name in names]
 
     def refusal(self, model: str, state: ModelState) -> ServingError:
-        """What a request gets for a model that takes none now."""
+        """The error for a request to a model that takes none now."""
         match state.state:
             case State.LOADING | State.SCALED_TO_ZERO:
                 return ModelStarting(
@@ -143,7 +143,7 @@ class Services:
                 return not_deployed(model, self._other_variants(model))
 
     def _other_variants(self, model: str) -> list[str]:
-        """Names of those variants of a model that are served, where the one that was asked for is not."""
+        """The names of other variants that are served, if the requested one is not."""
         states = self.dispatcher.states()
         apps = sorted(applications_of(self.catalog[model], states))
         variants = [f"{app}@{states[app].variant}" if states[app].variant and "@" not in app else app for app in apps]

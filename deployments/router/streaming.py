@@ -14,7 +14,7 @@ from deployments.router.errors import error_event, unexpected
 from deployments.router.record import record_of
 from models.errors import ServingError
 
-# A comment of server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+# A comment in server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 WAITING = b": waiting\n\n"
 
 
@@ -69,11 +69,11 @@ async def _bytes(request: Request, first: bytes, pieces: AsyncGenerator[bytes, N
 async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> PieceByPiece:
     """Wait for the first event, so that an error before it becomes a status code, then stream.
 
-    A client must not take a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
-    event: with comments, which clients skip, until the first event is there. An error is an event then.
+    A client must not mistake a long wait for a dead connection. So after `keep_alive_s` the stream begins without an
+    event. It sends comments, which clients skip, until the first event comes. An error then becomes an event.
 
     Raises:
-        ServingError: what the model refused with.
+        ServingError: the model's error before its first event.
     """
     first = asyncio.ensure_future(anext(events))
     try:

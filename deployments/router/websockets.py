@@ -1,7 +1,7 @@
-"""What happens around every WebSocket: its id, its record, its limits, and an error as a close that says why.
+"""The middleware around every WebSocket: its id, record and limits, and errors as close frames with a reason.
 
-Ray Serve reads messages ahead of the application and keeps them until it asks for them. So the limit on bytes in all is
-also the limit on what one connection can have waiting in the router's memory.
+Ray Serve reads messages ahead and keeps them until the application asks for them. So the limit on all bytes of a
+WebSocket also limits how much router memory one connection can fill.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from models.errors import InvalidRequest, PayloadTooLarge, ServingError
 # https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and IANA's registry of close codes.
 NORMAL, ABNORMAL = 1000, 1006
 POLICY, TOO_BIG, SERVER_ERROR, TRY_LATER = 1008, 1009, 1011, 1013
-# What a close frame has room for, in bytes.
+# The most bytes that fit into a close frame.
 LONGEST_REASON = 123
 SWITCHED, DENIED = 101, 403
 
 
 class WebSockets:
-    """Gives a WebSocket its id, its limits and its record, which is written down once, when it is over.
+    """Gives a WebSocket its id, limits and record, which is written once, at the end.
 
-    Before it is accepted, an error is an HTTP answer like any other. After that it is a close frame: its code says what
-    the client can do, its reason begins with the error's code. The record's status is 101 for what was accepted and
-    closed by either side, 499 for a client that vanished, and that of the answer for what was not accepted.
+    Before a WebSocket is accepted, an error is a usual HTTP answer. Afterwards it is a close frame: its code says what
+    the client can do, and its reason begins with the error's code. The record's status is 101 if either side closed an
+    accepted WebSocket, 499 if the client vanished, and the answer's status if it was not accepted.
 
     Args:
-        message_limit: bytes of one message. limit: of all that a client sends.
-        idle_s: seconds without a message in either direction, after which it is closed.
+        message_limit: bytes of one message. limit: bytes of all messages that a client sends.
+        idle_s: seconds without a message in either direction after which it is closed.
     """
 
     def __init__(self, app: ASGIApp, *, meter: Meter, message_limit: int, limit: int, idle_s: float):
@@ -61,7 +61,7 @@ class WebSockets:
             nonlocal seen, active
             message = await self._next(receive, lambda: active)
             active = time.monotonic()
-            note_close(scope, message)  # once more: there may be no Edge
+            note_close(scope, message)  # again, because the app may run without Edge
             size = size_of(message)
             seen += size
             if size > self.message_limit:
@@ -90,7 +90,7 @@ class WebSockets:
             if status == SWITCHED and "close_code" not in scope:
                 await send_with_id({"type": "websocket.close", "code": NORMAL})
         except WebSocketDisconnect:
-            pass  # the client left while the handler waited for its next message
+            pass  # the client disconnected while the handler waited for a message
         except Exception as error:
             failure = error if isinstance(error, ServingError) else unexpected(error, record.request_id)
             record.failed(failure)
@@ -102,7 +102,7 @@ class WebSockets:
             record.close(CLIENT_LEFT if vanished and status in (0, SWITCHED) else status, self.meter)
 
     async def _next(self, receive: Receive, active: Callable[[], float]) -> Message:
-        """The client's next message. Raises Idle: since `active` nothing was sent for too long."""
+        """The client's next message. Raises Idle if nothing was sent for too long since `active`."""
         arriving = asyncio.ensure_future(receive())
         try:
             while not arriving.done():
@@ -124,7 +124,7 @@ async def refuse(error: ServingError, accepted: bool, scope: Scope, receive: Rec
 
 
 def close_code_of(error: ServingError) -> int:
-    """What of the close codes says the most of it: try again later, send less, or do not send this again."""
+    """The close code that fits best: try again later, send less, or do not send this again."""
     if error.status in (429, 503):
         return TRY_LATER
     if error.status == 413:
@@ -137,7 +137,7 @@ class Idle(InvalidRequest):
 
 
 def size_of(message: Message) -> int:
-    """Bytes, of text in UTF-8."""
+    """The size of a message in bytes; text counts as UTF-8."""
     text = message.get("text") or ""
     return len(message.get("bytes") or b"") + (len(text) if text.isascii() else len(text.encode()))
 

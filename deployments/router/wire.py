@@ -1,4 +1,4 @@
-"""Reading request bodies: what every endpoint's wire model shares."""
+"""Reading request bodies: the common base of all wire models."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def not_too_many_fields(data: Any) -> Any:
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
-"""A list from a client, read up to its first wrong item: describing a million of them would take gigabytes."""
+"""A list from a client. Validation stops at the first wrong item: a million error reports would take gigabytes."""
 
 
 class WireModel(BaseModel):
-    """A request body. Unknown fields are refused by name, never dropped."""
+    """A request body. An unknown field is refused by name, never ignored."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
@@ -37,18 +37,18 @@ Body = TypeVar("Body", bound=WireModel)
 
 
 async def read_body(request: Request, kind: type[Body]) -> Body:
-    """The body as a wire model.
+    """Read the body as a wire model.
 
     Raises:
-        UnsupportedMediaType: it is not sent as JSON.
-        InvalidRequest: it is not JSON, or a field has a wrong type or value; `param` says which.
-        UnsupportedParameter: a field this endpoint does not know.
+        UnsupportedMediaType: the body is not sent as JSON.
+        InvalidRequest: the body is not JSON, or a field has a wrong type or value; `param` names it.
+        UnsupportedParameter: the endpoint does not know a field.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     try:
-        # pydantic's own parser of JSON takes NaN and Infinity, which JSON does not have.
+        # pydantic's own JSON parser would accept NaN and Infinity, which are not JSON.
         document = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
@@ -59,10 +59,10 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel], document: Any) -> InvalidRequest:
-    """The first thing that is wrong with a body, in words for its sender."""
+    """The first mistake in a body, as an error for the client."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     paths = [path_of(problem, document) for problem in problems]
-    # A union has a problem for each member. The member that the client meant is the one that reads furthest.
+    # A union reports a problem for each member. The client probably meant the member that was read furthest.
     of_first = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
     chosen = max(of_first, key=lambda index: len(paths[index]))
     problem, path = problems[chosen], as_text(paths[chosen])
@@ -74,8 +74,8 @@ def first_problem(error: ValidationError, kind: type[BaseModel], document: Any) 
 
 
 def path_of(problem: pydantic_core.ErrorDetails, document: Any) -> list[str | int]:
-    """Keys and indices that lead to what is wrong. Names of union members, which pydantic adds, are left out: they are
-    not in the document."""
+    """The keys and indices that lead to a mistake, without the names of union members that pydantic adds, which are not
+    in the document."""
     path: list[str | int] = []
     for part in problem["loc"]:
         with suppress(TypeError, LookupError):
@@ -87,6 +87,6 @@ def path_of(problem: pydantic_core.ErrorDetails, document: Any) -> list[str | in
 
 
 def as_text(path: list[str | int]) -> str:
-    """`["messages", 0, "role"]` as `messages[0].role`."""
+    """`["messages", 0, "role"]` becomes `messages[0].role`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")[:200]

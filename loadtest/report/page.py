@@ -1,4 +1,4 @@
-"""One page that loads nothing from anywhere, for people who would rather look than read."""
+"""The report as a web page with plots, in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtest.records import Record
 from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, logarithmic, svg
-from loadtest.report.templates import FOLDER, TEMPLATES, render
+from loadtest.report.templates import render
 from loadtest.report.terminal import TITLES, name_of, seconds, shown
 
 
@@ -40,14 +40,6 @@ def slowest(document: dict[str, Any]) -> list[list[str]]:
         for one in document["models"]
         for each in one["worst"]
     ]
-
-
-# For the pages of `medley variant` and `medley simulate`.
-STYLE = "\n" + (FOLDER / "style.css").read_text()
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return TEMPLATES.get_template("table.html").module.table(head, rows)  # type: ignore[attr-defined]
 
 
 def plots_of(document: dict[str, Any], attempts: Sequence[Record]) -> list[str]:

@@ -16,9 +16,9 @@ from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 
 class Engine:
-    """A model that answers with the words of the last message, one token per word. Deterministic and instant.
+    """A model that echoes the words of the last message, one token per word. Deterministic and instant.
 
-    It honours what the router's tests need: streams, `n`, `max_tokens`, `stop`, `stream_options.include_usage`,
+    It supports what the router's tests need: streams, `n`, `max_tokens`, `stop`, `stream_options.include_usage`,
     `logprobs`, a forced tool call and a JSON schema, and a context limit counted in words.
     """
 

@@ -1,7 +1,7 @@
-"""Chat on transformers' `generate`: no server beside it and every model of the hub, at one generation at a time.
+"""Chat on transformers' `generate`: any model of the hub, without a server beside it, one generation at a time.
 
-It is for models and machines that vLLM does not serve. Generations wait for each other in the one thread that runs the
-model; more of them at once takes more replicas.
+It is for models and machines that vLLM does not support. Generations wait for each other in the one thread that runs
+the model. To run more at once, add replicas.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from models.tasks.chat import DONE, GenerationRequest, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-# What a client may not set through chat_template_kwargs: the template itself, and how its text is handled.
+# Clients may not set these through chat_template_kwargs: the template itself, and how its text is processed.
 TEMPLATE_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
@@ -49,12 +49,12 @@ class Engine:
     def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, quantization: Any = None):
         """
         Args:
-            quantization: a configuration of transformers, for weights that are quantized as they are loaded.
+            quantization: a configuration of transformers, for weights that are quantized on loading.
         """
         self.spec = spec
         self.device = device
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        # Onto the device as they are read: what bitsandbytes has quantized cannot be moved.
+        # Load directly onto the device: weights that bitsandbytes has quantized cannot be moved.
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map=device, quantization_config=quantization
         ).eval()
@@ -63,18 +63,18 @@ class Engine:
         self.sampling = Sampling.of_model(config)
         ends = config.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        # Whatever else the model's configuration sets must not work behind the request's back.
+        # The model's own generation settings must not silently affect requests.
         pad = config.pad_token_id if config.pad_token_id is not None else min(self.ends, default=0)
         self.model.generation_config = GenerationConfig(eos_token_id=sorted(self.ends) or None, pad_token_id=pad)
-        # One thread: generations are served in the order they came, and a seed holds for the one that runs.
+        # One thread: generations run in order of arrival, and a seed affects only the running one.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         """
         Raises:
-            ValueError: the variant's precision or quantization is none that transformers has.
-            RuntimeError: the variant needs a GPU and there is none, or a library that is not installed.
+            ValueError: transformers does not support the variant's precision or quantization.
+            RuntimeError: the variant needs a GPU or a library that is missing.
         """
         way = variant.engine.get("quantization")
         if way is None and variant.precision not in DTYPES:
@@ -117,7 +117,7 @@ class Engine:
         return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
     async def check_health(self) -> None:
-        """Raises once the GPU has failed: it stays so for the life of the process."""
+        """Raises if the GPU has failed, which lasts for the life of the process."""
         if self.device == "cuda":
             await asyncio.to_thread(torch.cuda.synchronize)
 
@@ -137,7 +137,7 @@ class Engine:
             raise InvalidRequest(
                 "These messages do not fit the model's chat template. Check the order of their roles.", "messages"
             ) from None
-        # The template writes the special tokens itself.
+        # The template adds the special tokens itself.
         return self._encode(text, add_special_tokens=False)
 
     def _completion_prompts(self, prompt: str | list) -> list[list[int]]:
@@ -198,7 +198,7 @@ class Engine:
         yield DONE
 
     async def _generate(self, choice: Choice, options: Options) -> AsyncGenerator[Piece, None]:
-        """Pieces of one answer, as they are made; fills in the choice's finish_reason and tokens. Closing stops it."""
+        """Pieces of one answer, as they are made. Sets the choice's finish_reason and tokens. Closing it stops it."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Piece | None] = asyncio.Queue()
 
@@ -213,7 +213,7 @@ class Engine:
             await work
         finally:
             cancelled.set()
-            work.cancel()  # if its turn has not come
+            work.cancel()  # if it has not started yet
 
     @torch.inference_mode()
     def _run(
@@ -237,7 +237,7 @@ class Engine:
                 send=send,
             )
             if choice.seed is None:
-                torch.seed()  # an earlier request's seed must not live on
+                torch.seed()  # do not inherit an earlier request's seed
             else:
                 torch.manual_seed(choice.seed)
             ids = torch.tensor([choice.prompt], device=self.device)
@@ -256,7 +256,7 @@ class Engine:
 
 
 def _for_template(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as chat templates read one: the content a text, the arguments of calls an object."""
+    """A message in the form for chat templates: the content is a text, the arguments of calls are objects."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "\n".join(part["text"] for part in content)

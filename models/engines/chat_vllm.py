@@ -1,7 +1,7 @@
-"""Chat on vLLM. Nothing of a request is logged, so neither are the texts of vLLM's errors.
+"""Chat on vLLM. Requests are never logged, and neither are the messages of vLLM's errors, which may quote them.
 
-vLLM runs elsewhere (in ray.serve.llm's LLMServer); this puts Medley's contract around it: requests become vLLM's own,
-vLLM's error values become ServingErrors, answers become bytes.
+vLLM runs inside ray.serve.llm's LLMServer. This module adapts it to Medley's contract: it translates requests to vLLM's
+own, error values to ServingErrors, and answers to bytes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 logger = logging.getLogger(__name__)
 
-# After which a new replica may be there; a guess on the safe side for a small model.
+# Seconds until a new replica may be up: a cautious guess for a small model.
 RESTART_S = 30.0
 
 Request = TypeVar("Request", bound=BaseModel)
 
 
 class VLLMServing(Protocol):
-    """What is used of ray.serve.llm's vLLM engine: each method yields answers, or an object with `error`."""
+    """The part of ray.serve.llm's vLLM engine used here. Each method yields answers, or an object with `error`."""
 
     def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]: ...
 
@@ -46,19 +46,19 @@ class VLLMServing(Protocol):
 
 
 class Engine:
-    """A ChatEngine over a running vLLM."""
+    """A ChatEngine on a running vLLM."""
 
     def __init__(self, spec: ModelSpec, serving: VLLMServing):
         self.spec = spec
         self.serving = serving
-        # ray 2.60 looks for this under a name that vLLM 0.29 no longer uses, so its own tokenize always refuses.
+        # ray 2.60 looks for this under a name that vLLM 0.29 has dropped, so ray's own tokenize always fails.
         self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
         self.client = serving._engine_client  # type: ignore[attr-defined]
         self.vocabulary_size = self.client.model_config.get_vocab_size()
 
     @staticmethod
     def dtype(variant: VariantSpec) -> str:
-        """vLLM's `dtype`: the checkpoint's, and float32 on a CPU that has to convert bf16."""
+        """vLLM's `dtype`: the checkpoint's, but float32 on a CPU that has to convert bf16."""
         return "float32" if not variant.needs.gpus and converts_bf16() else "auto"
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
@@ -83,7 +83,7 @@ class Engine:
         return TokenizeResult(tuple(answer.tokens), tuple(answer.token_strs) if answer.token_strs else None)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        if tokens and max(tokens) >= self.vocabulary_size:  # vLLM answers an empty text for those
+        if tokens and max(tokens) >= self.vocabulary_size:  # vLLM would answer with an empty text
             raise InvalidRequest(f"Tokens must be ids from 0 to {self.vocabulary_size - 1}.", "tokens")
         request = parse(DetokenizeRequest, {"model": self.spec.id, "tokens": list(tokens)})
         return (await self._tokenization(self.tokenization.create_detokenize, request)).prompt
@@ -96,8 +96,8 @@ class Engine:
     ) -> AsyncGenerator[bytes, None]:
         body = {**request.body, "model": self.spec.id, "request_id": request.request_id}
         if (body.get("n") or 1) > 1:
-            # Several greedy answers would be one answer, and vLLM refuses them: a model that is greedy by default
-            # samples at OpenAI's default then.
+            # Several greedy answers would all be the same, so vLLM refuses them. For n > 1 a model that is greedy by
+            # default samples at OpenAI's default temperature.
             body.setdefault("temperature", 1.0)
         vllm_request = parse(kind, body)
         try:
@@ -113,7 +113,7 @@ class Engine:
             raise self._failure() from None
 
     def _as_bytes(self, item: Any) -> bytes:
-        """What vLLM yields as what a client reads. Raises the ServingError that an error value stands for."""
+        """vLLM's output in the form for clients. Raises the ServingError for an error value."""
         if isinstance(item, str):
             if item.startswith('data: {"error"'):
                 logger.error("vLLM ended a stream of %s with an error", self.spec.id)
@@ -136,7 +136,7 @@ class Engine:
         return answer
 
     def _translate(self, error: Any) -> Exception:
-        """vLLM's error value as ours. Its 400 messages are written for clients; no other message is passed on."""
+        """vLLM's error value as ours. Only its 400 messages are written for clients and passed on."""
         if error.code != 400:
             logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.type)
             return self._failure()
@@ -146,14 +146,14 @@ class Engine:
         return InvalidRequest(message, error.param)
 
     def _failure(self) -> Exception:
-        """A request that vLLM failed: on its own account, or because the whole engine is dead and will be replaced."""
+        """The error for a failed request: only this request failed, or the whole engine died and will be replaced."""
         if self.client.errored:
             return ReplicaLost(f"The engine of {self.spec.id} died and is being replaced.", "model", RESTART_S)
         return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
 
 
 def as_openai_describes(document: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's answer without nulls, with the fields back that OpenAI's description requires even when they are null."""
+    """vLLM's answer without nulls, except in fields that OpenAI's description requires even when they are null."""
     for choice in document["choices"]:
         choice.setdefault("logprobs", None)
         if choice["logprobs"] and "content" in choice["logprobs"]:
@@ -164,7 +164,7 @@ def as_openai_describes(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:
-    """The body as vLLM's own request. Raises InvalidRequest naming the first field that vLLM does not take."""
+    """The body as vLLM's own request. Raises InvalidRequest, which names the first field that vLLM does not accept."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:

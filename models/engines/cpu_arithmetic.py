@@ -1,10 +1,10 @@
-"""What this machine's CPU can reckon with."""
+"""The arithmetic that this machine's CPU supports."""
 
 import torch
 
 
 def converts_bf16() -> bool:
-    """Whether each bf16 number has to be converted before a product: on x86 CPUs that have AVX2 and no AVX-512.
+    """Whether the CPU must convert bf16 numbers before it multiplies: true for x86 CPUs with AVX2 but no AVX-512.
 
     A language model in float32 is up to six times as fast there (decision 0020).
     """

@@ -34,7 +34,7 @@ class Engine:
 
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
         vectors = np.zeros((len(batch), self.dimensions), dtype=np.float32)
-        vectors[:, 0] = 1e-3  # so that no vector is zero
+        vectors[:, 0] = 1e-3  # no vector may be zero
         for index, tokens in enumerate(batch):
             for token in tokens:
                 vectors[index] += np.random.default_rng(token).standard_normal(self.dimensions)

@@ -32,7 +32,7 @@ class Engine(TextTokenizer):
 def padded(batch: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and mask, int64, shape (len(batch), longest); padding is 0 in both."""
     lengths = np.fromiter(map(len, batch), dtype=np.int64, count=len(batch))
-    # The exported graph holds for lengths from 2 on.
+    # The exported graph needs a length of at least 2.
     mask = (np.arange(max(2, lengths.max())) < lengths[:, None]).astype(np.int64)
     ids = np.zeros_like(mask)
     ids[mask.astype(bool)] = np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens in batch])

@@ -18,15 +18,15 @@ DTYPES = {
     Precision.FP32: torch.float32,
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
-    Precision.INT8: torch.bfloat16,  # of what is not quantized
+    Precision.INT8: torch.bfloat16,  # for the parts that are not quantized
 }
 
 
 class Engine(TextTokenizer):
     """
     Args:
-        int8: torchao's 8 bits for weights and, scaled for each token, for what is multiplied with them.
-        compile: let torch write kernels for the encoder, while it loads. It takes a minute.
+        int8: with torchao, quantize weights to 8 bits, and activations too, with a scale for each token.
+        compile: have torch compile the encoder at load time, which takes a minute.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Engine(TextTokenizer):
         self.device = device
         self.encoder = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
         if int8:
-            # Only here: loading torchao takes seconds, and other variants do without.
+            # Imported late: torchao takes seconds to import, and other variants do not need it.
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
             quantize_(self.encoder, Int8DynamicActivationInt8WeightConfig())
         if compile:
             self.encoder.compile(dynamic=True)
-            # One text and several are compiled apart, whatever their lengths.
+            # torch compiles once for a single text and once for several, whatever their lengths.
             for batch in ([[0] * 8], [[0] * 8, [0] * 9]):
                 self.embed(batch)
 

@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
 
-# Below this, dividing by the temperature overflows; vLLM draws the same line.
+# Dividing by a lower temperature would overflow; vLLM uses the same limit.
 GREEDY_BELOW = 1e-5
-# Tokens held back until their last character is whole. A longer run without one is not UTF-8 and never will be.
+# The most tokens held back for an incomplete character. A longer run is not valid UTF-8 and never will be.
 MOST_HELD = 16
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
@@ -29,13 +29,13 @@ class Sampling:
 
     @classmethod
     def of_model(cls, config: GenerationConfig) -> Self:
-        """What the model's authors chose; as in vLLM, `do_sample` is not looked at."""
+        """The defaults of the model's authors. As in vLLM, `do_sample` is ignored."""
         return cls().override({field.name: getattr(config, field.name, None) for field in fields(cls)})
 
     def override(self, values: dict[str, Any]) -> Self:
-        """These values in place of its own; None and other names are left out."""
+        """A copy with these values. None and unknown names are ignored."""
         given = {field.name: values.get(field.name) for field in fields(self)}
-        # transformers refuses a temperature of 1, which JSON may well say for 1.0.
+        # transformers rejects the integer 1, but JSON may write 1.0 that way.
         numbers = {name: float(value) for name, value in given.items() if value is not None}
         if "top_k" in numbers:
             numbers["top_k"] = int(numbers["top_k"])
@@ -57,14 +57,14 @@ class Sampling:
 
 @dataclass(slots=True)
 class Piece:
-    """Text to send, and the log probabilities of the tokens that are whole with it."""
+    """Text to send, and the log probabilities of the tokens that it completes."""
 
     text: str
     logprobs: list[dict[str, Any]]
 
 
 class TextDecoder:
-    """Token ids to text as they come. A character that spans tokens comes out once it is whole.
+    """Token ids to text, incrementally. A character that spans tokens is returned once it is complete.
 
     Args:
         before: the last tokens of the prompt.
@@ -73,8 +73,8 @@ class TextDecoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self.ids = list(before)
-        # Tokens before `_read` are out. Those from `_context` on are decoded again with what follows, because a token's
-        # text can depend on the one before it.
+        # The text of tokens before `_read` has been returned. Tokens from `_context` on are decoded again with those
+        # that follow, because a token's text can depend on the token before it.
         self._context = 0
         self._read = len(self.ids)
 
@@ -87,7 +87,7 @@ class TextDecoder:
         return text
 
     def flush(self) -> str:
-        """What is left; half a character at the end is dropped."""
+        """The rest of the text. An incomplete character at the end is dropped."""
         return self._unread().rstrip(UNFINISHED)
 
     def _unread(self) -> str:
@@ -99,7 +99,7 @@ class TextDecoder:
 
 
 class StopStrings:
-    """Holds text back while it may be the beginning of a stop string."""
+    """Holds text back while it may be the start of a stop string."""
 
     def __init__(self, stops: Collection[str]):
         self.stops = [stop for stop in stops if stop]
@@ -107,7 +107,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The text that may be sent. After a stop string, none."""
+        """The text that may be sent: none after a stop string."""
         if self.found:
             return ""
         text = self._held + text
@@ -125,12 +125,12 @@ class StopStrings:
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of the text that the stop string begins with."""
+        """The length of the longest end of the text that is also the start of the stop string."""
         return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class LogprobRecorder(LogitsProcessor):
-    """Keeps the model's scores of the next token, before temperature and the like change them."""
+    """Keeps the model's scores for the next token from before temperature and other settings change them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, top: int):
         self.tokenizer = tokenizer
@@ -142,7 +142,7 @@ class LogprobRecorder(LogitsProcessor):
         return scores
 
     def entry(self, token: int) -> dict[str, Any]:
-        """The token in OpenAI's form, with the most probable ones in its place."""
+        """The token in OpenAI's form, with the most probable alternatives."""
         most = self._logprobs.topk(self.top).indices.tolist() if self.top else []
         return {**self._describe(token), "top_logprobs": [self._describe(other) for other in most]}
 
@@ -153,14 +153,14 @@ class LogprobRecorder(LogitsProcessor):
 
 
 class Follower(StoppingCriteria):
-    """Sees each new token, sends on the text that is ready, and says when the generation ends.
+    """Receives each new token, sends the text that is ready, and decides when the generation ends.
 
-    A stopping criterion rather than a streamer: `generate` asks it before the next forward pass and a streamer after,
-    so a stop string or a client that left costs no token more.
+    It is a stopping criterion rather than a streamer, because `generate` asks a criterion before the next forward pass.
+    So a stop string, or a client that disconnects, costs no further token.
 
     Attributes:
-        finish_reason: "stop" or "length"; None while it goes on, and when it was cancelled.
-        tokens: tokens made, the end-of-sequence token included.
+        finish_reason: "stop" or "length"; None while it runs, and if it was cancelled.
+        tokens: the number of tokens made, including the end-of-sequence token.
     """
 
     def __init__(
@@ -212,11 +212,11 @@ class Follower(StoppingCriteria):
         self.finish_reason = "stop" if self._stops.found else reason
 
     def _pass_on(self, text: str, held: bool = False) -> None:
-        """Send what of this text may be sent, with the log probabilities of tokens that are sent whole."""
+        """Send the part of this text that may be sent, with the log probabilities of the tokens it completes."""
         if not held:
             self._decoded += len(text)
             if text:
-                # A token's text ends where the text ends that it completes.
+                # A token is complete where the text that it completes ends.
                 self._entries = [(self._decoded if end is None else end, entry) for end, entry in self._entries]
             text = self._stops.push(text)
         self._sent += len(text)

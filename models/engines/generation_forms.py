@@ -1,4 +1,4 @@
-"""OpenAI's forms of what `generate` made: whole answers and the parts of a stream."""
+"""What `generate` made in OpenAI's forms: whole answers and the parts of a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Choice:
 
 
 class ChatForm:
-    """How answers to a chat are written."""
+    """The form of answers to a chat."""
 
     id, document, chunk, prompt = "chatcmpl", "chat.completion", "chat.completion.chunk", "messages"
 
@@ -46,7 +46,7 @@ class ChatForm:
 
 
 class CompletionForm:
-    """How continuations of a text are written."""
+    """The form of continuations of a text."""
 
     id, document, chunk, prompt = "cmpl", "text_completion", "text_completion", "prompt"
 

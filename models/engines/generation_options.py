@@ -1,4 +1,4 @@
-"""The request's body as what `generate` is to do. What cannot be done is refused by name."""
+"""Translates a request's body to options of `generate`. A parameter that cannot be honoured is refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUPPORTED = {
     | {"messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "chat_template_kwargs"},
     "completion": SHARED | {"prompt"},
 }
-# Parameters that are accepted with the value that changes nothing.
+# Parameters that are accepted only with the value that has no effect.
 NEUTRAL: dict[str, Any] = {
     "allowed_token_ids": [],
     "bad_words": [],
@@ -45,9 +45,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 class Options:
     """
     Attributes:
-        max_tokens: None is the rest of the context.
-        logprobs: None for none, else how many alternatives to show with each token.
-        template_arguments: further variables of the chat template.
+        max_tokens: None stands for the rest of the context.
+        logprobs: how many alternatives to show with each token; None for no log probabilities.
+        template_arguments: additional variables for the chat template.
     """
 
     sampling: Sampling
@@ -61,13 +61,13 @@ class Options:
 
 
 def read_options(body: dict[str, Any], kind: Kind, sampling: Sampling) -> Options:
-    """Read a checked body.
+    """Read a validated body.
 
     Args:
-        sampling: the model's own, for what the body leaves out.
+        sampling: the model's defaults, for what the body leaves out.
 
     Raises:
-        UnsupportedParameter: naming the first parameter that this engine cannot honour.
+        UnsupportedParameter: names the first parameter that this engine cannot honour.
     """
     for name, value in body.items():
         neutral = ADDS_SPECIAL_TOKENS[kind] if name == "add_special_tokens" else NEUTRAL.get(name)
@@ -77,7 +77,7 @@ def read_options(body: dict[str, Any], kind: Kind, sampling: Sampling) -> Option
     stream_options = body.get("stream_options") or {}
     if stream_options.get("continuous_usage_stats"):
         raise unsupported("stream_options.continuous_usage_stats")
-    if body.get("tools") and body.get("tool_choice") != "none":  # nothing here reads calls out of the answer
+    if body.get("tools") and body.get("tool_choice") != "none":  # this engine does not parse tool calls in answers
         raise unsupported("tools")
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     return Options(

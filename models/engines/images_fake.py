@@ -26,8 +26,8 @@ class FakeDenoising:
 
 
 class Engine:
-    """Deterministic pictures without a model: the first colour word of the prompt, mixed with a seeded noise that
-    fades with every step. `batches` notes how many pictures shared each step."""
+    """Deterministic pictures without a model: the first colour word of the prompt, mixed with seeded noise that
+    fades with every step. `batches` records how many pictures shared each step."""
 
     schedulers = ("fake", "other")
 
@@ -67,7 +67,7 @@ class Engine:
 
 
 def colour_in(prompt: str) -> tuple[int, int, int]:
-    """The first word that CSS knows as a colour; grey without one."""
+    """The first word that is a CSS colour, else grey."""
     for word in prompt.lower().split():
         if word in ImageColor.colormap:
             red, green, blue = ImageColor.getrgb(word)[:3]

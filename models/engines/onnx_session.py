@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions as the catalog's variants want them.
+"""Opens ONNX Runtime sessions with the settings of the catalog's variants.
 
-A session may be run by several threads at once: ONNX Runtime keeps what changes in a run apart for each run. What is
-not shared is an IOBinding, so each `run_on_device` makes its own.
+Several threads may run one session at once, because ONNX Runtime keeps the state of each run separate. Only an
+IOBinding cannot be shared, so each `run_on_device` makes its own.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ MISSING = {
     "cuda": "Install onnxruntime-gpu in place of onnxruntime, with the CUDA and cuDNN libraries it was built for",
     "tensorrt": "Install onnxruntime-gpu in place of onnxruntime, and TensorRT's libraries (the package tensorrt)",
 }
-# The fused kernel for CPUs adds up one value at a time, as of ONNX Runtime 1.31, and takes five times as long as the
-# addition and the normalising that it stands for.
+# As of ONNX Runtime 1.31, the fused CPU kernel adds one value at a time. It takes five times as long as the separate
+# addition and normalisation that it replaces.
 SLOWER_FUSED = ["SkipLayerNormFusion"]
 
 Values = Mapping[str, np.ndarray | OrtValue]
 
 
 def open_session_of(variant: VariantSpec, file: Path) -> InferenceSession:
-    """`open_session` with a variant's `needs`, and `provider` and `threads` of its `engine`, where it has them.
+    """`open_session` with a variant's `needs`, and with `provider` and `threads` from its `engine`, if set.
 
-    Threads are otherwise OMP_NUM_THREADS, which Ray sets to the CPUs of a replica; without that `needs.cpus`.
+    The default for threads is OMP_NUM_THREADS, which Ray sets to a replica's CPUs, or else `needs.cpus`.
     """
     threads = variant.engine.get("threads") or int(os.environ.get("OMP_NUM_THREADS") or 0)
     share = max(1, round(variant.needs.cpus))
@@ -53,24 +53,24 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """
     Args:
-        gpus: above 0 it runs on a GPU.
-        threads: 0 is OMP_NUM_THREADS, or 1 without that.
-        provider: a name in PROVIDERS; None is cuda with GPUs and cpu without.
-        in_8_bits: multiply in 8 bits what is quantized. Otherwise it is made floats again first.
+        gpus: the session runs on a GPU if this is above 0.
+        threads: 0 stands for OMP_NUM_THREADS, or 1 if that is not set.
+        provider: a name in PROVIDERS. None: cuda with GPUs, else cpu.
+        in_8_bits: multiply quantized values in 8 bits. Otherwise they are converted to floats first.
 
     Raises:
-        RuntimeError: the execution provider is not installed, or does not start.
+        RuntimeError: the execution provider is not installed or does not start.
         ValueError: there is no such provider.
     """
     name = provider or ("cuda" if gpus else "cpu")
     providers = providers_for(name, file)
     if name != "cpu":
-        # CUDA's and cuDNN's libraries, where they lie in Python packages and not on the system's path.
+        # Loads CUDA's and cuDNN's libraries from Python packages when they are not on the system's path.
         onnxruntime.preload_dlls()
     disabled = SLOWER_FUSED if name == "cpu" else []
     options = options_for(threads, in_8_bits)
     session = InferenceSession(str(file), options, providers=providers, disabled_optimizers=disabled)
-    # Without these two lines a provider whose libraries do not load is left out, and the CPU takes over.
+    # Without these two lines, ONNX Runtime silently falls back to the CPU when a provider's libraries do not load.
     session.disable_fallback()
     if PROVIDERS[name] not in session.get_providers():
         raise RuntimeError(f"ONNX Runtime could not start {PROVIDERS[name]}, which this variant needs. {remedy(name)}")
@@ -79,25 +79,25 @@ def open_session(
 
 def options_for(threads: int, in_8_bits: bool = False) -> onnxruntime.SessionOptions:
     """
-    CPUs with AVX2 and no VNNI multiply unsigned with signed 8 bit numbers into 16 bits and clip the sums, without a
-    word (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). So what is multiplied in 8
-    bits is made unsigned there, which is slower and right; and what is not meant to be, is not.
+    CPUs with AVX2 but no VNNI multiply unsigned and signed 8-bit numbers into 16 bits and silently clip the sums
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). There, products in 8 bits use
+    unsigned numbers only, which is slower but correct. Without `in_8_bits`, no product is in 8 bits.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 1)
     options.inter_op_num_threads = 1
-    # Threads that wait by spinning take the CPU from the other models of a shared machine.
+    # Threads that spin while they wait take CPU time from other models on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Both are off by default. CPUs with VNNI do as before with the first.
+    # Both are off by default. The first has no effect on CPUs with VNNI.
     options.add_session_config_entry("session.x64quantprecision" if in_8_bits else "session.disable_quant_qdq", "1")
     return options
 
 
 def providers_for(name: str, file: Path) -> list[str | tuple[str, dict[str, Any]]]:
-    """The execution provider a variant asks for, and those that do what it cannot, with their options.
+    """The execution provider that a variant asks for and its fallbacks, with their options.
 
     Raises:
-        RuntimeError, ValueError: as `open_session`.
+        RuntimeError, ValueError: see `open_session`.
     """
     if name not in PROVIDERS:
         raise ValueError(f"provider is one of {', '.join(PROVIDERS)}, not {name!r}")
@@ -115,9 +115,9 @@ def remedy(name: str) -> str:
 def provider_options(name: str, file: Path) -> dict[str, Any]:
     if name != "tensorrt":
         return {}
-    # Building a TensorRT engine takes minutes; the cache is for this GPU and this version, and TensorRT checks both.
+    # Building a TensorRT engine takes minutes. The cache is valid for one GPU and version, which TensorRT checks.
     cache = file.parent / "tensorrt"
-    if not os.access(file.parent, os.W_OK):  # as in a pod, where the cache lives as long as the pod
+    if not os.access(file.parent, os.W_OK):  # in a pod, for example; the cache then lasts as long as the pod
         cache = Path(tempfile.gettempdir()) / "medley" / "tensorrt" / "-".join(file.parent.parts[-3:])
     cache.mkdir(parents=True, exist_ok=True)
     return {
@@ -130,19 +130,19 @@ def provider_options(name: str, file: Path) -> dict[str, Any]:
 
 
 def device_of(session: InferenceSession) -> str:
-    """Where its values lie: "cuda" or "cpu"."""
+    """The device of a session's values: "cuda" or "cpu"."""
     return "cpu" if session.get_providers()[0] == PROVIDERS["cpu"] else "cuda"
 
 
 def run_on_device(session: InferenceSession, inputs: Values) -> dict[str, OrtValue]:
-    """Run with inputs and outputs on the session's device, so that what one session makes is not copied to the next.
+    """Run with inputs and outputs on the session's device, so that nothing is copied between two sessions.
 
     Args:
-        inputs: by name. Arrays are copied to the device; an OrtValue is used where it is. A torch tensor becomes one,
-            without a copy, by `OrtValue.from_dlpack`.
+        inputs: by name. Arrays are copied to the device. An OrtValue is used in place; `OrtValue.from_dlpack` makes
+            one from a torch tensor without a copy.
 
     Returns:
-        outputs by name, on the device. `.numpy()` copies one to the CPU.
+        outputs by name, on the device; `.numpy()` copies one to the CPU.
     """
     device, binding = device_of(session), session.io_binding()
     for name, value in inputs.items():

@@ -12,7 +12,7 @@ from models.tasks.styles import TASK
 
 
 class Engine:
-    """A named style turns the colours by its place in the list; a picture gives its mean colour."""
+    """A named style rotates the colours by its index in the list; a style picture gives its mean colour."""
 
     def __init__(self, styles: tuple[str, ...]):
         self.styles = styles

@@ -1,7 +1,7 @@
-"""Style transfer on ONNX Runtime: one network with named styles, and two that take the style of any picture.
+"""Style transfer on ONNX Runtime: one network for named styles, and two for the style of any picture.
 
-named      a weight for each style it was trained on: Dumoulin, Shlens, Kudlur, 2017, https://arxiv.org/abs/1610.07629
-of any     one network reads 100 numbers from the style picture, another paints with them: Ghiasi, Lee, Kudlur,
+named      a weight for each trained style: Dumoulin, Shlens, Kudlur, 2017, https://arxiv.org/abs/1610.07629
+pictures   one network reads 100 numbers from the style picture, the other paints with them: Ghiasi, Lee, Kudlur,
            Dumoulin, Shlens, 2017, https://arxiv.org/abs/1705.06830
 """
 
@@ -19,12 +19,12 @@ from models.errors import OutOfMemory
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.styles import TASK
 
-# The painters halve a picture twice, and their padding wants some pixels to reflect.
+# The networks halve a picture twice, and their reflection padding needs a few pixels.
 MULTIPLE = 4
 SMALLEST_SIDE = 32
-# The network that reads a style takes pictures of this size only.
+# The network that reads a style accepts only this size.
 READ_SIDE = 256
-# A style's strokes have a size in pixels; on a picture much larger they are too fine to be seen. It bounds memory, too.
+# Strokes have a fixed size in pixels and vanish on a much larger picture. The limit also bounds memory.
 PAINTED_SIDE = 1024
 
 LANCZOS = Image.Resampling.LANCZOS
@@ -69,7 +69,7 @@ class Engine:
         return np.asarray(self.painter.run(None, {image: pixels[None], style: vector})[0])[0]
 
     def _read(self, style: np.ndarray) -> np.ndarray:
-        """What is particular to the middle of a style picture: float32, shape (1, 1, 1, 100)."""
+        """The style of the middle of a picture: float32, shape (1, 1, 1, 100)."""
         height, width = style.shape[:2]
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
@@ -78,7 +78,7 @@ class Engine:
 
 
 def painted(image: np.ndarray, paint: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`paint`, which takes and gives floats from 0 to 1 and wants certain sizes, on uint8 of any size."""
+    """Apply `paint`, which works on floats from 0 to 1 in certain sizes, to uint8 of any size."""
     height, width = image.shape[:2]
     shrink = min(1, PAINTED_SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -89,8 +89,8 @@ def painted(image: np.ndarray, paint: Callable[[np.ndarray], np.ndarray]) -> np.
 
 
 def reflected(image: np.ndarray) -> np.ndarray:
-    """Enlarged at the bottom and the right to a size that the painters take, by its own mirror image: any edge there
-    would be painted too."""
+    """Pad the bottom and the right to a size that the networks accept. The padding mirrors the picture, because any
+    edge there would be painted too."""
     rows, columns = (max(SMALLEST_SIDE, -(-side // MULTIPLE) * MULTIPLE) - side for side in image.shape[:2])
     return np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="reflect")
 

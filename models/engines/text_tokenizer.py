@@ -1,4 +1,4 @@
-"""The tokenizer half of every embedding engine."""
+"""The tokenizer of all embedding engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 
 class TextTokenizer:
-    """A tokenizer.json, with neither truncation nor padding of its own."""
+    """The tokenizer of a tokenizer.json, with truncation and padding switched off."""
 
     def __init__(self, folder: Path):
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""Weights that are quantized as transformers loads them, by the libraries that it has settings for."""
+"""Quantization of weights while transformers loads them, with the libraries that it supports."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-# Numbers that a quantized model reckons with between its weights.
+# The type of a quantized model's activations.
 COMPUTED_IN = torch.bfloat16
 INSTALL = {"torchao": "pip install torchao", "bitsandbytes": "pip install bitsandbytes"}
 
 
 def quantization_config(name: str, gpu: bool) -> Any:
-    """transformers' own configuration of a way to quantize.
+    """transformers' configuration for a quantization method.
 
     Args:
-        name: as a catalog row has it under `engine: {quantization: ...}`.
+        name: from the catalog, `engine: {quantization: ...}`.
         gpu: whether the model runs on one.
 
     Raises:
-        ValueError: there is no such way.
-        RuntimeError: its library is not installed, or it needs a GPU. The message says which and what to do.
+        ValueError: there is no such method.
+        RuntimeError: its library is not installed, or it needs a GPU. The message says what to do.
     """
     if name not in WAYS:
         raise ValueError(f"transformers quantizes by {', '.join(WAYS)}, not {name!r}")
@@ -35,7 +35,7 @@ def quantization_config(name: str, gpu: bool) -> Any:
 
 
 def int8_weights() -> Any:
-    """int8 per output channel; multiplied in COMPUTED_IN."""
+    """int8 weights per output channel; products in COMPUTED_IN."""
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
@@ -43,7 +43,7 @@ def int8_weights() -> Any:
 
 
 def int8_dynamic() -> Any:
-    """int8 weights per output channel and int8 activations per token; multiplied in int8."""
+    """int8 weights per output channel and int8 activations per token; products in int8."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
     from transformers import TorchAoConfig
 
@@ -51,24 +51,24 @@ def int8_dynamic() -> Any:
 
 
 def int4_weights() -> Any:
-    """int4 in groups of 128 inputs; multiplied in COMPUTED_IN."""
+    """int4 weights in groups of 128 inputs; products in COMPUTED_IN."""
     from torchao.quantization import Int4WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    # This packing has its kernels in torch itself; the others take one library more.
+    # torch itself has kernels for this packing; the others need one more library.
     packing: Any = "tile_packed_to_4d"
     return TorchAoConfig(Int4WeightOnlyConfig(group_size=128, int4_packing_format=packing))
 
 
 def bitsandbytes_8bit() -> Any:
-    """LLM.int8() of Dettmers et al. 2022: columns with outliers stay in 16 bit."""
+    """LLM.int8(), Dettmers et al. 2022: columns with outliers stay in 16 bits."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
 def bitsandbytes_4bit() -> Any:
-    """NF4 with quantized scales, as of QLoRA, Dettmers et al. 2023."""
+    """NF4 with quantized scales, from QLoRA, Dettmers et al. 2023."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -79,7 +79,7 @@ def bitsandbytes_4bit() -> Any:
     )
 
 
-# name -> library, whether only a GPU runs it, what makes the configuration
+# name -> (library, whether it needs a GPU, function that makes the configuration)
 WAYS: dict[str, tuple[str, bool, Callable[[], Any]]] = {
     "torchao-int8-weights": ("torchao", False, int8_weights),
     "torchao-int8-dynamic": ("torchao", False, int8_dynamic),

@@ -22,8 +22,8 @@ OF_THE_SESSION = ("provider", "threads")
 
 class Engine(TiledUpscaling):
     """
-    The folder has draw.onnx, which ends in uint8 pixels; trunk.onnx, for networks that have a first part; and
-    config.json, with how far each of them sees. The first of the two takes uint8 pixels.
+    The folder has draw.onnx, whose output is uint8 pixels; trunk.onnx, for networks with a first part; and config.json,
+    with the reach of each. The input of the first is uint8 pixels.
     """
 
     def __init__(self, folder: Path, variant: VariantSpec):
@@ -53,7 +53,7 @@ class Engine(TiledUpscaling):
         return self._run(self.draw_session, part)
 
     def _run(self, session: InferenceSession, value: np.ndarray) -> np.ndarray:
-        """One run, during which `on_layer` is asked every moment whether to go on: the runtime tells of no layers."""
+        """One run. ONNX Runtime does not report layers, so `on_layer` is called at short intervals instead."""
         options = onnxruntime.RunOptions()
         inputs = {session.get_inputs()[0].name: np.ascontiguousarray(value)}
         self._on_layer()
@@ -63,7 +63,7 @@ class Engine(TiledUpscaling):
                 wait([running], timeout=SECONDS_BETWEEN_LOOKS)
                 self._on_layer()
         finally:
-            # After the last layer this does nothing.
+            # Does nothing after the last layer.
             options.terminate = True
             wait([running])
         return np.asarray(running.result()[0])

@@ -1,7 +1,7 @@
-"""Upscaling in tiles, so that memory does not grow with the picture: what all engines of upscalers share.
+"""Upscaling in tiles, shared by all upscaling engines, so that memory does not grow with the picture.
 
-A tile is worked on with as much around it as shows in it, so the result has no seams. At the picture's own edge nothing
-is around it, and the network pads as it was trained.
+Each tile is processed with a margin as wide as the network's reach, so the result has no seams. At the edge of the
+picture there is no margin, and the network pads as in training.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SMALLEST_TILE = 32
 class TiledUpscaling(ABC):
     """
     Args:
-        trunk_tile: side of the tiles of the network's first part, in pixels of the picture.
-        draw_tile: and of its second part, which takes about 16 times the memory for each pixel.
+        trunk_tile: the side of tiles for the network's first part, in pixels of the picture.
+        draw_tile: the same for its second part, which needs about 16 times the memory per pixel.
     """
 
     def __init__(self, trunk_tile: int = 320, draw_tile: int = 128):
@@ -35,21 +35,21 @@ class TiledUpscaling(ABC):
     @property
     @abstractmethod
     def reaches(self) -> tuple[int, int]:
-        """How far the network's first and second part see, in pixels of the picture."""
+        """The reach of the network's first and second part, in pixels of the picture."""
 
     @abstractmethod
     def trunk(self, pixels: np.ndarray) -> Any:
-        """What the second part works on. pixels: uint8, (height, width, 3)."""
+        """The input of the second part. pixels: uint8, (height, width, 3)."""
 
     @abstractmethod
     def draw(self, features: Any, rows: slice, columns: slice) -> np.ndarray:
-        """A part of them, drawn: uint8, SCALE times as high and as wide, 3 channels."""
+        """A part of the features as pixels: uint8, SCALE times as high and as wide, 3 channels."""
 
     @abstractmethod
     def is_out_of_memory(self, error: Exception) -> bool: ...
 
-    def free_memory(self) -> None:  # noqa: B027 - most have nothing to do
-        """Give back what a failed tile left behind."""
+    def free_memory(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Free the memory that a failed tile left behind."""
 
     def upscale(self, image: np.ndarray, on_layer: Callable[[], None] = lambda: None) -> np.ndarray:
         self._on_layer = on_layer
@@ -60,7 +60,7 @@ class TiledUpscaling(ABC):
             except Exception as error:
                 if not self.is_out_of_memory(error):
                     raise
-            # Outside of the `except`, where the error no longer holds what the tile that failed was made of.
+            # Outside the `except` block, so that the exception no longer references the failed tile's tensors.
             self.free_memory()
             trunk_tile, draw_tile = max(SMALLEST_TILE, trunk_tile // 2), draw_tile // 2
             if draw_tile < SMALLEST_TILE:
@@ -71,7 +71,7 @@ class TiledUpscaling(ABC):
     def _in_tiles(self, image: np.ndarray, trunk_tile: int, draw_tile: int) -> np.ndarray:
         height, width = image.shape[:2]
         result = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
-        # What is drawn at the edge of a trunk's tile sees beyond it, so the trunk's tiles reach farther by that.
+        # The second part sees beyond the edge of a trunk tile, so trunk tiles are larger by its reach.
         trunk_reach, near = self.reaches
         far = trunk_reach + near
         for rows, columns in tiles(Span(0, height, height), Span(0, width, width), trunk_tile, far):
@@ -84,7 +84,7 @@ class TiledUpscaling(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the rows or columns of a picture, of which there are `limit`, and what around it shows in it."""
+    """A stretch of a picture's rows or columns, of which there are `limit`, with the margins it is affected by."""
 
     start: int
     stop: int
@@ -97,12 +97,12 @@ class Span:
         return slice(self.first_seen, self.last_seen)
 
     def seen_from(self, other: Span) -> slice:
-        """`seen`, counted from the first that `other` sees."""
+        """`seen`, relative to the start of what `other` sees."""
         return slice(self.first_seen - other.first_seen, self.last_seen - other.first_seen)
 
     @property
     def kept(self) -> slice:
-        """Of the enlarged `seen`, what is no margin."""
+        """The part of the enlarged `seen` that is not margin."""
         return slice((self.start - self.first_seen) * SCALE, (self.stop - self.first_seen) * SCALE)
 
     @property
@@ -115,9 +115,9 @@ def tiles(rows: Span, columns: Span, side: int, reach: int) -> Iterator[tuple[Sp
 
 
 def spans(whole: Span, side: int, reach: int) -> Iterator[Span]:
-    """Parts of nearly equal length, none above `side`, that see `reach` on both sides where there is so much.
+    """Parts of nearly equal length, at most `side`, with margins of `reach` where the picture has them.
 
-    One part, where that sees no more than a part in the middle would.
+    A single part, if it is no longer than a middle part with its margins.
     """
     length = whole.stop - whole.start
     parts = 1 if length <= side + 2 * reach else -(-length // side)

@@ -24,8 +24,8 @@ PARTS = ("trunk", "draw")
 class Engine(TiledUpscaling):
     """
     Args:
-        compile: let torch write kernels for the network's two parts. It takes a minute, at the first picture; and what
-            runs can be stopped between tiles only, not between layers.
+        compile: have torch compile the network's two parts. That takes a minute at the first picture, and work can then
+            be stopped only between tiles, not between layers.
     """
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype, compile: bool = False, **tiles: int):

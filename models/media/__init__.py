@@ -1,1 +1,1 @@
-"""Encoded media to arrays and back, with limits that hold before any work is done."""
+"""Encoded media to arrays and back. Limits are checked before any work is done."""

@@ -1,4 +1,4 @@
-"""Picture files from strangers to arrays."""
+"""Untrusted picture files to arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from models.errors import InvalidMedia, ServingError
 from models.media.headers import BROKEN, check_size, inspect_image
 
-# A file of a few kilobytes can have thousands of scans, each a pass over all pixels. Programs write about ten.
+# A file of a few kilobytes can contain thousands of scans, each a pass over all pixels. Real encoders write about ten.
 MOST_JPEG_SCANS = 100
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -31,11 +31,11 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, most_megapixels: float, param: str) -> DecodedImage:
-    """The pixels of a png, jpeg or webp file, whatever its colour mode.
+    """The pixels of a png, jpeg or webp file in any colour mode.
 
     Raises:
-        InvalidMedia: not a picture, broken, cut off or animated.
-        PayloadTooLarge: more pixels than `most_megapixels` million, by its header.
+        InvalidMedia: not a picture, or a broken, truncated or animated one.
+        PayloadTooLarge: by its header, more than `most_megapixels` million pixels.
     """
     header = inspect_image(data, most_megapixels, param)
     if header.format == "jpeg" and data.count(b"\xff\xda") > MOST_JPEG_SCANS:
@@ -58,9 +58,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> DecodedImage:
-    """A picture of any mode that the three formats have, in 8 bits of sRGB."""
+    """A picture in any mode that the three formats allow, converted to 8-bit sRGB."""
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
         image = _eight_bits(image)
     alpha = None
     if image.has_transparency_data:
@@ -85,7 +85,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours by the file's profile. A profile that is broken, or of another colour space, is ignored."""
+    """Convert colours with the file's profile. A broken profile, or one for another colour space, is ignored."""
     with suppress(Exception):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")

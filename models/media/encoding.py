@@ -1,4 +1,4 @@
-"""From arrays to picture files, with metadata that says how they were made."""
+"""Arrays to picture files, with metadata that says how they were made."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from models.media.formats import Output
 
-# Of one fact: a jpeg segment holds 64 KiB, and all the facts go into one.
+# Characters per fact: all facts go into one jpeg segment, which holds 64 KiB.
 MOST_FACT_CHARACTERS = 2000
 
-# A photograph of 600x512 takes 28 ms and 476 kB at level 3, 70 ms and 462 kB at level 6, which is the usual.
+# A 600x512 photograph takes 28 ms and 476 kB at level 3, but 70 ms and 462 kB at level 6, the usual default.
 PNG_LEVEL = 3
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -25,7 +25,7 @@ _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class DigitalSource(StrEnum):
-    """How a picture came to be: http://cv.iptc.org/newscodes/digitalsourcetype/"""
+    """How a picture was made: http://cv.iptc.org/newscodes/digitalsourcetype/"""
 
     GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
     EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -42,17 +42,17 @@ def encode_image(
     alpha: np.ndarray | None = None,
     digital_source: DigitalSource = GENERATED,
 ) -> bytes:
-    """A picture file that says how it was made. It has no date in it, so the same arguments give the same bytes.
+    """A picture file that says how it was made. It contains no date, so the same arguments give the same bytes.
 
     Args:
         pixels: uint8, shape (height, width, 3).
-        facts: such as model and seed, by names that XML allows; values are cut to 2000 characters. They are in the XMP
-            packet of every format, and in text chunks of a png.
-        alpha: uint8, shape (height, width), 0 is transparent. It is kept unless `output` is opaque or a jpeg: then the
-            picture lies on white.
+        facts: such as model and seed, by names that are valid in XML; values are cut to 2000 characters. They go into
+            the XMP packet of every format, and into text chunks of a png.
+        alpha: uint8, shape (height, width), 0 is transparent. It is kept unless `output` is opaque or a jpeg; then the
+            picture is put on a white background.
 
     Raises:
-        ValueError: a fact's name is not one that XML allows.
+        ValueError: a fact's name is not valid in XML.
     """
     facts = {name: _NOT_XML.sub("", value)[:MOST_FACT_CHARACTERS] for name, value in facts.items()}
     packet = xmp_packet(facts, digital_source)
@@ -61,7 +61,7 @@ def encode_image(
     if output.format == "png":
         image.save(file, "PNG", compress_level=PNG_LEVEL, pnginfo=_text_chunks(facts, packet))
     elif output.format == "jpeg":
-        # Above 90 colours are stored as sharply as brightness.
+        # Above 90, store colour at the same resolution as brightness.
         subsampling = 0 if output.compression > 90 else 2
         image.save(file, "JPEG", quality=max(1, output.compression), subsampling=subsampling, xmp=packet)
     else:
@@ -70,7 +70,7 @@ def encode_image(
 
 
 def xmp_packet(facts: Mapping[str, str], digital_source: DigitalSource) -> bytes:
-    """Metadata as of ISO 16684-1: how the picture came to be, in IPTC's terms, and the facts, in terms of our own."""
+    """XMP metadata (ISO 16684-1): how the picture was made, in IPTC's terms, and the facts, in a namespace of ours."""
     for name in facts:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a fact")

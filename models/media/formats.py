@@ -1,4 +1,4 @@
-"""Formats of files: their media types, and how pictures are written."""
+"""File formats: their media types, and options for writing pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEDIA_TYPES: dict[Format, str] = {
     "opus": "audio/ogg",  # RFC 7845: Opus in an Ogg file
     "mp4": "video/mp4",
 }
-"""The media type (`Content-Type`) of each format that models write; formats are also the suffixes of files."""
+"""The media type (`Content-Type`) of each format that models write. A format is also a file suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Output:
     """How a picture is written.
 
     Attributes:
-        compression: quality of jpeg and lossy webp, 0 to 100; png is always lossless.
-        background: transparent keeps or makes an alpha channel, which a jpeg cannot have.
+        compression: the quality of jpeg and lossy webp, 0 to 100. png is always lossless.
+        background: `transparent` keeps or adds an alpha channel, which a jpeg cannot have.
     """
 
     format: PictureFormat = "png"

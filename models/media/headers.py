@@ -1,5 +1,5 @@
-"""Format and size of a picture, from the first bytes of its file. Nothing is decoded and no memory is allocated, so a
-file of a few bytes that claims gigapixels costs nothing to refuse."""
+"""The format and size of a picture, from the first bytes of its file. Nothing is decoded and no memory allocated, so a
+tiny file that claims gigapixels is cheap to refuse."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.media.formats import PictureFormat
 NOT_A_PICTURE = "is not a png, jpeg or webp file. Send a picture in one of these formats."
 BROKEN = "is broken or cut off. Send it again as a whole png, jpeg or webp file."
 
-# Markers that start a frame: baseline, extended, progressive and so on (ITU T.81, table B.1), without DHT, JPG and DAC.
+# Markers that start a frame: baseline, extended, progressive and so on (ITU T.81, table B.1), except DHT, JPG and DAC.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
-# Chunks, segments and padding before the pixels, at most: other requests wait while a header is read.
+# The most chunks, segments and padding before the pixels. Other requests wait while a header is read.
 MOST_PARTS = 1000
 
 
@@ -24,8 +24,8 @@ MOST_PARTS = 1000
 class ImageHeader:
     """
     Attributes:
-        width, height: pixels as stored; EXIF orientation may turn the picture when it is decoded.
-        animated: it has several frames.
+        width, height: pixels as stored. EXIF orientation may rotate the picture when it is decoded.
+        animated: the file has several frames.
     """
 
     format: PictureFormat
@@ -35,11 +35,11 @@ class ImageHeader:
 
 
 def inspect_image(data: bytes, most_megapixels: float, param: str) -> ImageHeader:
-    """The header of a picture that is within the limits.
+    """Read a picture's header and check the limits.
 
     Raises:
-        InvalidMedia: not a png, jpeg or webp, cut off in the header, without pixels, or animated.
-        PayloadTooLarge: more pixels than `most_megapixels` million.
+        InvalidMedia: not a png, jpeg or webp; truncated in the header; without pixels; or animated.
+        PayloadTooLarge: more than `most_megapixels` million pixels.
     """
     header = read_header(data, param)
     check_size(header.width, header.height, most_megapixels, param)
@@ -70,7 +70,7 @@ def check_size(width: int, height: int, most_megapixels: float, param: str) -> N
 
 
 def _png(data: bytes) -> ImageHeader:
-    """https://www.w3.org/TR/png-3/: IHDR comes first; acTL, before IDAT, makes it an animation."""
+    """https://www.w3.org/TR/png-3/: IHDR comes first. An acTL before IDAT marks an animation."""
     if _slice(data, 12, 4) != b"IHDR":
         raise ValueError
     width, height = int.from_bytes(_slice(data, 16, 4)), int.from_bytes(_slice(data, 20, 4))
@@ -99,7 +99,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         if marker in _JPEG_FRAMES:
             height, width = int.from_bytes(_slice(data, at + 3, 2)), int.from_bytes(_slice(data, at + 5, 2))
             return ImageHeader("jpeg", width, height)
-        if marker in (0xD9, 0xDA):  # its end, or pixels, before a frame
+        if marker in (0xD9, 0xDA):  # the end or the pixels, before any frame
             raise ValueError
         at += max(2, int.from_bytes(_slice(data, at, 2)))
     raise ValueError
@@ -124,7 +124,7 @@ def _webp(data: bytes) -> ImageHeader:
 
 
 def _slice(data: bytes, at: int, length: int) -> bytes:
-    """Exactly so many bytes. Raises IndexError at the end of the file."""
+    """Exactly this many bytes. Raises IndexError at the end of the file."""
     part = data[at : at + length]
     if len(part) != length:
         raise IndexError

@@ -1,4 +1,4 @@
-"""Small media to try things with."""
+"""Small media for samples."""
 
 import base64
 
@@ -9,4 +9,4 @@ _GREY = (
 GREY = base64.b64decode(_GREY)
 """A grey picture of 64x64 pixels, a PNG of 100 bytes."""
 GREY_URL = "data:image/png;base64," + _GREY
-"""The same, as JSON bodies have it."""
+"""The same as a data URL, the form in JSON bodies."""

@@ -1,4 +1,4 @@
-"""The judges a policy asks for, failing closed: what they cannot judge is withheld."""
+"""The judges of a content policy. They fail closed: a picture that they cannot judge is withheld."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from models.safety.policy import Judge, OutputPolicy, Verdict
 from models.safety.sources import NUDENET, OPEN_NSFW
 from models.weights import Report, fetch_source
 
-# Judges that could not be loaded, because an index was out of reach perhaps, are tried again after so many seconds.
+# Seconds before another attempt to load judges that could not be loaded, for example because of a network failure.
 RETRY_S = 60.0
 
 Failure = Callable[[str, Exception], None]
 
 
 def load_judges(policy: OutputPolicy, report: Report) -> Sequence[Judge]:
-    """Fetch what the policy's judges need, and load them. Blocks; raises what goes wrong."""
+    """Fetch the weights of the policy's judges, and load them. Blocks, and lets any exception through."""
     judges: list[Judge] = [OpenNsfw(fetch_source("open-nsfw", OPEN_NSFW, report), policy.nsfw_threshold)]
     if policy.second_opinion:
         judges.append(NudeNet(fetch_source("nudenet", NUDENET, report), policy.nudity_threshold))
@@ -31,8 +31,8 @@ class OutputJudges:
     """All judges of a policy. Methods block and are called from one thread at a time; none raises.
 
     Args:
-        on_failure: is told what failed, and why.
-        load: the judges of the policy.
+        on_failure: is called with what failed, and the exception.
+        load: loads the policy's judges.
     """
 
     def __init__(self, load: Callable[[], Sequence[Judge]], on_failure: Failure):
@@ -51,7 +51,7 @@ class OutputJudges:
             self._on_failure("the judges could not be loaded", error)
 
     def judge(self, pixels: np.ndarray) -> Verdict:
-        """The verdict of the first judge that withholds, or else of the last one; withheld by nobody if one failed."""
+        """The verdict of the first judge that withholds, else of the last. Withheld by no judge if one fails."""
         if not self._judges and time.monotonic() >= self._next_try:
             self.load()
         verdict = Verdict(withheld=True, judge="")

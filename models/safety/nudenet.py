@@ -9,7 +9,7 @@ import numpy as np
 from models.safety.policy import Verdict
 
 SIDE = 320
-# Of its 18 classes, by number, those that withhold a picture.
+# The numbers of those of its 18 classes that withhold a picture.
 EXPOSED = {
     2: "buttocks exposed",
     3: "female breast exposed",
@@ -17,7 +17,7 @@ EXPOSED = {
     6: "anus exposed",
     14: "male genitalia exposed",
 }
-FIRST_CLASS = 4  # after the four numbers of a box
+FIRST_CLASS = 4  # after the four coordinates of a box
 
 
 class NudeNet:
@@ -56,7 +56,7 @@ def squared(pixels: np.ndarray) -> np.ndarray:
 
 
 def bilinear(square: np.ndarray, side: int) -> np.ndarray:
-    """Resized between the four nearest pixels, also where it shrinks, as OpenCV does it and NudeNet's own code."""
+    """Bilinear resizing without antialiasing, as in OpenCV and NudeNet's own code."""
     length = len(square)
     at = ((np.arange(side) + 0.5) * length / side - 0.5).clip(0, length - 1)
     low = np.floor(at).astype(int)

@@ -1,4 +1,4 @@
-"""What pictures may leave the cluster, and what a judge says of one."""
+"""Which pictures may leave the cluster, and a judge's verdict on one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class OutputPolicy(BaseModel):
-    """Which pictures are withheld. Off unless enabled; when it is, a picture that cannot be judged is withheld too.
+    """Which pictures are withheld. Off by default. When enabled, it also withholds a picture that cannot be judged.
 
     Attributes:
         enabled: have every finished picture judged by Open NSFW.
-        nsfw_threshold: withheld from this score on. Open NSFW's authors call scores below 0.2 safe and above 0.8 most
-            likely not.
-        second_opinion: also ask NudeNet, which finds parts of the body. It can only withhold more. Its weights are
-            under the AGPL-3.0.
-        nudity_threshold: withheld from this score of an exposed part on. NudeNet itself reports from 0.2 on.
+        nsfw_threshold: the score at which a picture is withheld. Open NSFW's authors call scores below 0.2 safe and
+            scores above 0.8 highly likely to be unsafe.
+        second_opinion: also ask NudeNet, which detects parts of the body. It can only withhold more pictures. Its
+            weights are under the AGPL-3.0.
+        nudity_threshold: the score of an exposed part at which a picture is withheld. NudeNet itself reports scores
+            of 0.2 and more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,8 +34,8 @@ class OutputPolicy(BaseModel):
 class Verdict:
     """
     Attributes:
-        judge: who decided; empty if nobody could.
-        scores: what the judge measured, by name, from 0 to 1.
+        judge: the name of the one that decided; empty if none could.
+        scores: the judge's measurements by name, 0 to 1.
     """
 
     withheld: bool
@@ -48,5 +49,5 @@ class Judge(Protocol):
     name: str
 
     def judge(self, pixels: np.ndarray) -> Verdict:
-        """Of uint8, shape (height, width, 3), RGB."""
+        """The verdict on a picture: uint8, shape (height, width, 3), RGB."""
         ...

@@ -1,4 +1,4 @@
-"""Where the weights of judges come from."""
+"""The sources of the judges' weights."""
 
 from models.sources import WheelSource
 

@@ -1,4 +1,4 @@
-"""Engines that work on several requests at once: what a task needs that has no server of its own."""
+"""The engine protocol for tasks without a server of their own: engines that work on several requests at once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class BatchEngine(Protocol[Q_contra, A_co]):
     """A loaded model that gives one answer to each request. Methods block; `run` is called from one thread at a time.
 
     Attributes:
-        largest_batch: requests that `run` takes at once.
-        largest_cost: of a batch: the highest cost in it times the number of its requests, as if all were padded to it.
+        largest_batch: the most requests in one `run`.
+        largest_cost: the highest cost of a batch. It counts as if all its requests were padded to the costliest one.
     """
 
     largest_batch: int
     largest_cost: float
 
     def cost(self, request: Q_contra) -> float:
-        """How much work a request is beside others, such as its length. Requests of similar cost share a batch.
+        """The relative amount of work in a request, such as its length. Requests of similar cost share a batch.
 
         Raises:
-            InvalidRequest: this model cannot answer it.
+            InvalidRequest: this model cannot answer the request.
         """
         ...
 
@@ -32,6 +32,6 @@ class BatchEngine(Protocol[Q_contra, A_co]):
         """The answers, in order.
 
         Raises:
-            ServingError: of the whole batch.
+            ServingError: the whole batch failed.
         """
         ...

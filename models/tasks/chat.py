@@ -1,8 +1,8 @@
 """Chat and text completion, in OpenAI's wire form.
 
-The results of this task cross processes as the bytes that a client will read: one JSON document, or the events of a
-stream. vLLM writes that form itself, with tool calls, log probabilities and usage; taking it apart in the replica to
-put it together again in the router would cost CPU for every token and add nothing. See docs/decisions/0002.
+Results cross processes as the bytes that a client will read: one JSON document, or the events of a stream. vLLM writes
+that form itself, with tool calls, log probabilities and usage. Parsing it in the replica and writing it again in the
+router would cost CPU for every token and gain nothing. See docs/decisions/0002.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS
 class GenerationRequest:
     """
     Attributes:
-        body: the request's JSON body, checked against the wire model: OpenAI's names and vLLM's extensions.
-        request_id: the id in logs; also the tail of the answer's `id`.
+        body: the request's JSON body, validated by the wire model: OpenAI's fields and vLLM's extensions.
+        request_id: the id in logs, and the end of the answer's `id`.
         size: of the body as it was sent, in bytes.
     """
 
@@ -36,7 +36,7 @@ class GenerationRequest:
         return bool(self.body.get("stream"))
 
 
-# Of a body, over which it goes through the object store.
+# Bytes of a body above which it goes through the object store.
 LARGE_BODY = 512 << 10
 
 
@@ -51,13 +51,13 @@ COMPLETE = Stream("complete", GenerationRequest, bytes, large=is_large)
 class ChatEngine(Protocol):
     """A loaded language model.
 
-    `chat` and `complete` yield one JSON document, or for a stream server-sent events, each `data: ...` with its blank
-    line, the last being `data: [DONE]`. Closing the iterator stops the generation.
+    `chat` and `complete` yield one JSON document. For a stream they yield server-sent events, each `data: ...` with its
+    blank line; the last is `data: [DONE]`. Closing the iterator stops the generation.
 
     Raises:
-        InvalidRequest: before the first item, for a body the model cannot serve (UnsupportedParameter,
+        InvalidRequest: before the first item, for a body that the model cannot serve (UnsupportedParameter,
             ContextLengthExceeded among them).
-        EngineFailed: the model broke.
+        EngineFailed: the model failed.
     """
 
     def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]: ...
@@ -82,7 +82,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def sample(settings: Settings) -> tuple[Ask[Any, Any], ...]:
-    """A prompt and an answer of usual length, twice: kernels are made for the shapes that they are first used with."""
+    """A prompt and an answer of usual length, twice: kernels are compiled for the shapes they first meet."""
     body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
     return tuple(CHAT(GenerationRequest(body, f"warm-up-{number}")) for number in range(2))
 

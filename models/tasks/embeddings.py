@@ -1,7 +1,7 @@
 """Embeddings: texts or token ids in, unit vectors out.
 
-An engine works in two steps, so that a server can pack the token lists of many requests into batches by length:
-`encode` (texts to token ids, cheap) and `embed` (a batch of token ids to vectors, the model).
+An engine works in two steps: `encode` (texts to token ids, cheap) and `embed` (a batch of token ids to vectors, the
+model). So a server can pack the token lists of many requests into batches by length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Dimensions(Spec):
-    """Sizes an embedding can be cut to. Cutting is truncation and renormalising, as OpenAI's `dimensions` is."""
+    """The sizes that an embedding can be cut to: truncated and renormalised, like OpenAI's `dimensions`."""
 
     native: int = Field(gt=0)
     smallest: int = Field(gt=0)
@@ -41,8 +41,8 @@ class EmbeddingRequest:
     """
     Attributes:
         inputs: texts, or token ids that are used as they are (special tokens included).
-        truncate: cut longer inputs to this many tokens; None refuses inputs over the model's limit.
-        dimensions: length of the vectors, at most the model's; None is the model's own.
+        truncate: cut longer inputs to this many tokens. None: refuse inputs over the model's limit.
+        dimensions: length of the vectors, at most the model's own, which None stands for.
     """
 
     inputs: tuple[str | tuple[int, ...], ...]
@@ -67,7 +67,7 @@ class EmbeddingResult:
         return Usage({PROMPT_TOKENS: self.prompt_tokens})
 
 
-# From this many inputs on, the answer may be over half a megabyte and goes through the object store.
+# With this many inputs, the answer may be over half a megabyte and goes through the object store.
 MANY_INPUTS = 128
 
 EMBED = Unary("embed", EmbeddingRequest, EmbeddingResult, large=lambda request: len(request.inputs) >= MANY_INPUTS)
@@ -87,7 +87,7 @@ class EmbeddingEngine(Protocol):
         ...
 
     def truncate(self, tokens: list[int], length: int) -> list[int]:
-        """At most `length` tokens, still ending as the model expects an input to end."""
+        """The first tokens, at most `length`, with the end that the model expects of an input."""
         ...
 
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:

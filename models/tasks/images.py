@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ImageSettings(Settings):
-    """What an image model makes best, and what it can be asked for."""
+    """An image model's defaults and limits."""
 
     width: int = Field(gt=0, description="pixels that it was trained on, the default")
     height: int = Field(gt=0)
@@ -73,12 +73,12 @@ class ImageSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A picture that says where things are: edges, depth or a pose.
+    """A picture that guides the composition: edges, depth or a pose.
 
     Attributes:
         kind: one of the model's `controls`.
-        image: an encoded picture; it is used as it is, nothing is detected in it.
-        weight: how much it counts; 1 is what the ControlNet was trained with.
+        image: an encoded picture of the edges, depth or pose itself; nothing is detected in it.
+        weight: its strength; 1 is the strength that the ControlNet was trained with.
     """
 
     kind: str
@@ -88,7 +88,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA of the model's `adapters`, with its weight."""
+    """One of the model's `adapters`, which are LoRAs, with its weight."""
 
     name: str
     weight: float = 1.0
@@ -98,15 +98,15 @@ class Adapter:
 class ImageRequest:
     """
     Attributes:
-        n: pictures; number i has the seed `seed + i`.
-        width, height: pixels; None is the model's own size, or that of `image`.
-        steps, guidance, scheduler: None is the model's own.
-        seed: below 2**63; None lets the server draw one.
+        n: the number of pictures; picture i has the seed `seed + i`.
+        width, height: pixels. None: the size of `image`, or else the model's own.
+        steps, guidance, scheduler: None stands for the model's own.
+        seed: below 2**63. None: the server draws one.
         image: an encoded picture to start from: an edit, or with an empty prompt a variation.
-        mask: an encoded picture as large as `image`; where it is transparent (or white, if it has no alpha channel)
-            `image` is repainted, elsewhere it stays as it is. Without it, transparent parts of `image` are repainted.
-        strength: how far to go from `image`, above 0 to 1; None is the model's own.
-        partial_images: unfinished pictures shown of each one on the way, for streams.
+        mask: an encoded picture as large as `image`. Where it is transparent, `image` is repainted; a mask without an
+            alpha channel marks those parts in white. Without a mask, transparent parts of `image` are repainted.
+        strength: how far to depart from `image`, above 0 to 1. None stands for the model's own.
+        partial_images: for streams, how many unfinished versions of each picture to show.
     """
 
     prompt: str
@@ -135,7 +135,7 @@ class ImageEvent:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage(ImageEvent):
-    """A finished picture. `data` is a file of the format asked for, with its making written into its metadata."""
+    """A finished picture. `data` is a file in the requested format; its metadata says how it was made."""
 
     index: int
     data: bytes
@@ -144,7 +144,7 @@ class EncodedImage(ImageEvent):
 
 @dataclass(frozen=True, slots=True)
 class ImageResult(ImageEvent):
-    """The pictures and how they were made: with the same values, model and variant they can be made again."""
+    """The pictures and how they were made. The same values, model and variant make the same pictures again."""
 
     images: tuple[EncodedImage, ...]
     width: int
@@ -159,7 +159,7 @@ class ImageResult(ImageEvent):
 
 @dataclass(frozen=True, slots=True)
 class Progress(ImageEvent):
-    """An item of a stream: picture `index` has done `step` of its `steps`."""
+    """An item of a stream: picture `index` has completed `step` of its `steps`."""
 
     index: int
     step: int
@@ -168,7 +168,7 @@ class Progress(ImageEvent):
 
 @dataclass(frozen=True, slots=True)
 class PartialImage(ImageEvent):
-    """An item of a stream: how picture `index` would look if it ended now, an encoded file."""
+    """An item of a stream: an encoded file of how picture `index` would look if it stopped now."""
 
     index: int
     partial_index: int
@@ -181,7 +181,7 @@ MAKE_STREAM = Stream("make_stream", ImageRequest, ImageEvent, large=always)
 
 @dataclass(frozen=True, slots=True)
 class ControlPicture:
-    """A Control, decoded: uint8, shape (height, width, 3), as large as the picture to make."""
+    """A decoded Control: uint8, shape (height, width, 3), as large as the picture to make."""
 
     kind: str
     pixels: np.ndarray
@@ -190,12 +190,12 @@ class ControlPicture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One picture to make, every value settled.
+    """One picture to make, with every value decided.
 
     Attributes:
         image: to start from; uint8, shape (height, width, 3).
-        mask: what of it to repaint; float32, shape (height, width), 1 is repainted, 0 stays.
-        strength: how far from `image`, above 0 to 1.
+        mask: the parts of `image` to repaint; float32, shape (height, width), 1 is repainted, 0 stays.
+        strength: how far to depart from `image`, above 0 to 1.
     """
 
     prompt: str
@@ -218,11 +218,11 @@ class Picture:
 
 
 class Denoising(Protocol):
-    """A picture on its way, between `start` and `finish`. What else is in it is the engine's own.
+    """A picture between `start` and `finish`. Engines keep their own state in it too.
 
     Attributes:
         batch_key: pictures with equal keys can share a step.
-        step: steps done. steps: steps in all; with `image` and a strength below 1 fewer than were asked for.
+        step: steps done. steps: steps in all; fewer than requested with `image` and a strength below 1.
         prompt_tokens: tokens of the prompt.
     """
 
@@ -236,8 +236,8 @@ class Denoising(Protocol):
 class ImageEngine(Protocol):
     """A loaded image model. Methods block and are called from one thread at a time.
 
-    All may raise InvalidRequest, and OutOfMemory with the memory freed again: after it, the pictures of the call are as
-    they were before and can be tried in smaller batches.
+    All may raise InvalidRequest, and OutOfMemory. After OutOfMemory the memory is free again and the pictures of the
+    call are unchanged, so they can be retried in smaller batches.
 
     Attributes:
         schedulers: names that `Picture.scheduler` can have.
@@ -246,7 +246,7 @@ class ImageEngine(Protocol):
     schedulers: tuple[str, ...]
 
     def largest_batch(self, width: int, height: int) -> int:
-        """How many pictures of a size fit in memory at once; 0 when not even one does."""
+        """How many pictures of this size fit into memory at once; 0 if not even one does."""
         ...
 
     def start(self, picture: Picture) -> Denoising:
@@ -254,15 +254,15 @@ class ImageEngine(Protocol):
         ...
 
     def step(self, batch: Sequence[Denoising]) -> None:
-        """One step of each; all have one `batch_key`, and none has done all its steps."""
+        """Advance each by one step. All have the same `batch_key` and steps left."""
         ...
 
     def preview(self, denoising: Denoising) -> np.ndarray:
-        """How it would look if it ended now: uint8, shape (height, width, 3), perhaps smaller than the picture."""
+        """How it would look if it stopped now: uint8, shape (height, width, 3), perhaps smaller than the picture."""
         ...
 
     def finish(self, batch: Sequence[Denoising]) -> list[np.ndarray]:
-        """The pictures: uint8, shape (height, width, 3). All have done all their steps and have one size."""
+        """The finished pictures: uint8, shape (height, width, 3). All have completed their steps and have one size."""
         ...
 
 

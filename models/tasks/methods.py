@@ -1,7 +1,7 @@
-"""What a model of a task can be asked: its methods, as objects with types, in gRPC's kinds.
+"""The methods of a task's models, as typed objects of gRPC's kinds: unary, stream and duplex.
 
-A server declares which of its functions handles which method (`@handles`); the router calls by the object. So a type
-checker sees a wrong name, a wrong argument and a wrong result on both sides.
+A server declares which of its functions handles which method (`@handles`), and the router calls through the same
+object. So a type checker finds a wrong name, argument or result on both sides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar, overload
 from models.tasks.usage import Usage
 
 Q = TypeVar("Q")
-"""What is asked."""
+"""The type of a request."""
 A = TypeVar("A")
-"""What is answered; of a stream, one item of it."""
+"""The type of an answer, or of one item of a stream."""
 S = TypeVar("S")
 """A server's class."""
 
@@ -32,10 +32,10 @@ def always(request: Any) -> bool:
 class Method(Generic[Q, A]):
     """
     Attributes:
-        name: as it stands in logs and crosses processes.
-        request, result: the types of a request, and of an answer or an item of one.
+        name: in logs and between processes.
+        request, result: the types of a request, and of an answer or one item of a stream.
         large: whether a request or its answer may be over half a megabyte.
-        lookup: it looks something up and makes nothing: it takes no place among requests, and no time worth counting.
+        lookup: the method only looks something up. It needs no place among requests, and its time is not counted.
     """
 
     name: str
@@ -59,20 +59,20 @@ class Unary(Method[Q, A]):
 
 
 class Stream(Method[Q, A]):
-    """One request, an answer in items."""
+    """One request, a stream of items as the answer."""
 
     __slots__ = ()
 
 
 class Duplex(Method[Q, A]):
-    """Requests as they come, and items as they come, at the same time."""
+    """A stream of requests and a stream of items, at the same time."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ask(Generic[Q, A]):
-    """A request, with the method that it is for."""
+    """A request and its method."""
 
     method: Method[Q, A]
     request: Q
@@ -103,7 +103,7 @@ def handles(
 
 
 def handles(method: Any) -> Any:
-    """Declares that a function of a server handles a method. A Usage among the items of a stream is what it used up."""
+    """Declares that a function of a server handles a method. A stream reports what it used by yielding a Usage."""
 
     def mark(function: Any) -> Any:
         setattr(function, _MARK, method)
@@ -113,6 +113,6 @@ def handles(method: Any) -> Any:
 
 
 def handlers_of(server: type) -> dict[str, str]:
-    """The names of a server's functions by the names of the methods that they handle."""
+    """The names of a server's handlers, by method name."""
     marked = ((name, getattr(getattr(server, name, None), _MARK, None)) for name in dir(server))
     return {method.name: name for name, method in marked if method is not None}

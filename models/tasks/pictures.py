@@ -1,4 +1,4 @@
-"""What tasks that change one picture answer with."""
+"""The result of tasks that change one picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.tasks.usage import NOTHING, Usage
 
 @dataclass(frozen=True, slots=True)
 class PictureResult:
-    """One picture, changed. `data` is a file of the format asked for; width and height are pixels."""
+    """One changed picture. `data` is a file in the requested format; width and height are in pixels."""
 
     data: bytes
     width: int

@@ -30,7 +30,7 @@ class StyleSettings(Settings):
         """The style of this name.
 
         Raises:
-            InvalidRequest: there is none. The message has the names nearest to it, or all of them where none is near.
+            InvalidRequest: there is none. The message lists similar names, or all of them.
         """
         if name in self.styles:
             return name
@@ -48,8 +48,8 @@ class StyleRequest:
     """
     Attributes:
         image: an encoded picture, the content.
-        style: one of the model's named styles, or an encoded picture whose style is taken.
-        strength: 1 is the whole style, 0 none; between, the two are mixed.
+        style: one of the model's named styles, or an encoded picture to take the style from.
+        strength: 1 is the full style, 0 the unchanged picture; values between blend the two.
     """
 
     image: bytes

@@ -1,4 +1,4 @@
-"""The contract of a task: all that the rest of Medley needs to know of it, in one object."""
+"""The contract of a task: everything that the rest of Medley needs to know about it, in one object."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from models.tasks.usage import AUDIO_SECONDS, Count
 
 
 class Settings(Spec):
-    """What only models of one task have: `settings:` of a row of the catalog. A task without any has this one."""
+    """The `settings:` of a row of the catalog: what only models of its task have. A task without any uses this."""
 
     def parts(self) -> Mapping[str, Mapping[str, Source]]:
         """Weights beside the model's own, by kind and name, such as `{"adapter": {"watercolour": ...}}`."""
         return {}
 
     def card(self) -> dict[str, Any]:
-        """What `/v1/models` tells of them; `limits` is added to the limits there are."""
+        """What `/v1/models` shows of them. Its `limits` are added to the model's other limits."""
         return {}
 
 
 class Begins(StrEnum):
-    """What a stream's first piece is, so that a promise can be made on it."""
+    """What a stream begins with, so that the time to that can be promised."""
 
     TOKENS = "tokens"
     AUDIO = "audio"
 
 
 class Row(Protocol):
-    """What a contract reads of a row of the catalog."""
+    """The part of a catalog row that a contract reads."""
 
     @property
     def id(self) -> str: ...
@@ -52,13 +52,13 @@ S = TypeVar("S", bound=Settings)
 class Task(Generic[S]):
     """
     Attributes:
-        name: in the catalog, in `slo.yaml` and in metrics. By it the other parts are found; see models/tasks/parts.py.
-        settings: what a row's `settings:` must be.
-        methods: what a model can be asked.
-        counts: what a request uses up.
-        sample: small requests, each of another path through the engine: a replica answers them before the first real
-            one, so that this one finds everything paged in.
-        begins: what a stream begins with; None where nothing is promised on it.
+        name: in the catalog, in `slo.yaml` and in metrics. Other parts are found by it; see models/tasks/__init__.py.
+        settings: the type of `settings:` in the catalog.
+        methods: the methods that models of this task have.
+        counts: the units in which a request's usage is measured.
+        sample: small requests that together cover the paths through the engine. A replica answers them before the first
+            real request, which then finds everything loaded.
+        begins: what a stream begins with; None if nothing is promised about it.
         batched: a replica works on several requests at once, so it has a batch size.
     """
 
@@ -74,19 +74,19 @@ class Task(Generic[S]):
         return self.name
 
     def settings_of(self, row: Row) -> S:
-        """The settings of a model of this task, by their type. Raises TypeError: it is of another task."""
+        """The settings of a model of this task, with their type. Raises TypeError for a model of another task."""
         if row.task is not self or not isinstance(row.settings, self.settings):
             raise TypeError(f"{row.id} is a model for {row.task}, not for {self}")
         return row.settings
 
     @property
     def reads_tokens(self) -> bool:
-        """Its models cut text into tokens, and can be asked for them."""
+        """Its models can tokenize text for clients."""
         return TOKENIZE in self.methods
 
     @property
     def promises(self) -> tuple[str, ...]:
-        """The limits of `slo.yaml` that can be kept or broken for this task."""
+        """The limits of `slo.yaml` that apply to this task."""
         first = {
             None: (),
             Begins.TOKENS: ("time_to_first_token_s", "time_per_output_token_s"),

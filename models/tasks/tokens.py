@@ -1,4 +1,4 @@
-"""Tokens: text to token ids and back. Tasks whose models read text have these methods beside their own."""
+"""Tokens: text to token ids and back. Tasks whose models read text have these methods in addition to their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.tasks.methods import Unary
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
-    """A text, or for chat models the messages of a chat, to be cut into tokens."""
+    """A text to tokenize, or for chat models the messages of a chat."""
 
     text: str | None = None
     messages: tuple[dict, ...] | None = None

@@ -47,10 +47,10 @@ class UpscalingEngine(Protocol):
         """uint8, shape (height, width, 3) -> (height * scale, width * scale, 3).
 
         Args:
-            on_layer: is called many times on the way; what it raises ends the work.
+            on_layer: is called often while the model works. An exception that it raises ends the work.
 
         Raises:
-            OutOfMemory: even in the smallest tiles. The memory is free again.
+            OutOfMemory: not even the smallest tiles fit. The memory is free again.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What models count, and what a request used up of it: the one source of usage, metrics, promises and cost."""
+"""What models count, and how much of it a request used: the one source of usage, metrics, promises and cost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A counter as Prometheus has it.
+    """A Prometheus counter.
 
     Attributes:
-        name: with its unit, in the plural.
-        help: what is counted, in a sentence.
-        label: tells counts apart that share the counter; empty where there is one.
+        name: the unit, in the plural.
+        help: a sentence that says what is counted.
+        label: distinguishes the counts that share this counter; empty if there is only one.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Count:
     """
     Attributes:
         name: in usage and in logs.
-        counter: that adds it up. value: of the counter's label.
+        counter: the metric that sums it. value: this count's value of the counter's label.
     """
 
     name: str
@@ -37,16 +37,16 @@ class Count:
 TOKENS = Counter("medley_tokens", "Tokens read (direction: prompt) and written (direction: completion).", "direction")
 
 PROMPT_TOKENS = Count("prompt_tokens", TOKENS, "prompt")
-"""Read by the model, special tokens included."""
+"""Tokens that the model read, special tokens included."""
 COMPLETION_TOKENS = Count("completion_tokens", TOKENS, "completion")
-"""Written by it."""
+"""Tokens that the model wrote."""
 IMAGES = Count("images", Counter("medley_images", "Pictures made, enlarged or painted in another style."))
 AUDIO_SECONDS = Count("audio_seconds", Counter("medley_audio_seconds", "Seconds of sound made or listened to."))
 CHARACTERS = Count("characters", Counter("medley_characters", "Characters of the text that models were given."))
 
 
 class Usage:
-    """How much of each count a request used up: `Usage({PROMPT_TOKENS: 12})[PROMPT_TOKENS]`. What is not there is 0."""
+    """How much of each count a request used: `Usage({PROMPT_TOKENS: 12})[PROMPT_TOKENS]`. A missing count is 0."""
 
     __slots__ = ("_amounts",)
 

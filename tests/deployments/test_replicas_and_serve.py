@@ -97,7 +97,7 @@ async def test_the_time_of_a_call_is_that_of_the_work_and_not_of_what_only_looks
             clock.now += seconds
 
     call("chat", 2.0)
-    for method in ("tokenize", "detokenize", "wake"):
+    for method in ("tokenize", "detokenize"):
         for _ in range(100):
             call(method, 0.001)
     assert log.service_s == 2.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import load_catalog
-from models.registry import load_engine
+from models.registry import engine_class
 from models.sources import HubSource
 from models.specs import ModelSpec, Precision, VariantSpec
 from models.tasks import TASKS, chat, embeddings, images, styles, upscaling
@@ -27,6 +27,11 @@ def row(model: str, variant: str | None = None) -> tuple[ModelSpec, VariantSpec]
     """A model and a variant of it, of whatever precision, in float32."""
     spec = load_catalog().resolve(model)
     return spec, spec.variant(variant).model_copy(update={"precision": Precision.FP32})
+
+
+def load_engine(spec: ModelSpec, variant: VariantSpec) -> Any:
+    """Load a variant in this process from its weights, which must be on this machine."""
+    return engine_class(spec.task, variant.backend).load(spec, variant, locate(spec, variant))
 
 
 @cache

@@ -9,13 +9,12 @@ from contextlib import aclosing
 import pytest
 import torch
 from patience import patience
-from starters import CHAT, row, shallow_chat, starter
+from starters import CHAT, load_engine, row, shallow_chat, starter
 
 from models.catalog import load_catalog
 from models.engines.chat_transformers import Engine as TransformersChat
 from models.engines.chat_vllm import Engine as VLLMChat
 from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from models.registry import load_engine
 from models.tasks.chat import GenerationRequest
 from models.tasks.tokens import TokenizeRequest
 

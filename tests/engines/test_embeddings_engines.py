@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from starters import starter
+from starters import load_engine, starter
 
 import models
 from models.catalog import load_catalog
-from models.registry import load_engine
 from models.weights import locate
 
 SPEC = load_catalog().resolve("all-minilm-l6-v2")
@@ -126,9 +125,11 @@ def test_onnx_loads_neither_torch_nor_transformers():
     code = f"""
 import sys
 from models.catalog import load_catalog
-from models.registry import load_engine
+from models.registry import engine_class
+from models.weights import locate
 spec = load_catalog().resolve({SPEC.id!r})
-engine = load_engine(spec, spec.variant("onnx"))
+variant = spec.variant("onnx")
+engine = engine_class(spec.task, variant.backend).load(spec, variant, locate(spec, variant))
 assert engine.embed(engine.encode(["a", "b c"])).shape == (2, 384)
 print(sorted(name for name in ("torch", "transformers", "ray", "fastapi") if name in sys.modules))
 """

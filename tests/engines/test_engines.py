@@ -17,7 +17,7 @@ from starters import STARTERS
 
 from models.catalog import load_catalog
 from models.errors import ContextLengthExceeded, InvalidRequest
-from models.registry import backends_of, engine_class, load_engine
+from models.registry import backends_of, engine_class
 from models.sources import NoSource
 from models.specs import Backend, ModelSpec, VariantSpec
 from models.tasks import BY_NAME
@@ -56,7 +56,7 @@ def load(task: Task, param: Backend | str, request: pytest.FixtureRequest) -> tu
     if param is Backend.FAKE:
         fake = {"source": NoSource(kind="none"), "variants": {"fake": FAKE}, "default_variant": "fake"}
         spec = spec.model_copy(update={**fake, "reference": None})
-        return spec, load_engine(spec, FAKE)
+        return spec, starters.load_engine(spec, FAKE)
     if not isinstance(param, Backend):
         made = request.getfixturevalue("artifacts").of(spec, param)
         variant = spec.variant(param)

@@ -8,6 +8,7 @@ import tiny_diffusion as tiny
 import torch
 from tiny_diffusion import finished, load, make, photograph, picture
 
+from models.engines.images_diffusers.prompts import PromptCache
 from models.engines.images_diffusers.schedulers import DIFFUSION
 from models.errors import OutOfMemory
 from models.tasks.images import Adapter, ControlPicture
@@ -324,8 +325,7 @@ def test_a_prompt_is_encoded_once_for_all_its_pictures(sd, monkeypatch):
         return forward(*args, **more)
 
     monkeypatch.setattr(encoder, "forward", counting)
-    monkeypatch.setattr(sd.prompts, "most", 3)
-    sd.prompts.forget()
+    monkeypatch.setattr(sd, "prompts", PromptCache(3))
     for seed in range(4):
         sd.start(picture(prompt="a green dog", seed=seed))
     assert len(encoded) == 2  # it, and the empty one

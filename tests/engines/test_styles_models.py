@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
-from starters import starter
+from starters import load_engine, starter
 
 from models.catalog import load_catalog
 from models.engines.onnx_session import open_session
-from models.registry import load_engine
 from models.weights import locate
 
 SPEC = load_catalog().resolve("magenta-styles")

@@ -8,7 +8,7 @@ denoising.py     the state of one picture between two steps
 latents.py       pictures <-> latents, masks
 controls.py      ControlNets
 adapters.py      LoRAs, many over one model
-memory.py        what a batch takes, and what to do when it was too much
+memory.py        the memory of a batch, and recovery when it ran out
 engine.py        start, step, preview, finish
 """
 

@@ -1,4 +1,4 @@
-"""LoRAs: many small changes over one base model, loaded when first asked for and switched between batches."""
+"""LoRAs: many small changes to one base model, loaded on first use and switched between batches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Adapters:
     """
     Args:
         folder_of: the folder of an adapter, by name.
-        most: loaded at a time; the one that was not used for longest makes room.
+        most: how many stay loaded; the least recently used one is dropped.
     """
 
     def __init__(self, pipe: Any, names: Iterable[str], folder_of: Callable[[str], Path], most: int):
         self.pipe = pipe
         self.most = most
-        # peft makes module names of them, which have no dots
+        # peft uses these as module names, which must not have dots
         self._ids = {name: f"adapter_{number}" for number, name in enumerate(sorted(names))}
         self._folder_of = folder_of
         self._reaches_text: dict[str, bool] = {}
@@ -34,13 +34,13 @@ class Adapters:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Names, the least recently used first."""
+        """Names of the loaded ones, least recently used first."""
         return tuple(self._loaded)
 
     def check(self, adapters: Sequence[Adapter]) -> None:
         """
         Raises:
-            InvalidRequest: one is unknown or named twice, or they are more than can be loaded.
+            InvalidRequest: one is unknown or named twice, or there are more than can be loaded.
         """
         names = [adapter.name for adapter in adapters]
         if unknown := set(names) - set(self._ids):
@@ -52,11 +52,11 @@ class Adapters:
             raise InvalidRequest(f"A request can use {self.most} adapters at most.", "adapters")
 
     def changing_text(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
-        """Those that change what the text encoders make of a prompt."""
+        """Those that change the text encoders."""
         return tuple(adapter for adapter in adapters if self._changes_text(adapter.name))
 
     def use(self, adapters: tuple[Adapter, ...]) -> None:
-        """Make these, with their weights, the ones that the model runs with; none for the bare model."""
+        """Run the model with exactly these, at their weights; with none, the bare model."""
         if adapters == self._active:
             return
         for adapter in adapters:
@@ -77,7 +77,7 @@ class Adapters:
             oldest = next(loaded for loaded in self._loaded if loaded not in keep)
             self.pipe.delete_adapters(self._ids[oldest])
             del self._loaded[oldest]
-        self._active = ()  # loading makes the new one active, whatever comes of it
+        self._active = ()  # loading activates the new one, even if it fails
         file = weights_file(self._folder_of(name))
         self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=self._ids[name])
         self._loaded[name] = None
@@ -91,10 +91,10 @@ class Adapters:
 
 
 def weights_file(folder: Path) -> Path:
-    """The one LoRA of a folder.
+    """The LoRA file of a folder.
 
     Raises:
-        FileNotFoundError: there is none, or several and none has the usual name.
+        FileNotFoundError: there is none, or there are several without the usual name.
     """
     files = sorted(folder.glob("*.safetensors"))
     usual = folder / "pytorch_lora_weights.safetensors"

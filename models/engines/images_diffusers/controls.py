@@ -1,7 +1,7 @@
-"""ControlNets: copies of a UNet's first half that read a picture and add to what the UNet computes.
+"""ControlNets: copies of a UNet's first half that read a picture and add to the UNet's activations.
 
-All of a model are loaded with it: what a replica takes is known when it is placed, a missing one is found before the
-first request, and no request waits for gigabytes to be read.
+All of a model's ControlNets are loaded with it. So a replica's memory is known when it is placed, a missing one is
+found before the first request, and no request waits for gigabytes to load.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Controls:
         )
 
     def kinds_of(self, picture: Picture) -> tuple[str, ...]:
-        """The kinds a picture uses, in the order they are applied.
+        """The kinds that a picture uses, in the order in which they are applied.
 
         Raises:
-            InvalidRequest: it has one that this model has not, or one of them twice.
+            InvalidRequest: the model does not have one of them, or one is there twice.
         """
         kinds = [control.kind for control in picture.controls]
         if unknown := set(kinds) - set(self.nets):
@@ -64,7 +64,7 @@ class Controls:
         text: torch.Tensor,
         added: dict[str, torch.Tensor] | None,
     ) -> Residuals | None:
-        """The sum of what the nets of these rows add; all rows use the same kinds, each with pictures of its own."""
+        """The sum of the nets' residuals. All rows use the same kinds, each with its own pictures."""
         total: Residuals | None = None
         for kind in sorted(rows[0].controls):
             images = torch.cat([row.controls[kind] for row in rows])

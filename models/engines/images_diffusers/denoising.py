@@ -1,4 +1,4 @@
-"""One picture on its way: everything that its next step depends on, and nothing shared with other pictures."""
+"""The state of one picture: everything that its next step depends on, and nothing shared with other pictures."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from models.engines.images_diffusers import schedulers
 from models.tasks.images import Picture
 
-# Tensors of a family's own by name, each with a first dimension of 1.
+# Tensors by names that the family chooses, each with a first dimension of 1.
 Conditioning = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPart:
-    """What stays of a picture that is repainted under a mask, for denoisers that know no masks.
+    """The parts of a picture to keep under a mask, for denoisers without an input for masks.
 
     Attributes:
-        latents: of the picture, shape (1, channels, height, width). noise: what is added to them, the same shape.
+        latents: of the picture, shape (1, channels, height, width). noise: added to them, same shape.
         mask: 1 is repainted, 0 stays; shape (1, 1, height, width).
     """
 
@@ -33,13 +33,13 @@ class KeptPart:
 class LatentDenoising:
     """
     Attributes:
-        timesteps: one a step, on the CPU. A step is one call of the denoiser: heun makes two of each step but the
-            last, pndm one more than was asked for.
+        timesteps: one per step, on the CPU. A step is one call of the denoiser: heun doubles every step but the last,
+            and pndm adds one to the number requested.
         latents: shape (1, channels, height, width).
-        unconditional: what the denoiser is guided away from; None without guidance.
-        channels: more input channels, for denoisers that were trained to repaint; as large as the latents.
+        unconditional: the conditioning to guide away from; None without guidance.
+        channels: additional input channels for inpainting denoisers, as large as the latents.
         controls: pictures by the kind of their ControlNet, shape (1, 3, height, width), 0 to 1.
-        estimate: of the finished latents, after the last step.
+        estimate: the latest estimate of the finished latents.
     """
 
     picture: Picture
@@ -66,13 +66,13 @@ class LatentDenoising:
         return self.timesteps[self.step]
 
     def scaled_latents(self) -> torch.Tensor:
-        """The latents as the denoiser takes them."""
+        """The latents in the form for the denoiser."""
         if not hasattr(self.scheduler, "scale_model_input"):
             return self.latents
         return self.scheduler.scale_model_input(self.latents, self.timestep)
 
     def advance(self, prediction: torch.Tensor) -> None:
-        """Go one step with what the denoiser predicted, shape (1, channels, height, width)."""
+        """Advance one step with the denoiser's prediction, shape (1, channels, height, width)."""
         latents, estimate = schedulers.advance(self.scheduler, prediction, self.timestep, self.latents, self.generator)
         self.step += 1
         if self.kept is not None:
@@ -88,7 +88,7 @@ class LatentDenoising:
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """Latents as noisy as they are at a timestep of the schedule."""
+    """Latents with the noise of a timestep of the schedule."""
     if hasattr(scheduler, "scale_noise"):
         return scheduler.scale_noise(latents, timestep[None], noise)
     return scheduler.add_noise(latents, noise, timestep[None])
@@ -96,7 +96,7 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timest
 
 @dataclass(frozen=True, slots=True)
 class Restorable:
-    """How a picture was before a step that may fail."""
+    """A copy of a picture's state, to restore if a step fails."""
 
     denoising: LatentDenoising
     scheduler: dict[str, Any]

@@ -1,7 +1,7 @@
 """The engine: pictures of different requests, at different steps of different schedules, in one call of the denoiser.
 
-Every picture has its own scheduler, random generator, latents and conditioning; a batch is only the stacking of what
-the denoiser takes. So pictures join and leave between any two steps, and each is the one that it would be alone.
+Every picture has its own scheduler, random generator, latents and conditioning. A batch only stacks the denoiser's
+inputs. So pictures can join and leave between any two steps, and each comes out as it would alone.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class DiffusersImages:
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         """
         Raises:
-            ValueError: the variant's precision or an option of its `engine`, or the architecture, is unknown.
-            RuntimeError: the variant needs a GPU, a library or a compiler, and there is none.
-            WeightsMissing: a ControlNet or an adapter that is always on is not on this machine.
+            ValueError: the precision, an option of the variant's `engine`, or the architecture is unknown.
+            RuntimeError: the variant needs a GPU, a library or a compiler that is missing.
+            WeightsMissing: a ControlNet, or an adapter that is always on, is not on this machine.
         """
         options, dtype, device = Options.of(variant), dtype_of(variant), device_for(variant)
         settings = TASK.settings_of(spec)
@@ -93,7 +93,7 @@ class DiffusersImages:
         )
 
     def largest_batch(self, width: int, height: int) -> int:
-        """By what was measured and the GPU memory that is free now, where both are known."""
+        """From measurements and the GPU memory that is free now, where both are known."""
         free = free_bytes()
         fitting = None if free is None else self.memory.largest_batch(width * height, free)
         return self._largest_batch if fitting is None else min(fitting, self._largest_batch)
@@ -102,8 +102,8 @@ class DiffusersImages:
     def start(self, picture: Picture) -> LatentDenoising:
         """
         Raises:
-            ContextLengthExceeded: of the prompt or the negative prompt.
-            InvalidRequest: a size, a number of steps, a control or an adapter that this model cannot do.
+            ContextLengthExceeded: the prompt or the negative prompt is too long.
+            InvalidRequest: this model cannot do the size, the number of steps, a control or an adapter.
         """
         self._check_size(picture)
         self.adapters.check(picture.adapters)
@@ -153,7 +153,7 @@ class DiffusersImages:
         return self._pixels([each.latents for each in batch], [each.picture for each in batch])
 
     def measure(self, picture: Picture, batches: Sequence[int]) -> list[Measured]:
-        """What batches of pictures like this take on this device; empty without a GPU. For `engine: {memory: …}`."""
+        """Measure the memory of batches of pictures like this, for `engine: {memory: …}`. Empty without a GPU."""
         points = []
         for size in batches:
             batch = [self.start(picture) for _ in range(size)]
@@ -170,11 +170,11 @@ class DiffusersImages:
                 raise InvalidRequest(f"The {name} of this model's pictures is a multiple of {multiple}.", "size")
 
     def _batch_key(self, picture: Picture, kinds: tuple[str, ...]) -> Hashable:
-        """Size, because latents are stacked; nets and adapters, because they are of the whole batch."""
+        """The size, because latents are stacked; nets and adapters, because they apply to the whole batch."""
         return picture.width, picture.height, kinds, picture.adapters
 
     def _schedule(self, picture: Picture) -> tuple[Any, torch.Tensor]:
-        """A scheduler, set to the steps of this picture, and its timesteps, on the CPU."""
+        """A scheduler set to this picture's steps, and its timesteps, on the CPU."""
         scheduler = new_scheduler(self._samplers[picture.scheduler], self._scheduler_config)
         from_image = picture.image is not None
         steps = steps_for(picture.steps, picture.strength) if from_image else picture.steps
@@ -202,10 +202,10 @@ class DiffusersImages:
     def _first_latents(
         self, picture: Picture, scheduler: Any, timestep: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, KeptPart | None, torch.Tensor | None]:
-        """Noise, or a picture with noise over it. What is drawn, and in which order, is as in diffusers' pipelines.
+        """Noise, or a picture with noise added. Random numbers are drawn in the same order as in diffusers' pipelines.
 
         Returns:
-            the latents, what stays of the picture, and the denoiser's channels beside the latents.
+            the latents, the parts of the picture to keep, and the denoiser's additional channels.
         """
         family, vae = self.family, self.family.pipe.vae
         scale = family.pipe.vae_scale_factor
@@ -229,9 +229,9 @@ class DiffusersImages:
         return latents, KeptPart(original, noise, coding.latent_mask(picture.mask, size, noise)), None
 
     def _mask_channels(self, picture: Picture, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-        """What a denoiser trained to repaint sees beside the latents: the mask, and the rest of the picture.
+        """An inpainting denoiser's inputs beside the latents: the mask, and the rest of the picture.
 
-        Without a mask, all is to be painted and nothing of the picture is seen.
+        Without a mask, everything is painted and nothing of the picture is visible.
         """
         mask = np.ones((picture.height, picture.width), np.float32) if picture.mask is None else picture.mask
         image = torch.zeros(1, 3, picture.height, picture.width)
@@ -242,7 +242,7 @@ class DiffusersImages:
         return torch.cat([coding.latent_mask(mask, size, seen), seen], dim=1)
 
     def _predict(self, batch: Sequence[LatentDenoising]) -> list[torch.Tensor]:
-        """One call of the denoiser: a row for each picture, and a second one for those that are guided."""
+        """One call of the denoiser, with a row for each picture and a second row for each guided one."""
         guided = [denoising for denoising in batch if denoising.unconditional is not None]
         rows = [*batch, *guided]
         family = self.family

@@ -1,4 +1,4 @@
-"""Pictures to latents and back, with any of diffusers' autoencoders."""
+"""Pictures to latents and back, with any autoencoder of diffusers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def as_pixels(images: torch.Tensor) -> list[np.ndarray]:
 
 
 def encode(vae: Any, image: torch.Tensor, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-    """A picture as latents on the scale that the denoiser works on.
+    """A picture as latents, scaled for the denoiser.
 
     Args:
         image: float32 (1, 3, height, width), -1 to 1.
-        generator: what a variational autoencoder draws its sample with.
+        generator: for the sample of a variational autoencoder.
     """
     encoded = vae.encode(image.to(vae.device, vae.dtype))
     latents = encoded.latent_dist.sample(generator) if hasattr(encoded, "latent_dist") else encoded.latents
@@ -39,9 +39,9 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def latent_mask(mask: np.ndarray, size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
-    """A mask over latents, shape (1, 1, height, width), 1 where any pixel that a latent stands for is repainted.
+    """A mask over latents, shape (1, 1, height, width): 1 where any pixel of the latent is repainted.
 
-    A mask that took one pixel of each square for all of them, as diffusers' own does, would miss thin strokes.
+    Diffusers samples one pixel of each square instead, which misses thin strokes.
     """
     pixels = binary_mask(mask)[None, None]
     return torch.nn.functional.adaptive_max_pool2d(pixels, size).to(like.device, like.dtype)
@@ -53,7 +53,7 @@ def binary_mask(mask: np.ndarray) -> torch.Tensor:
 
 
 def with_kept_pixels(pixels: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The original outside of the mask, to the byte; latents of it do not come back as they were."""
+    """The exact original outside the mask. Encoding and decoding it would not give the same bytes."""
     share = mask[..., None].astype(np.float32)
     return (share * pixels + (1 - share) * original).round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""From a folder in diffusers' format to a pipeline that is ready to run."""
+"""Load a folder in diffusers' format as a pipeline that is ready to run."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from models.engines.images_diffusers.quantization import BITS, Quantizer, quanti
 from models.specs import Precision, VariantSpec
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-SET_ASIDE = 2 * 2**30  # bytes for a batch where nothing was measured
+SET_ASIDE = 2 * 2**30  # bytes to reserve for a batch where nothing was measured
 
 Offload = Literal["none", "model", "sequential", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a variant's `engine` can say.
+    """The options in a variant's `engine`.
 
     Attributes:
-        unet: a subfolder to take the UNet from instead of `unet`: a distilled form beside the original.
-        without: parts not to load; Stable Diffusion 3 can do without `text_encoder_3` and `tokenizer_3`, which are
-            half of its weights, and then reads shorter prompts.
-        scheduler_config: replaces parts of the scheduler's configuration, for all samplers.
-        channels_last: the layout of convolutions' tensors; None is yes on a GPU with half precision.
-        compile: torch.compile of the denoiser, or of its repeated `blocks` each, which takes a fraction of the time.
-            Each new combination of batch and size compiles once, for minutes on large models; a changed set of
+        unet: the subfolder of the UNet, if not `unet`: for a distilled form beside the original.
+        without: parts not to load. Stable Diffusion 3 can run without `text_encoder_3` and `tokenizer_3`, which are
+            half of its weights, but then reads shorter prompts.
+        scheduler_config: overrides for the scheduler's configuration, for all samplers.
+        channels_last: the memory layout for convolutions. None: on for a GPU in half precision.
+        compile: torch.compile the whole denoiser, or each of its repeated `blocks`, which compiles much faster.
+            Each new combination of batch and size compiles once, for minutes on large models. A changed set of
             adapters compiles again. It needs a C compiler on the machine.
-        quantizer: `torchao` or `bitsandbytes`, for a precision of int8 or int4: what makes the weights small.
-        quantized: the parts whose weights are; the denoiser and large text encoders are worth it.
-        fused: adapters that are always on, with their weights: added to the model's weights, they cost no time.
-        attention: for UNets `sdpa` (fused) or `eager` (plain matrix products), None what is faster on the device;
-            for transformers a name of diffusers' attention backends, None its default.
-        vae_tiling, vae_slicing: decode in tiles, or one picture after the other, for less memory and more time.
-        offload: keep in CPU memory what is not computing: `model` by part (text encoders, denoiser, autoencoder),
-            `sequential` by layer, much slower; `auto` takes the fastest that fits by `memory`. GPUs only.
-        largest_batch: pictures in one call of the denoiser, at most; `memory` can make it fewer.
+        quantizer: the library for a precision of int8 or int4: `torchao` or `bitsandbytes`.
+        quantized: the parts to quantize. The denoiser and large text encoders are worth it.
+        fused: adapters that are always on, with their weights. They are added to the model's weights and cost no time.
+        attention: for UNets `sdpa` (fused) or `eager` (plain matrix products); None: the faster one on the device.
+            For transformers the name of one of diffusers' attention backends; None: the default one.
+        vae_tiling, vae_slicing: decode in tiles, or one picture at a time: less memory, more time.
+        offload: keep idle weights in CPU memory, on GPUs only. `model` moves whole parts (text encoders, denoiser,
+            autoencoder); `sequential` moves layers, which is much slower; `auto` picks the fastest that fits `memory`.
+        largest_batch: the most pictures in one call of the denoiser; `memory` can lower it.
         memory: measured rows of (pixels, batch, bytes of a step, bytes of a decode).
-        most_adapters: LoRAs loaded at a time.
-        most_prompts: encoded prompts kept.
+        most_adapters: how many LoRAs stay loaded.
+        most_prompts: how many encoded prompts are kept.
     """
 
     unet: str | None = None
@@ -72,7 +72,7 @@ class Options:
     def of(cls, variant: VariantSpec) -> Self:
         """
         Raises:
-            ValueError: there is no such option, or it cannot have this value.
+            ValueError: there is no such option, or its value is not allowed.
         """
         known = {option.name for option in fields(cls)}
         if unknown := set(variant.engine) - known:
@@ -93,10 +93,10 @@ class Options:
 
 
 def dtype_of(variant: VariantSpec) -> torch.dtype:
-    """What a variant computes with; weights of fewer bits become bf16.
+    """The type in which a variant computes: bf16 for quantized weights.
 
     Raises:
-        ValueError: diffusers cannot run in this precision.
+        ValueError: the precision is not supported.
     """
     if variant.precision in BITS:
         return torch.bfloat16
@@ -106,10 +106,10 @@ def dtype_of(variant: VariantSpec) -> torch.dtype:
 
 
 def device_for(variant: VariantSpec) -> str:
-    """`cuda` or `cpu`, as the variant needs. On a CPU, torch is told how many threads it has.
+    """`cuda` or `cpu`, as the variant needs. On a CPU, also set the number of torch's threads.
 
     Raises:
-        RuntimeError: it needs a GPU and there is none.
+        RuntimeError: the variant needs a GPU and there is none.
     """
     if variant.needs.gpus:
         if not torch.cuda.is_available():
@@ -120,12 +120,12 @@ def device_for(variant: VariantSpec) -> str:
 
 
 def load_pipeline(folder: Path, options: Options, precision: Precision, dtype: torch.dtype) -> Any:
-    """The pipeline that the folder's model_index.json names, without its safety checker: checking is done elsewhere,
-    for all models alike.
+    """The pipeline that the folder's model_index.json names, without its safety checker: Medley checks the pictures of
+    all models in one place, deployments/servers/safety.py.
 
     Raises:
-        RuntimeError: what it is to be quantized with is not installed.
-        ValueError: it has no such part to quantize.
+        RuntimeError: the quantizer is not installed.
+        ValueError: there is no such part to quantize.
     """
     parts: dict[str, Any] = dict.fromkeys(options.without)
     index = json.loads((folder / "model_index.json").read_text())
@@ -141,15 +141,15 @@ def load_pipeline(folder: Path, options: Options, precision: Precision, dtype: t
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
     pipe.set_progress_bar_config(disable=True)
     if dtype is torch.float16 and pipe.vae.config.get("force_upcast"):
-        pipe.vae.to(torch.float32)  # it overflows in half precision
+        pipe.vae.to(torch.float32)  # overflows in half precision
     return pipe
 
 
 def place(pipe: Any, denoiser: Any, options: Options, device: str, pixels: int) -> None:
-    """Put a pipeline where it runs, in the layout and with the kernels it runs fastest with.
+    """Move a pipeline to its device, with the fastest layout and kernels.
 
     Args:
-        pixels: of the pictures it makes most, for `auto`.
+        pixels: the usual size of pictures, for `auto`.
     """
     _choose_attention(denoiser, options.attention, device)
     if wants_channels_last(options, device, denoiser):
@@ -168,7 +168,7 @@ def place(pipe: Any, denoiser: Any, options: Options, device: str, pixels: int) 
 
 
 def fuse_adapters(pipe: Any, files: Mapping[Path, float]) -> None:
-    """Add LoRAs, with their weights, to the weights of the model."""
+    """Add LoRAs to the model's own weights."""
     for file, weight in files.items():
         pipe.load_lora_weights(file.parent, weight_name=file.name)
         pipe.fuse_lora(lora_scale=weight)
@@ -176,10 +176,10 @@ def fuse_adapters(pipe: Any, files: Mapping[Path, float]) -> None:
 
 
 def compile_denoiser(denoiser: Any, options: Options) -> None:
-    """Have it compiled when it is first used with a size.
+    """Have the denoiser compiled on first use with each size.
 
     Raises:
-        RuntimeError: there is no compiler on this machine, which would be found out with the first request.
+        RuntimeError: this machine has no compiler. Otherwise only the first request would find out.
     """
     if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "cc", "clang"))):
         raise RuntimeError(
@@ -215,13 +215,13 @@ def _place_on_gpu(pipe: Any, options: Options, device: str, pixels: int) -> None
 
 
 def part_bytes(pipe: Any) -> list[int]:
-    """The weights of each part of a pipeline, in bytes."""
+    """Bytes of the weights of each part of a pipeline."""
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return [sum(weight.numel() * weight.element_size() for weight in part.parameters()) for part in parts]
 
 
 def offload_for(parts: list[int], needed: float | None, free: int | None) -> Offload:
-    """The fastest way to run that fits.
+    """The fastest offloading that fits.
 
     Args:
         parts: bytes of the weights of each part. needed: bytes of a batch of one. free: bytes of GPU memory.

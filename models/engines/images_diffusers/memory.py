@@ -1,4 +1,4 @@
-"""GPU memory: what pictures take by their size and number, measured; and getting it back when it was too little."""
+"""GPU memory: how much a batch needs, from measurements, and how to free it when it runs out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a batch takes at its worst moment, beside the weights.
+    """The peak memory of a batch, without the weights.
 
     Attributes:
-        pixels: of one picture. batch: pictures, guided ones.
+        pixels: of one picture. batch: the number of pictures, with guidance.
         step: bytes of a denoising step. decode: bytes of decoding the batch.
     """
 
@@ -33,24 +33,24 @@ class Measured:
 
     @property
     def each(self) -> float:
-        """Bytes of one of the pictures."""
+        """Bytes per picture."""
         return max(self.step, self.decode) / self.batch
 
 
 class MemoryTable:
-    """Measured points of one model in one precision on one kind of device, and what follows from them."""
+    """Measured points of one model in one precision on one kind of device, and estimates from them."""
 
     def __init__(self, points: Iterable[Measured] = ()):
         self.points = tuple(sorted(points, key=lambda point: (point.pixels, point.batch)))
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> MemoryTable:
-        """From rows of (pixels, batch, step, decode), as the catalog holds them."""
+        """From the catalog's rows of (pixels, batch, step, decode)."""
         return cls(Measured(*row) for row in rows)
 
     def bytes_each(self, pixels: int) -> float | None:
-        """Bytes of a picture in a batch; between two measured sizes on the line through them, above the largest in
-        proportion to the square of the pixels, as attention without a fused kernel takes. None without points."""
+        """Bytes per picture in a batch. Linear between two measured sizes. Above the largest, proportional to the
+        square of the pixels, like attention without a fused kernel. None without points."""
         if not self.points:
             return None
         worst: dict[int, float] = {}
@@ -66,13 +66,13 @@ class MemoryTable:
         return worst[sizes[-1]] * (pixels / sizes[-1]) ** 2
 
     def largest_batch(self, pixels: int, free_bytes: int) -> int | None:
-        """Pictures that fit, perhaps none; None where nothing was measured."""
+        """How many pictures fit, perhaps 0. None where nothing was measured."""
         each = self.bytes_each(pixels)
         return None if each is None else int(free_bytes // each)
 
 
 def free_bytes() -> int | None:
-    """GPU memory that a batch could have: what is free and what torch holds unused. None without a GPU."""
+    """GPU memory for a batch: free memory, and memory that torch holds unused. None without a GPU."""
     if not torch.cuda.is_available():
         return None
     free, _ = torch.cuda.mem_get_info()
@@ -80,7 +80,7 @@ def free_bytes() -> int | None:
 
 
 def peak_bytes(work: Callable[[], object]) -> int | None:
-    """What some work takes at its worst moment, beyond what is allocated before it. None without a GPU."""
+    """The peak memory of some work, beyond what was allocated before it. None without a GPU."""
     if not torch.cuda.is_available():
         return None
     release()
@@ -92,7 +92,7 @@ def peak_bytes(work: Callable[[], object]) -> int | None:
 
 
 def out_of_memory_is_an_answer(method: Callable[P, R]) -> Callable[P, R]:
-    """Turn torch's error into Medley's, with the memory given back.
+    """Turn torch's out-of-memory error into Medley's, and free the memory.
 
     Raises:
         OutOfMemory
@@ -103,7 +103,7 @@ def out_of_memory_is_an_answer(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except torch.OutOfMemoryError:
-            pass  # up to here its traceback holds the frames, and they hold the tensors: nothing could be given back
+            pass  # until here the traceback keeps frames alive, and with them the tensors, so nothing could be freed
         release()
         raise OutOfMemory(
             "There is not enough GPU memory for this picture now. Ask for a smaller size or fewer images, or try again."

@@ -1,4 +1,4 @@
-"""What text encoders made of recent prompts, kept: a prompt is encoded once for all its pictures."""
+"""A cache of recently encoded prompts: a prompt is encoded once for all its pictures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from models.engines.images_diffusers.denoising import Conditioning
 class PromptCache:
     """
     Attributes:
-        hits, misses: since the start.
+        misses: how many prompts had to be encoded.
     """
 
     def __init__(self, most: int):
         self.most = most
-        self.hits = 0
         self.misses = 0
         self._kept: OrderedDict[Hashable, Conditioning] = OrderedDict()
 
     def get(self, key: Hashable, encode: Callable[[], Conditioning]) -> Conditioning:
         if key in self._kept:
-            self.hits += 1
             self._kept.move_to_end(key)
             return self._kept[key]
         self.misses += 1
@@ -31,6 +29,3 @@ class PromptCache:
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
         return encoded
-
-    def forget(self) -> None:
-        self._kept.clear()

@@ -1,7 +1,7 @@
-"""Weights of 8 or 4 bits, computed with in half precision: a third of the memory of a large transformer, or less.
+"""Weights of 8 or 4 bits that compute in half precision: a large transformer in a third of the memory, or less.
 
-By torchao, which torch.compile fuses with the matrix products, or by bitsandbytes. Only linear layers are quantized,
-so it is for models that consist of them; a UNet is mostly convolutions.
+The libraries are torchao, which torch.compile fuses with the matrix products, and bitsandbytes. Only linear layers are
+quantized, so it suits transformers; a UNet is mostly convolutions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BITS = {Precision.INT8: 8, Precision.INT4: 4}
 def quantization_of(
     quantizer: Quantizer, precision: Precision, dtype: torch.dtype, parts: Iterable[str], index: Mapping[str, Any]
 ) -> PipelineQuantizationConfig:
-    """How each of these parts of a pipeline is quantized while it is loaded.
+    """The settings that quantize these parts of a pipeline while they load.
 
     Args:
-        dtype: to compute with. parts: names in `index`, the pipeline's model_index.json.
+        dtype: for computing. parts: names in `index`, the pipeline's model_index.json.
 
     Raises:
         RuntimeError: the quantizer is not installed.
@@ -48,7 +48,7 @@ def quantization_of(
 def torchao(bits: int, dtype: torch.dtype, of_transformers: bool) -> Any:
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
-    # of the packings of 4 bits the one that torch has kernels for; others want a library of their own
+    # torch itself has kernels for this 4-bit packing; others need an additional library
     weights = Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(int4_packing_format="tile_packed_to_4d")  # pyright: ignore[reportArgumentType]
     return (TransformersTorchAoConfig if of_transformers else TorchAoConfig)(weights)
 

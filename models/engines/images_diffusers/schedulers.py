@@ -1,7 +1,7 @@
-"""Samplers by the names that people know them by.
+"""Samplers by their usual names.
 
-Each picture has a scheduler of its own, on the CPU: its state is a few numbers and the last predictions, and a step of
-it never waits for the GPU.
+Each picture has its own scheduler, on the CPU. Its state is a few numbers and the last predictions, so its step never
+waits for the GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diffusers.schedulers import (
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A scheduler class of diffusers and what its configuration has beside the model's own."""
+    """A scheduler class of diffusers, and additions to the model's configuration."""
 
     scheduler: type[Any]
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -61,10 +61,10 @@ FLOW = {"flow-euler": Sampler(FlowMatchEulerDiscreteScheduler)}
 
 
 def samplers_for(config: Mapping[str, Any], flow: bool) -> dict[str, Sampler]:
-    """Those that understand the model's schedule.
+    """The samplers that support the model's schedule.
 
-    A model trained to start from pure noise needs it (`rescale_betas_zero_snr`); a scheduler that does not know the
-    option would ignore it and sample from another schedule than the model's.
+    A model trained to start from pure noise needs `rescale_betas_zero_snr`. A scheduler that does not know this option
+    would ignore it and use a wrong schedule.
     """
     table = FLOW if flow else DIFFUSION
     if not config.get("rescale_betas_zero_snr"):
@@ -73,12 +73,12 @@ def samplers_for(config: Mapping[str, Any], flow: bool) -> dict[str, Sampler]:
 
 
 def new_scheduler(sampler: Sampler, config: Mapping[str, Any]) -> Any:
-    """A scheduler for one picture. `config` is the model's own, with which it was trained."""
+    """A scheduler for one picture. `config` is the configuration that the model was trained with."""
     return sampler.scheduler.from_config(config, **sampler.config)
 
 
 def snapshot(scheduler: Any) -> dict[str, Any]:
-    """What `restore` needs. Schedulers replace their tensors and change their lists."""
+    """The state for `restore`. Copies lists only, because schedulers replace tensors but change lists in place."""
     return {name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()}
 
 
@@ -93,7 +93,7 @@ def advance(
     """One step.
 
     Returns:
-        the next latents, and the estimate of the finished ones that the step was based on.
+        the next latents, and the step's estimate of the finished ones.
     """
     draws = {"generator": generator} if _draws_noise(type(scheduler)) else {}
     output = scheduler.step(prediction, timestep, latents, **draws, return_dict=True)
@@ -111,7 +111,7 @@ def _finished_estimate(
         sigma = scheduler.sigmas[scheduler.step_index - 1]
         return latents - sigma * prediction
     if issubclass(kind, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
-        return scheduler.model_outputs[-1]  # both convert every prediction to the finished latents
+        return scheduler.model_outputs[-1]  # these convert every prediction to finished latents
     alpha = scheduler.alphas_cumprod[timestep].sqrt()
     sigma = (1 - scheduler.alphas_cumprod[timestep]).sqrt()
     if scheduler.config.prediction_type == "v_prediction":

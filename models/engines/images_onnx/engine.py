@@ -1,4 +1,4 @@
-"""The engine of images with its networks on ONNX Runtime."""
+"""The image engine with its networks on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from models.specs import ModelSpec, VariantSpec
 from models.tasks.images import Picture
 
 GRAPHS = {"text_encoder": OnnxTextEncoder, "text_encoder_2": OnnxTextEncoder, "unet": OnnxUNet}
-# Checking is done elsewhere, for all models alike.
+# Medley checks the pictures of all models in deployments/servers/safety.py.
 WITHOUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
 NOT_HERE = "The ONNX form of this model has no {}. Ask for another of its variants, or leave them out."
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a variant's `engine` can say.
+    """The options in a variant's `engine`.
 
     Attributes:
-        provider: `cpu`, `cuda` or `tensorrt`; None is by what the variant needs.
-        threads: of a session; None is the replica's share.
+        provider: `cpu`, `cuda` or `tensorrt`. None: by the variant's `needs`.
+        threads: per session. None: the replica's share.
         scheduler_config, largest_batch, memory, most_prompts: as for images on diffusers.
     """
 
@@ -58,15 +58,14 @@ class Options:
 
 
 class OnnxImages(DiffusersImages):
-    """All that DiffusersImages does but ControlNets and adapters: they change the inside of a network, and that of a
-    graph is fixed."""
+    """DiffusersImages without ControlNets and adapters, which change the inside of a network: a graph is fixed."""
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         """
         Raises:
             ValueError: an option of the variant's `engine`, or the architecture, is unknown.
-            RuntimeError: the variant needs a GPU or an execution provider, and there is none.
+            RuntimeError: the variant needs a GPU or an execution provider that is missing.
         """
         options = Options.of(variant)
         device_for(variant)
@@ -75,7 +74,7 @@ class OnnxImages(DiffusersImages):
 
     @classmethod
     def over(cls, pipe: Any, context_tokens: int, options: Options) -> Self:
-        """The engine of a pipeline that is loaded."""
+        """The engine for a loaded pipeline."""
         return cls(
             family_of(pipe, context_tokens),
             Controls({}),
@@ -98,7 +97,7 @@ def no_adapter(name: str) -> Path:
 
 
 def load_pipeline(folder: Path, start: OpenSession) -> Any:
-    """The pipeline that the folder's model_index.json names, over graphs: enough of it to encode prompts with."""
+    """The pipeline that the folder's model_index.json names, with graphs as its parts, as far as prompts need it."""
     index: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
     kind = class_of("diffusers", index["_class_name"])
     return kind(**{name: load_part(folder, name, value, start) for name, value in index.items() if name[0] != "_"})
@@ -107,7 +106,7 @@ def load_pipeline(folder: Path, start: OpenSession) -> Any:
 def load_part(folder: Path, name: str, value: Any, start: OpenSession) -> Any:
     """
     Args:
-        value: of the part in model_index.json: its module and class, both None where there is none, or a setting.
+        value: the part's entry in model_index.json: a module and a class, both None if it is absent, or a setting.
     """
     if name in WITHOUT:
         return WITHOUT[name]

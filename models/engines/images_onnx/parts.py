@@ -1,6 +1,6 @@
-"""ONNX graphs as torch modules, which answer as the networks of diffusers and transformers do that they were made of.
+"""ONNX graphs as torch modules that behave like the networks of diffusers and transformers they were exported from.
 
-Tensors stay where they lie, on the CPU or the GPU: nothing is copied on the way in or out.
+Tensors stay on their device: nothing is copied on the way in or out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ OpenSession = Callable[[Path], InferenceSession]
 
 
 class Graph:
-    """A session that takes and gives torch tensors.
+    """A session with torch tensors as inputs and outputs.
 
     Attributes:
-        inputs: types of its tensors, by name. dtype: of its first output.
+        inputs: the types of its inputs by name. dtype: the type of its first output.
     """
 
     def __init__(self, session: InferenceSession):
@@ -41,14 +41,14 @@ class Graph:
     def __call__(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Raises:
-            torch.OutOfMemoryError: as torch's own networks do.
+            torch.OutOfMemoryError: like torch's own networks.
         """
         given = {name: inputs[name].to(self.device, dtype).contiguous() for name, dtype in self.inputs.items()}
         if self.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # the runtime computes on a stream of its own
+            torch.cuda.current_stream().synchronize()  # the runtime uses its own stream
         try:
             made = run_on_device(self.session, {name: OrtValue.from_dlpack(tensor) for name, tensor in given.items()})
-        except Exception as error:  # the runtime's classes of errors do not tell this one from others
+        except Exception as error:  # the runtime has no separate class for this error
             if "allocate" in str(error) or "bad_alloc" in str(error):
                 raise torch.OutOfMemoryError from None
             raise
@@ -56,7 +56,7 @@ class Graph:
 
 
 class Part(torch.nn.Module):
-    """A part of a pipeline: what pipelines ask of a network beside calling it."""
+    """A part of a pipeline: the attributes that pipelines use beside calling it."""
 
     def __init__(self, config: Any, graph: Graph):
         super().__init__()
@@ -66,7 +66,7 @@ class Part(torch.nn.Module):
 
 
 class OnnxTextEncoder(Part):
-    """Gives the outputs of its graph by their number, and of the hidden states the last but one."""
+    """Returns the graph's outputs by index, and the last but one of the hidden states."""
 
     def __init__(self, folder: Path, start: OpenSession):
         self.graph = Graph(start(folder / MODEL))
@@ -111,7 +111,7 @@ class OnnxUNet(Part):
 class OnnxAutoencoder(Part):
     """
     Args:
-        folder: of the pipeline; the graphs lie in two folders in it and their configuration in a third.
+        folder: the pipeline's. The graphs are in two of its folders and their configuration in a third.
     """
 
     def __init__(self, folder: Path, start: OpenSession):
@@ -131,5 +131,5 @@ class OnnxAutoencoder(Part):
 
 
 def config_in(folder: Path) -> Any:
-    """A configuration as diffusers' networks have it."""
+    """A configuration like those of diffusers' networks."""
     return FrozenDict(json.loads((folder / "config.json").read_text()))

@@ -1,12 +1,12 @@
 """The two networks of Real-ESRGAN (Wang and others, 2021, https://arxiv.org/abs/2107.10833).
 
-Parameters are named as upstream names them, so its checkpoints load as they are. Both take RGB from 0 to 1, shape
-(batch, 3, height, width), and give (batch, 3, height * 4, width * 4), in two parts:
+Parameters have upstream's names, so its checkpoints load unchanged. Both networks map RGB from 0 to 1, shape
+(batch, 3, height, width), to (batch, 3, height * 4, width * 4), in two parts:
 
     trunk   works at the picture's own size and sees far
     draw    works at the size of the result, takes most of the memory and sees near
 
-Each says in pixels of the picture how far it sees: what is farther does not change the 8 bits of the result.
+Each states its reach in pixels of the picture. Pixels beyond it do not change the 8-bit result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees the results of all before it; the last is added to the input."""
+    """Five convolutions. Each gets the results of all before it; the last is added to the input."""
 
     def __init__(self, features: int, growth: int):
         super().__init__()
@@ -62,8 +62,8 @@ class RRDBNet(nn.Module):
 
     def __init__(self, blocks: int, features: int = 64, growth: int = 32):
         super().__init__()
-        # Convolutions see 15 pixels a block and one at each end: 92 for 6 blocks, 347 for 23. But each block adds a
-        # fifth of a fifth of what it finds, and beyond 112 pixels no value changed by more than one of 255.
+        # The convolutions reach 15 pixels per block and one at each end: 92 for 6 blocks, 347 for 23. But each block
+        # scales its result by a fifth twice, and pixels beyond 112 changed no value by more than one in 255.
         self.trunk_reach = min(15 * blocks + 2, 112)
         self.conv_first = conv(3, features)
         self.body = nn.Sequential(*(ResidualDenseBlock(features, growth) for _ in range(blocks)))
@@ -84,8 +84,8 @@ class RRDBNet(nn.Module):
 
 
 class SRVGGNetCompact(nn.Module):
-    """A chain of convolutions whose last one draws 16 pixels for each; what it draws is added to the enlarged picture.
-    It has no trunk. About 27 times less work than an RRDBNet of 23 blocks."""
+    """A chain of convolutions. The last makes 16 pixels from each, which are added to the enlarged picture.
+    It has no trunk, and does about 27 times less work than an RRDBNet of 23 blocks."""
 
     trunk_reach = 0
 
@@ -105,10 +105,10 @@ class SRVGGNetCompact(nn.Module):
 
 
 def build(config: dict[str, Any]) -> RRDBNet | SRVGGNetCompact:
-    """The network that a config.json describes, without its weights.
+    """Build the network that a config.json describes, without weights.
 
     Raises:
-        ValueError: its architecture is not one of these two.
+        ValueError: the architecture is not one of these two.
     """
     match config:
         case {"architecture": "RRDBNet", "blocks": int(blocks)}:

@@ -1,4 +1,4 @@
-"""The architectures, told apart by the class of their denoiser."""
+"""The architectures, identified by the class of their denoiser."""
 
 from __future__ import annotations
 

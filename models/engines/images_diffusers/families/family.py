@@ -1,4 +1,4 @@
-"""What differs between architectures. The rest of the engine is the same for all."""
+"""The differences between architectures. The rest of the engine is common to all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Residuals = tuple[list[torch.Tensor], torch.Tensor]
 
 
 class Family(ABC):
-    """A pipeline's parts, called as its makers call them, for pictures that need not be at the same step.
+    """Calls a pipeline's parts as the pipeline does, but for pictures that may be at different steps.
 
     Attributes:
-        flow: it predicts flow, not noise or velocity.
-        patch: latents that the denoiser takes together, along a side.
+        flow: the denoiser predicts flow, not noise or velocity.
+        patch: the side of the denoiser's patches, in latents.
         context_tokens: the longest prompt, with its start and end tokens.
     """
 
@@ -42,17 +42,17 @@ class Family(ABC):
 
     @property
     def latent_dtype(self) -> torch.dtype:
-        """In which noise is drawn and schedulers compute."""
+        """The type in which noise is drawn and schedulers compute."""
         return self.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; with offloading, its weights may lie elsewhere."""
+        """The device that computes; with offloading, the weights may be elsewhere."""
         return self.pipe._execution_device
 
     @property
     def multiple(self) -> int:
-        """Sides of pictures are multiples of it."""
+        """The sides of pictures must be multiples of this."""
         return self.pipe.vae_scale_factor * self.patch
 
     @property
@@ -66,13 +66,13 @@ class Family(ABC):
     @property
     @abstractmethod
     def tokenizers(self) -> tuple[Any, ...]:
-        """Those whose tokens are counted: what one of them cannot read is lost."""
+        """The tokenizers that limit a prompt's length: tokens over the limit would be lost."""
 
     def count_tokens(self, text: str, param: str) -> int:
-        """Tokens of a prompt, with the start and end tokens; what is longer would be cut off by the pipeline.
+        """The tokens of a prompt, including start and end tokens. The pipeline would silently cut a longer one.
 
         Raises:
-            ContextLengthExceeded
+            ContextLengthExceeded: the prompt is longer than the model reads.
         """
         text = self.as_read(text)
         counts = [len(tokenizer(text, verbose=False).input_ids) for tokenizer in self.tokenizers]
@@ -85,22 +85,22 @@ class Family(ABC):
         return max(counts)
 
     def as_read(self, text: str) -> str:
-        """A prompt as tokenizers get it."""
+        """A prompt in the form for tokenizers."""
         return text
 
     @abstractmethod
     def encode(self, text: str) -> Conditioning:
-        """What the text encoders make of a prompt. The slow part, and the same for every picture with this prompt."""
+        """Encode a prompt. This is slow, and gives the same for every picture with this prompt."""
 
     def encode_negative(self, text: str) -> Conditioning:
         return self.encode(text)
 
     def guides(self, guidance: float) -> bool:
-        """Whether guidance takes a second, unconditional prediction."""
+        """Whether guidance needs a second, unconditional prediction."""
         return guidance > 1
 
     def describe(self, picture: Picture, encoded: Conditioning) -> Conditioning:
-        """The conditioning of one picture: the prompt, and what else the denoiser is told about it."""
+        """The conditioning of one picture: the prompt, and other inputs of the denoiser."""
         return encoded
 
     def stack(self, rows: Sequence[Conditioning]) -> Mapping[str, Any]:
@@ -115,7 +115,7 @@ class Family(ABC):
         scheduler.set_timesteps(steps)
 
     def first_step(self, steps: int, strength: float) -> int:
-        """Where to start in a schedule of so many steps."""
+        """The step at which to start a schedule of this length."""
         return max(steps - int(steps * strength), 0)
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Family(ABC):
 
         Args:
             latents: (batch, input channels, height, width). timesteps: (batch,). conditioning: from `stack`.
-            residuals: what ControlNets add, for UNets.
+            residuals: from ControlNets, for UNets.
 
         Returns:
             (batch, latent channels, height, width)
@@ -138,10 +138,10 @@ class Family(ABC):
 
 
 def steps_for(steps: int, strength: float) -> int:
-    """Enough steps for a part of at least one; few-step models would start from pure noise otherwise."""
+    """Enough steps that `strength` leaves at least one. Few-step models would otherwise start from pure noise."""
     return max(steps, math.ceil(1 / strength - 1e-9))
 
 
 def longest_text(tokenizer: Any, encoder: Any) -> int:
-    """Tokens that a CLIP encoder reads."""
+    """The most tokens that a CLIP encoder reads."""
     return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)

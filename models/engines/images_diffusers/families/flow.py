@@ -6,9 +6,9 @@ from typing import Any
 
 
 def shift_for(scheduler: Any, tokens: int, most: float = 1.15) -> float:
-    """How far a schedule leans to the noisy end for a picture of so many tokens: linear between two measured sizes.
+    """How much a schedule favours its noisy end, from the picture's number of tokens: linear between two fixed sizes.
 
-    The numbers are the scheduler's own, with the defaults of the pipelines (`calculate_shift` in diffusers).
+    The sizes are from the scheduler, with the pipelines' defaults (`calculate_shift` in diffusers).
     """
     config = scheduler.config
     fewest, largest = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
@@ -17,5 +17,5 @@ def shift_for(scheduler: Any, tokens: int, most: float = 1.15) -> float:
 
 
 def first_step(steps: int, strength: float) -> int:
-    """As these pipelines round it: up to the larger part, where Stable Diffusion's round down."""
+    """Rounded like these pipelines do: to more steps, where Stable Diffusion's round to fewer."""
     return int(max(steps - min(steps * strength, steps), 0))

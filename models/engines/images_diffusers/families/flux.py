@@ -1,4 +1,4 @@
-"""Flux: a transformer over packed latents, flow matching; guidance, where it has any, is an input."""
+"""Flux: a transformer over packed latents, with flow matching. Guidance, in models that have it, is an input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Flux(Family):
 
     @property
     def tokenizers(self) -> tuple[Any, ...]:
-        return (self.pipe.tokenizer_2,)  # CLIP gives only a summary here, of the first 77 tokens
+        return (self.pipe.tokenizer_2,)  # here CLIP only summarises the first 77 tokens
 
     @property
     def input_channels(self) -> int:
@@ -37,7 +37,7 @@ class Flux(Family):
         return {"text": embeddings, "pooled": pooled}
 
     def guides(self, guidance: float) -> bool:
-        return False  # distilled into the model: `guidance` is an input, or, in the few-step one, nothing
+        return False  # distilled into the model: `guidance` is an input, or unused in the few-step model
 
     def describe(self, picture: Picture, encoded: Conditioning) -> Conditioning:
         if not self.denoiser.config.guidance_embeds:

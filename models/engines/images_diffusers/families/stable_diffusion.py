@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2, and models made like them; with a UNet of 9 input channels, the inpainting ones."""
+"""Stable Diffusion 1 and 2, and similar models. A UNet with 9 input channels is an inpainting model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StableDiffusion(Family):
 
     @property
     def _guidance_is_an_input(self) -> bool:
-        """As in models distilled for few steps, where it costs no second prediction."""
+        """Guidance as an input, as in models distilled for few steps; it needs no second prediction."""
         return self.denoiser.config.time_cond_proj_dim is not None
 
     def predict(

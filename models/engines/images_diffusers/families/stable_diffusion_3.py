@@ -17,7 +17,7 @@ class StableDiffusion3(Family):
     flow = True
 
     def __init__(self, pipe: Any, context_tokens: int):
-        if pipe.text_encoder_3 is None:  # it can be left out to save memory; CLIP reads less
+        if pipe.text_encoder_3 is None:  # left out to save memory; CLIP reads shorter prompts
             context_tokens = min(context_tokens, longest_text(pipe.tokenizer, pipe.text_encoder))
         super().__init__(pipe, context_tokens)
         self.patch = pipe.transformer.config.patch_size

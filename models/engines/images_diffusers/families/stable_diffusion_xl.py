@@ -1,4 +1,4 @@
-"""Stable Diffusion XL, its Turbo form and models made like them: two text encoders, and the size as an input."""
+"""Stable Diffusion XL, its Turbo form and similar models: two text encoders, and the size as an input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def describe(self, picture: Picture, encoded: Conditioning) -> Conditioning:
         size = (picture.height, picture.width)
-        # the size it would have been trained at, the corner it would have been cropped at, the size of the crop
+        # original size, top left corner of the crop, target size: as if from training
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=encoded["text"].dtype, device=self.device)
         return {**super().describe(picture, encoded), "sizes": sizes}
 

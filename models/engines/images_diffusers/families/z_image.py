@@ -1,4 +1,4 @@
-"""Z-Image: one transformer over latents and text of any length, read by a language model; flow matching."""
+"""Z-Image: one transformer over latents and text; a language model encodes text of any length; flow matching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.tasks.images import Picture
 
 
 class ZImage(Family):
-    """Guidance is as everywhere here, 1 is none: what its pipeline calls 0. The Turbo form needs none."""
+    """Guidance of 1 is none, as everywhere in Medley; Z-Image's pipeline calls that 0. The Turbo form needs none."""
 
     flow = True
     patch = 2
@@ -49,7 +49,7 @@ class ZImage(Family):
         return {"text": embeddings[None]}
 
     def stack(self, rows: Sequence[Conditioning]) -> Mapping[str, Any]:
-        """Texts are of different lengths; the transformer takes them as a list."""
+        """Texts have different lengths, so the transformer takes a list."""
         return {"text": [row["text"][0] for row in rows]}
 
     def set_timesteps(self, scheduler: Any, steps: int, picture: Picture) -> None:
@@ -66,6 +66,6 @@ class ZImage(Family):
         conditioning: Mapping[str, Any],
         residuals: Residuals | None,
     ) -> torch.Tensor:
-        frames = list(latents.unsqueeze(2).unbind(0))  # it knows films: one frame each
+        frames = list(latents.unsqueeze(2).unbind(0))  # its format is video: one frame each
         predicted = self.denoiser(frames, (1000 - timesteps) / 1000, conditioning["text"], return_dict=False)[0]
         return -torch.stack([frame.float() for frame in predicted]).squeeze(2)
