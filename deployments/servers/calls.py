@@ -14,15 +14,12 @@ from deployments.telemetry import BUSY, QUEUE_WAIT
 from deployments.tracing import close_span, open_span
 from models.errors import ServingError
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.tokens import DETOKENIZE, TOKENIZE
 from models.tasks.usage import COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
 logger = logging.getLogger("ray.serve.access")
 
 # How much one more call changes the mean time of service.
 NEWEST = 0.1
-# They say nothing about the time of service.
-ASIDE = {TOKENIZE.name, DETOKENIZE.name, "wake"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +110,8 @@ class CallLog:
         self.busy = BusyClock()
         self.service_s = 0.0
         self.device, self.devices = variant.needs.device
+        # They say nothing about the time of service.
+        self.aside = {"wake", *(method.name for method in spec.task.methods if method.lookup)}
 
     def note_service(self, seconds: float) -> None:
         self.service_s = seconds if not self.service_s else self.service_s + NEWEST * (seconds - self.service_s)
@@ -156,7 +155,7 @@ class Call:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         engine_s, spec, meter = self.engine_s, self.log.spec, self.log.meter
         outcome = outcome_of(error)
-        if outcome == "ok" and self.method not in ASIDE:
+        if outcome == "ok" and self.method not in self.log.aside:
             self.log.note_service(engine_s)
         meter.write(QUEUE_WAIT, self.queue_s, spec.id, spec.task.name)
         meter.write(BUSY, self.log.busy.leave() * self.log.devices, spec.id, self.log.device)
