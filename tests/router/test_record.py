@@ -85,6 +85,18 @@ def test_each_time_becomes_its_own_metric(record, meter, chat_model):
     assert len(meter.values) == 6
 
 
+def test_the_times_of_a_request_are_those_of_the_model_that_it_is_for(record, meter, chat_model, embedding_model):
+    """Whichever other models it calls before and after."""
+    other = load_catalog()[embedding_model]
+    for call in (record.call(other, "embed"), record.call(other, "embed")):
+        call.called, call.first, call.last = record.arrived + 0.7, record.arrived + 0.8, record.arrived + 0.8
+    record.calls.insert(0, record.calls.pop())
+    assert record.primary is record.calls[1]
+    record.close(200, meter)
+    assert meter.values[FIRST_TOKEN.name, chat_model] == [pytest.approx(0.3)]
+    assert meter.values[OUTPUT_TOKEN.name, chat_model] == [pytest.approx(0.2)]
+
+
 SPEECH = Task("speech", Settings, (), (AUDIO_SECONDS, CHARACTERS), lambda settings: (), Begins.AUDIO)
 
 
