@@ -20,7 +20,6 @@ from virtual_time import VirtualLoop, follow_the_loop
 
 from models.catalog import load_catalog
 from models.engines.chat_fake import Engine as FakeChat
-from models.tasks import NAMES
 from models.tasks.chat import GenerationRequest
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from deployments.servers.engine import EngineServer
 
 pytest_plugins = ["tiers", "costs"]
-# Tests that run in a copy of Medley; see test_toy_task.py.
-collect_ignore = [] if "tones" in NAMES else ["toy"]
-
 
 # Its limits of time for an example and for drawing one are those of a free machine.
 hypothesis.settings.register_profile(

@@ -130,9 +130,11 @@ class _SchemaCheck:
 
 
 def kind_of(model: Model, key: str, value: dict) -> Any:
-    """What a field must be. The settings of a row of the catalog are those of its task."""
-    if model is ModelSpec and key == "settings" and (task := task_named(value.get("task"))):
-        return task.settings
+    """What a field must be. The settings of a row of the catalog are those of its task. Of an unknown task, nothing can
+    be said."""
+    if model is ModelSpec and key == "settings":
+        task = task_named(value.get("task"))
+        return task.settings if task else Any
     return model.model_fields[key].annotation
 
 

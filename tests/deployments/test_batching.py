@@ -70,9 +70,10 @@ async def test_a_large_request_does_not_hold_up_a_small_one():
     small = asyncio.create_task(batcher.submit([[1] * 10]))
     await asyncio.sleep(0)
     held.go.release(3)  # the batch that was under way, and two more
+    await held.begun(9)
+    early, held.open = (small.done(), large.done()), True
+    assert early == (True, False)
     assert [vector.tolist() for vector in await small] == [[1, 10]]
-    assert not large.done()
-    held.open = True
     assert len(await large) == 400
 
 
@@ -152,6 +153,41 @@ async def test_what_nobody_waits_for_is_not_left_for_ever():
     held.open = True
     await asyncio.gather(first, patient, *urgent)
     assert [batch[0][0] for batch in held.batches].index(7) == PATIENT_EVERY - 1
+
+
+async def test_what_nobody_waits_for_takes_no_place_from_who_is_waited_for():
+    """A batch begins with the front of the queue, and whoever is waited for fills it first, near in cost or less so."""
+    held = Held()
+    batcher = Batcher(held, len, largest_batch=2)
+    first = asyncio.create_task(batcher.submit([[0]]))
+    await held.begun(1)
+    patient = asyncio.create_task(batcher.submit([[7] * 5], patient=True))
+    await asyncio.sleep(0)
+    urgent = [asyncio.create_task(batcher.submit([[8] * length])) for length in (5, 9)]
+    await asyncio.sleep(0)
+    held.open = True
+    await asyncio.gather(first, patient, *urgent)
+    assert [[(one[0], len(one)) for one in batch] for batch in held.batches] == [[(0, 1)], [(8, 5), (8, 9)], [(7, 5)]]
+
+
+@pytest.mark.parametrize(("patient", "batches"), [(False, 32), (True, 70)])
+async def test_who_comes_later_does_not_overtake(patient, batches):
+    """Among those that are waited for, and among those that are not, however far the others have come: from then on
+    they take turns."""
+    held = Held()
+    batcher = Batcher(held, len, largest_batch=1)
+    early = asyncio.create_task(batcher.submit([[1]] * 40, patient=patient))
+    others = asyncio.create_task(batcher.submit([[9]] * 40, patient=not patient))
+    held.go.release(batches - 1)
+    await held.begun(batches)
+    late = asyncio.create_task(batcher.submit([[2]] * 40, patient=patient))
+    await asyncio.sleep(0)
+    held.open = True
+    await asyncio.gather(early, others, late)
+    rest = [batch[0][0] for batch in held.batches[batches:] if batch[0][0] != 9]
+    left = rest.count(1)
+    assert 5 < left < 20
+    assert left - 1 <= rest[: 2 * left].count(2) <= left + 1
 
 
 async def test_items_of_other_kinds_cost_what_their_engine_says():

@@ -42,6 +42,15 @@ async def in_turn(request: Request) -> dict:
     return {"document": document.decode()}
 
 
+async def vectors_in_turn(request: Request) -> dict:
+    """Vectors of two models, one after the other; the request is for the first."""
+    catalog = request.app.state.services.catalog
+    async with calling.admitted(request, catalog[EMBEDDINGS]) as calls:
+        asked = EmbeddingRequest(("one two",))
+        both = [await calls.call(catalog[name], EMBED, asked) for name in (EMBEDDINGS, OTHER)]
+    return {"dimensions": [one.dimensions for one in both]}
+
+
 async def at_once(request: Request) -> dict:
     """Vectors of two models; the request is for the first."""
     catalog = request.app.state.services.catalog
@@ -72,6 +81,7 @@ def serve(local_serve):  # noqa: F811
 async def router_of(serve, **args):
     application = await serve.router(**args)
     application.add_api_route("/in-turn", in_turn, methods=["POST"])
+    application.add_api_route("/vectors-in-turn", vectors_in_turn, methods=["POST"])
     application.add_api_route("/at-once", at_once, methods=["POST"])
     application.add_api_route("/chats-at-once", chats_at_once, methods=["POST"])
     return application
@@ -148,6 +158,17 @@ async def test_the_second_call_has_what_is_left_of_the_deadline(serve, line):
     assert chat.engine.tokens_made == made
     assert [call["code"] for call in line().calls] == [None, "deadline_exceeded"]
     assert serve.meter.total(ERRORS, CHAT, "chat", "deadline_exceeded") == 1
+
+
+async def test_the_second_of_two_answers_has_what_is_left_of_the_deadline(serve, line):
+    serve.deploy(EMBEDDINGS, await slow_embeddings(0.3))
+    serve.deploy(OTHER, await slow_embeddings(0.5))
+    application, began = await router_of(serve), now()
+    answer = await post(application, "/vectors-in-turn", x_deadline="0.6")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert now() - began == pytest.approx(0.6)
+    assert [call["code"] for call in line().calls] == [None, "deadline_exceeded"]
+    assert (await post(application, "/vectors-in-turn", x_deadline="0.9")).status_code == 200
 
 
 async def test_a_client_that_leaves_ends_both_calls(serve, line):

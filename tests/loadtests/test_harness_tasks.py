@@ -104,11 +104,11 @@ def test_a_task_with_requests_of_its_own_needs_no_example():
 
 
 def test_an_example_is_sent_as_it_is_but_for_the_model_and_what_a_scenario_says():
-    model = Model("a@int8", "reranking", RERANKING)
-    asked = [EXAMPLE.request(random.Random(seed), Arrival(0.0), model, {"top_n": 1}) for seed in (1, 2)]
+    model, options = Model("a@int8", "reranking", RERANKING), {"top_n": 1, "query": "bird"}
+    asked = [EXAMPLE.request(random.Random(seed), Arrival(0.0), model, options) for seed in (1, 2)]
     assert asked[0] == asked[1]
     assert asked[0].path == "/v1/rerank"
-    assert asked[0].body == {"model": "a@int8", "query": "fish", "documents": ["a cod", "a cup"], "top_n": 1}
+    assert asked[0].body == {"model": "a@int8", "query": "bird", "documents": ["a cod", "a cup"], "top_n": 1}
     assert "model" not in RERANKING["example"]["body"]
 
 

@@ -84,6 +84,9 @@ def test_a_row_is_read(tmp_path):
     [
         ({"colour": "red"}, "colour"),
         ({"limits": {"context_tokens": 100, "inptus": 1}}, "inptus"),
+        ({"limits": {}}, "context_tokens"),
+        ({"task": ["chat"]}, "task"),
+        ({"task": "chatt"}, "task(?s:.*)'chat' or 'embeddings'"),
         ({"id": "Not An Id"}, "id"),
         ({"task": "chatt"}, "task"),
         ({"task": {"name": "chat"}}, "task"),

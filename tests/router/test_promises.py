@@ -126,3 +126,19 @@ async def test_looking_up_tokens_takes_no_place(http, services, chat_model):
     services.admission.load(chat_model).in_flight = 5
     answer = await http.post("/tokenize", json={"model": chat_model, "prompt": "hi"})
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "patient"), [({}, False), ({"priority": "u=3"}, False), ({"priority": "u=6"}, True)]
+)
+async def test_a_replica_is_told_whether_anybody_waits(http, embeddings, embedding_model, headers, patient):
+    told, submit = [], embeddings.batcher.submit
+
+    async def noted(tokens, patient):
+        told.append(patient)
+        return await submit(tokens, patient)
+
+    embeddings.batcher.submit = noted
+    body = {"model": embedding_model, "input": "one"}
+    assert (await http.post("/v1/embeddings", json=body, headers=headers)).status_code == 200
+    assert told == [patient]

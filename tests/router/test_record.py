@@ -21,11 +21,22 @@ from deployments.router.calling import LOOK_S
 from deployments.router.dispatch import ModelState, State
 from deployments.router.record import RequestRecord
 from deployments.router.services import Services
-from deployments.telemetry import DURATION, ERRORS, FIRST_TOKEN, OUTPUT_TOKEN, REQUESTS, TOKENS
+from deployments.telemetry import (
+    DURATION,
+    ERRORS,
+    FIRST_AUDIO,
+    FIRST_TOKEN,
+    OUTPUT_TOKEN,
+    REAL_TIME_FACTOR,
+    REQUESTS,
+    TOKENS,
+    counter_of,
+)
 from models.catalog import load_catalog
 from models.engines.chat_fake import Engine as FakeChat
 from models.errors import EngineFailed, RateLimited
-from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
+from models.tasks.task import Begins, Settings, Task
+from models.tasks.usage import AUDIO_SECONDS, CHARACTERS, COMPLETION_TOKENS, PROMPT_TOKENS, Usage
 
 CANARY = "xylophone-canary-2718"
 
@@ -72,6 +83,37 @@ def test_each_time_becomes_its_own_metric(record, meter, chat_model):
     assert meter.total(TOKENS, chat_model, "chat", "prompt") == 7
     assert meter.total(TOKENS, chat_model, "chat", "completion") == 4
     assert len(meter.values) == 6
+
+
+def test_the_times_of_a_request_are_those_of_the_model_that_it_is_for(record, meter, chat_model, embedding_model):
+    """Whichever other models it calls before and after."""
+    other = load_catalog()[embedding_model]
+    for call in (record.call(other, "embed"), record.call(other, "embed")):
+        call.called, call.first, call.last = record.arrived + 0.7, record.arrived + 0.8, record.arrived + 0.8
+    record.calls.insert(0, record.calls.pop())
+    assert record.primary is record.calls[1]
+    record.close(200, meter)
+    assert meter.values[FIRST_TOKEN.name, chat_model] == [pytest.approx(0.3)]
+    assert meter.values[OUTPUT_TOKEN.name, chat_model] == [pytest.approx(0.2)]
+
+
+SPEECH = Task("speech", Settings, (), (AUDIO_SECONDS, CHARACTERS), lambda settings: (), Begins.AUDIO)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_sound_is_timed_to_its_first_piece_and_by_its_length(record, meter, chat_model, monkeypatch, stream):
+    counters = {count.counter: counter_of(count.counter) for count in SPEECH.counts}
+    monkeypatch.setattr("deployments.router.record.COUNTERS", counters)
+    (call,) = record.calls
+    record.task, record.stream, call.task = SPEECH, stream, SPEECH
+    call.usage = Usage({AUDIO_SECONDS: 4.0, CHARACTERS: 12})
+    record.close(200, meter)
+    first = meter.values.pop((FIRST_AUDIO.name, chat_model), None)
+    assert first == ([pytest.approx(0.3)] if stream else None)
+    assert meter.values[REAL_TIME_FACTOR.name, chat_model] == [pytest.approx(0.25)]
+    assert meter.total(FIRST_TOKEN, chat_model) == meter.total(OUTPUT_TOKEN, chat_model) == 0
+    assert meter.total(counters[AUDIO_SECONDS.counter], chat_model, "speech") == 4
+    assert meter.total(counters[CHARACTERS.counter], chat_model, "speech") == 12
 
 
 def test_one_token_has_no_time_between_tokens(record, meter, chat_model):
