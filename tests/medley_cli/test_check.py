@@ -205,7 +205,7 @@ def test_a_variant_that_is_served_twice_is_a_warning(run, tmp_path):
     names = [number for number, line in enumerate(file.read_text().splitlines(), 1) if "- name: all-minilm" in line]
     assert (warning.line, warning.where, warning.stops) == (names[1], "application all-minilm-l6-v2@onnx, name", False)
     assert warning.message == (
-        f"warning: all-minilm-l6-v2 (line {names[0]}) serves the variant onnx too, so it is loaded twice. "
+        f"warning: all-minilm-l6-v2 (line {names[0]}) also serves the variant onnx, so it is loaded twice. "
         "Requests for all-minilm-l6-v2@onnx would reach all-minilm-l6-v2 without this one."
     )
     result = run(file)
