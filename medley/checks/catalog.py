@@ -84,7 +84,7 @@ def _default_variant(document: Document, path: KeyPath) -> Found:
 
 def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
     task, wanted = document.at((*path, "task")), document.path.stem
-    if task == wanted or task not in BY_NAME:
+    if task == wanted or not isinstance(task, str) or task not in BY_NAME:
         return []
     message = f"a model of task {task} belongs in {task}.yaml, not in {document.path.name}. Move it."
     return [((*path, "task"), message)]
@@ -93,7 +93,8 @@ def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
 def _engines(document: Document, path: KeyPath) -> Found:
     """Every variant has an engine for its backend."""
     task, variants = document.at((*path, "task")), document.at((*path, "variants"))
-    backends = [str(backend) for backend in backends_of(BY_NAME[task])] if task in BY_NAME else []
+    known = isinstance(task, str) and task in BY_NAME
+    backends = [str(backend) for backend in backends_of(BY_NAME[task])] if known else []
     for name, variant in variants.items() if isinstance(variants, dict) else ():
         backend = variant.get("backend") if isinstance(variant, dict) else None
         if backends and isinstance(backend, str) and backend in list(Backend) and backend not in backends:

@@ -86,6 +86,15 @@ def test_an_odd_value_in_any_place_is_judged_without_a_traceback(file, tmp_path)
     assert_judged_without_a_traceback(file, tmp_path, lambda: random.choice(ODD_VALUES))
 
 
+@pytest.mark.parametrize("task", [{}, []], ids=str)
+def test_a_task_that_is_not_a_name_is_a_mistake_of_its_row(task, tmp_path):
+    document = yaml.safe_load(shipped(CATALOG))
+    document["models"][0]["task"] = task
+    target = tmp_path / Path(CATALOG).name
+    target.write_text(yaml.safe_dump(document))
+    assert any(".task" in one or ", task" in one for one in messages(target))
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("value", ODD_VALUES, ids=str)
 @pytest.mark.parametrize("file", [SERVE, CATALOG, SLO])
