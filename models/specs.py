@@ -52,7 +52,7 @@ def task_named(value: Any) -> Task[Any]:
     """The contract of the task with this name."""
     if isinstance(value, Task):
         return value
-    if value not in BY_NAME:
+    if not isinstance(value, str) or value not in BY_NAME:
         raise PydanticKnownError("enum", {"expected": " or ".join(f"'{name}'" for name in BY_NAME)})
     return BY_NAME[value]
 

@@ -131,8 +131,9 @@ class _SchemaCheck:
 
 def kind_of(model: Model, key: str, value: dict) -> Any:
     """What a field must be. The settings of a row of the catalog are those of its task."""
-    if model is ModelSpec and key == "settings" and value.get("task") in BY_NAME:
-        return BY_NAME[value["task"]].settings
+    task = value.get("task")
+    if model is ModelSpec and key == "settings" and isinstance(task, str) and task in BY_NAME:
+        return BY_NAME[task].settings
     return model.model_fields[key].annotation
 
 
