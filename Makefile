@@ -2,24 +2,24 @@
 # make stop    end the cluster                                         make lint    style, types and import contracts
 # The first run downloads about 900 MB of packages and models. The second one downloads, converts and compiles nothing.
 
-# Which Python: nothing takes the first that fits, or one of uv.
+# The Python to use. Empty: the first suitable one, or one that uv provides.
 PYTHON ?=
 VENV ?= .venv
 CONFIG ?= serve_config.yaml
-# On a machine whose package index serves CUDA builds of torch, point pip at PyTorch's index of CPU builds here.
+# If the machine's package index serves CUDA builds of torch, point pip at PyTorch's index of CPU builds here.
 TORCH_OPTIONS ?=
 
 ifneq ($(words $(VENV)),1)
 $(error VENV is a folder without spaces in its name, because make takes them for several)
 endif
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported. To compile all of them beforehand is half of the work of installing.
+# Python compiles each module on first import. Compiling all of them in advance would double the time to install.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
-# What pip says goes to a file, whose end is shown when it fails: its warnings would hide what make says.
+# pip's output goes to a file, because its warnings would hide make's messages. On failure the end of it is shown.
 LOG := $(VENV)/setup.log
-LOGGED = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "All that pip said: $(LOG)"; exit 1; }
+LOGGED = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "The whole output of pip: $(LOG)"; exit 1; }
 LOCKED := --no-deps --require-hashes
-# Two processes of one thread each, in an order that the seed decides: `make test-fast SEED=7` runs the same again.
+# Two processes with one thread each, in an order that depends on the seed: `make test-fast SEED=7` repeats a run.
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=$(SEED) $(BIN)/python -m pytest
@@ -39,7 +39,7 @@ $(VENV)/.python:
 	@requirements/venv.sh $(VENV) $(PYTHON)
 	@touch $@
 
-# The locks come first, so that torch finds all that it asks for. A build for CUDA asks for more, and brings it.
+# The locked packages come first, so that torch finds its requirements. A CUDA build has more, which pip then adds.
 $(VENV)/.locked: $(VENV)/.python requirements/cpu.txt
 	@echo "Installing $$(grep -c '^[a-z]' requirements/cpu.txt) locked packages (a minute the first time)"
 	@$(INSTALL) $(LOCKED) -r requirements/cpu.txt $(LOGGED)
@@ -72,15 +72,15 @@ serve: setup
 stop:
 	@if [ -x $(BIN)/medley ]; then $(BIN)/medley down; else echo "Nothing is set up here."; fi
 
-# What every commit must pass, in parts, each of which runs alone too. CONTRIBUTING.md says what goes where.
+# Every commit must pass this. Each part can run alone too. CONTRIBUTING.md says which test belongs where.
 test: setup-dev
 	@$(PARTS) run check test-fast test-cluster
 
-# The release tier: all parts, one after the other. A part that has passed on the same files is not run again.
+# For releases: all parts, one after the other. A part that already passed on the same files is skipped.
 test-all: setup-dev
 	@$(PARTS) resume
 
-# The tests of every commit that a change can touch; SINCE=main for a branch.
+# Those tests of `make test` that a change can affect; SINCE=main for a branch.
 test-changed: setup-dev
 	@SEED=$(SEED) PYTHONHASHSEED=$(SEED) $(BIN)/python tests/changed.py $(SINCE)
 
@@ -102,22 +102,22 @@ test-models: setup-dev models
 test-variants: setup-dev models
 	$(IN_TWO) --timeout 900 -m variants tests/engines tests/models
 
-# They measure time, so one after the other.
+# These measure time, so they run one after the other.
 test-loadtests: setup-dev
 	$(IN_ORDER) -m loadtests tests/loadtests
 
 test-serve: setup-dev models
 	$(IN_ORDER) -m serve tests/serve
 
-# Several Ray nodes on this machine, and what happens when they die. As root.
+# Several Ray nodes on this machine, some of which fail. Needs root.
 test-nodes: setup-dev models
 	$(IN_ORDER) -m nodes tests/nodes
 
-# Faults planted into the product, which the tests must find.
+# Plants faults in the product, which the tests must find.
 test-mutations: setup-dev models
 	$(BIN)/python tests/mutations/run.py
 
-# Starts a cluster of its own, which fetches what it lacks. Exit code 3, "too little was proven", is a warning here.
+# Starts its own cluster, which fetches missing models. Exit code 3, "too little was proven", is only a warning here.
 loadtest: setup-dev
 	@$(BIN)/medley up $(CONFIG)
 	@$(BIN)/medley loadtest run smoke --promises cpu-ci --rate 2 --seconds 20; code=$$?; $(BIN)/medley down; [ $$code -eq 0 ] || [ $$code -eq 3 ]

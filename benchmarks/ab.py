@@ -1,7 +1,7 @@
 """How often A/B mode is wrong: `python -m benchmarks.ab` (about a quarter of an hour).
 
-Two servers that take 8 ms of CPU for a request, twenty times: none of the runs may call one slower. And one of the two
-with a fifth more, five times: all of them must find it.
+Twenty runs compare two servers that both take 8 ms of CPU per request: no run may call one of them slower. Five runs
+compare two of which one takes a fifth more: every run must find it.
 """
 
 from __future__ import annotations

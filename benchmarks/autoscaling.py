@@ -1,8 +1,8 @@
-"""The promise's policy beside Ray's default one, on one trace, on a real Serve: `python -m benchmarks.autoscaling`.
+"""Compares PromisePolicy with Ray's default policy on one trace, in a real Serve: `python -m benchmarks.autoscaling`.
 
-The model sleeps instead of working (benchmarks/sleeping.py), so that replicas add up on a machine of two cores. What is
-measured is the control: how soon replicas follow, what the promise is kept for, and how many replica-seconds it takes.
-Beside each run stands what the simulator (`medley simulate`) says of the same trace.
+The model sleeps instead of working (benchmarks/sleeping.py), so that a machine with two cores can run many replicas.
+The benchmark measures only the control: how soon replicas follow, for how many requests the promise is kept, and how
+many replica-seconds that takes. The result of `medley simulate` for the same trace is shown beside each run.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PROMISE = {
     "policy_function": "deployments.autoscaling:PromisePolicy",
     "policy_kwargs": {"wait_s": WAIT_S, "concurrency": SLOTS, "service_s": SERVICE_S},
 }
-# Ray's own, with as many requests for a replica as it has slots, and with Ray's default of two.
-# The last one refuses, as the router does, what would be answered too late.
+# Ray's own policy, with as many requests per replica as it has slots, and with Ray's default of two.
+# The last one refuses requests that would be answered too late, like the router.
 ADMITTING = "promise, with admission"
 POLICIES: dict[str, dict[str, Any]] = {
     "promise": {"policy": PROMISE},
@@ -56,9 +56,10 @@ POLICIES: dict[str, dict[str, Any]] = {
 class Outcome:
     """
     Attributes:
-        lost: neither answered nor refused. good: share of requests that were answered within LIMIT_S. p99_s: from when
-            a request was due to its answer, of those that have one.
-        followed_s: from the start of the spike until there were as many replicas as it needs.
+        lost: requests that were neither answered nor refused.
+        good: the share of requests that were answered within LIMIT_S.
+        p99_s: from a request's due time to its answer; answered requests only.
+        followed_s: from the start of the spike until there were enough replicas for it.
     """
 
     policy: str
@@ -90,7 +91,7 @@ def scenario(base: float, spike: float, quiet_s: float, spike_s: float) -> dict[
 
 
 def measure(name: str, asked: dict[str, Any]) -> Outcome:
-    """Run one policy on the trace of a scenario, and simulate it (without admission, which the simulator has not)."""
+    """Run one policy on the trace of a scenario, and simulate it (without admission, which the simulator lacks)."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with serving(work, POLICIES[name], LIMIT_S if name == ADMITTING else None) as (address, watched):
@@ -106,7 +107,7 @@ def measure(name: str, asked: dict[str, Any]) -> Outcome:
 
 
 def load(address: str, work: Path) -> tuple[float, int]:
-    """Returns the Unix time at which the schedule began, about, and the exit code."""
+    """Returns the approximate Unix time at which the schedule began, and the exit code."""
     command = [
         sys.executable, "-m", "loadtest", "run", str(work / "spike.yaml"), "--host", address,
         "--slo", str(work / "slo.yaml"), "--report", str(work / "report"),
@@ -162,7 +163,7 @@ def serving(folder: Path, policy: dict[str, Any], limit_s: float | None = None) 
     """The sleeping model on a Ray of its own. Yields its address and the file of replicas.
 
     Args:
-        limit_s: refuse what would take longer.
+        limit_s: refuse requests that would take longer.
     """
     port, settings, watched = free_port(), folder / "settings.json", folder / "replicas.jsonl"
     scaling = {**BOUNDS, **DELAYS, **policy}

@@ -1,6 +1,6 @@
-"""What becomes of requests when nodes fail, leave and come: `python -m benchmarks.failures`, as root.
+"""The fate of requests when nodes fail, leave and join: `python -m benchmarks.failures`, as root.
 
-Runs the tests of `tests/nodes` and writes what they found. What a column means, `tests/nodes/under_load.py` says.
+Runs the tests of `tests/nodes` and writes their findings. `tests/nodes/under_load.py` explains the columns.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def counted(why: dict[str, int]) -> str:
 
 
 def processes(replicas: list[Any]) -> str:
-    """Process ids by the last number of their node's address: ids begin anew on each node."""
+    """Process ids, prefixed with the last number of the node's address, because nodes may use the same ids."""
     return " ".join(f"{address.rpartition('.')[2]}:{pid}" for address, pid in replicas) or "none"
 
 

@@ -1,10 +1,10 @@
-"""Pictures a second: Medley beside the naive server, on the same model, in one run: `python -m benchmarks.images`.
+"""Pictures per second of Medley and of a naive server, on the same model, in one run: `python -m benchmarks.images`.
 
 The naive server (benchmarks/naive_images.py) is FastAPI around one diffusers pipeline, called inside the handler. Both
-make the same pictures: same weights, size, steps, guidance and seeds. Both are up and take turns, each with 1, 4 and
-16 clients, so that what the machine does meanwhile falls on both.
+make the same pictures: same weights, size, steps, guidance and seeds. Both run at the same time and take turns, each
+with 1, 4 and 16 clients, so that disturbances of the machine affect both.
 
-Then where a picture's time goes in Medley, from the Server-Timing header: router, queue, engine.
+Then the Server-Timing header shows where a picture's time goes in Medley: router, queue or engine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def naive_request(seed: int) -> tuple[str, dict[str, Any]]:
 
 
 async def pictures_a_second(make_request: Any, clients: int, seconds: float) -> tuple[float, list[dict[str, float]]]:
-    """Closed loop of `clients`, pictures counted that were asked for and finished within the time."""
+    """Run a closed loop of `clients`. Counts pictures that were requested and finished within the time."""
     timings: list[dict[str, float]] = []
     finished = 0
 
@@ -73,7 +73,7 @@ async def pictures_a_second(make_request: Any, clients: int, seconds: float) -> 
         started = time.monotonic()
         end = started + seconds
         await asyncio.gather(*(client(number, http) for number in range(clients)))
-        # Until the last picture begun within the time is finished: none is counted that was not waited for.
+        # The time ends when the last picture that was begun within it is finished.
         return finished / (time.monotonic() - started), timings
 
 
@@ -114,7 +114,7 @@ async def compare(rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def encoding_milliseconds() -> dict[str, float]:
-    """What writing one picture as a file takes, metadata included."""
+    """The time to write one picture to a file, including metadata."""
     import numpy as np
 
     from models.media.encoding import GENERATED, encode_image

@@ -17,7 +17,7 @@ PROMPT = "Write a short story about a dog who learns to sail. Part {number}."
 
 @dataclass(slots=True)
 class Sample:
-    """One request: seconds to the first token (streams) and to the end, and the tokens that came."""
+    """One request: seconds to the first token (streams) and to the end, and the number of tokens."""
 
     first: float
     total: float
@@ -40,7 +40,7 @@ class Result:
 
 
 async def run_clients(clients: int, requests: int, send) -> Result:
-    """`send(session, number)` is called `requests` times by `clients` clients in all."""
+    """`clients` clients call `send(session, number)` `requests` times in all."""
     result = Result()
     numbers = iter(range(requests))
 

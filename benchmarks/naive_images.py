@@ -1,4 +1,4 @@
-"""What most tutorials deploy: FastAPI, one diffusers pipeline, called inside the handler, one request at a time.
+"""The server of most tutorials: FastAPI with one diffusers pipeline, called in the handler, one request at a time.
 
 `MODEL_FOLDER=... uvicorn benchmarks.naive_images:app`
 """

@@ -1,7 +1,7 @@
-"""What metrics, logs and traces cost in CPU per embedding request: `python -m benchmarks.observability`.
+"""The CPU cost of metrics, logs and traces per embedding request: `python -m benchmarks.observability`.
 
-One cluster, the embedding model alone. Every setting takes its turn in every round, so that what the machine does
-meanwhile falls on all of them. Traces are on when the client asks for them (a sampled traceparent), and go to a sink.
+One cluster runs only the embedding model. Every setting takes a turn in every round, so that disturbances of the
+machine affect all of them. Traces are on when the client asks for them (a sampled traceparent), and go to a sink.
 Written to benchmarks/results/<date>-cpu<N>-observability.json. About ten minutes.
 """
 
@@ -30,7 +30,7 @@ COMMAND = str(Path(sys.executable).parent / "medley")
 SINK = "http://127.0.0.1:8125"
 ROUNDS, REQUESTS, CLIENTS = 3, 1200, 8
 
-# Arguments of router and model, and whether requests are traced.
+# Arguments of the router and the model, and whether requests are traced.
 SETTINGS = {
     "all off": ({"metrics": False, "access_log": False}, False),
     "metrics": ({"metrics": True, "access_log": False}, False),

@@ -1,7 +1,7 @@
-"""What stays good when twice too much is asked, with admission and without: `python -m benchmarks.overload`.
+"""How many requests stay good under twice the load, with and without admission: `python -m benchmarks.overload`.
 
-On the starter cluster: the highest rate of chats at which the promise holds is searched for, then twice that is sent,
-in turns with admission off and on, and what is good of it is compared with what was good at the highest rate.
+On the starter cluster, it searches the highest rate of chats at which the promise holds. Then it sends twice that rate,
+in turns with admission off and on, and compares the number of good answers with that at the highest rate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODELS = ("smollm2-135m-instruct", "router")
 
 
 def config(folder: Path, promises: str | None) -> Path:
-    """The chat model and the router alone: what else runs takes CPU from both sides alike, and is not the question."""
+    """Only the chat model and the router, because other models would take CPU from both sides."""
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     document = copy.deepcopy(document)
     document["applications"] = [app for app in document["applications"] if app["name"] in MODELS]
@@ -44,7 +44,7 @@ def medley(*words: str) -> None:
 
 
 def capacity(folder: Path) -> float:
-    """The highest rate that surely holds."""
+    """The highest rate that is proven to hold."""
     scenario = write(folder, "saturate", {"stages": [{"rate": 1, "seconds": 15}], "parts": [CHAT], "drain_s": 30})
     words = ["search", str(scenario), "--host", ADDRESS, "--low", "4", "--report", str(folder / "search")]
     subprocess.run([sys.executable, "-m", "loadtest", *words], cwd=ROOT, check=True)
@@ -58,7 +58,7 @@ def write(folder: Path, name: str, scenario: dict[str, Any]) -> Path:
 
 
 def at(folder: Path, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Send so many chats a second. What became of them, per second."""
+    """Send chats at this rate. Returns the outcomes per second."""
     scenario = {
         "stages": [{"rate": rate, "seconds": seconds}],
         "parts": [{**CHAT, "good": 0.5}],
@@ -118,7 +118,7 @@ def main() -> None:
                 runs["at_capacity"].append(at(folder, rate, given.seconds, 10 + turn))
                 runs["without"].append(at(folder, 2 * rate, given.seconds, 20 + turn))
                 medley("deploy", str(config(folder, "cpu")))
-                at(folder, 0.8 * rate, 20, 30 + turn)  # from which it learns
+                at(folder, 0.8 * rate, 20, 30 + turn)  # for admission to learn from
                 runs["with"].append(at(folder, 2 * rate, given.seconds, 20 + turn))
                 print(json.dumps({key: value[-1] for key, value in runs.items()}, indent=1), flush=True)
         finally:

@@ -1,4 +1,4 @@
-"""Plain FastAPI: what the path without a model is compared with."""
+"""Plain FastAPI, to compare with the path without a model."""
 
 from fastapi import FastAPI
 

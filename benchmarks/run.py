@@ -1,13 +1,13 @@
-"""Medley beside other servers, on the same model, in one run: `python -m benchmarks.run` (about twelve minutes).
+"""Compares Medley with other servers on the same model, in one run: `python -m benchmarks.run` (about twelve minutes).
 
-Three servers are up at the same time and take turns, so that what the machine does meanwhile falls on all of them:
+Three servers run at the same time and take turns, so that disturbances of the machine affect all of them:
 
     medley      the starter cluster, through HAProxy and router
     vllm        vLLM's own OpenAI server on the same weights with the same arguments
     ray-llm     ray.serve.llm's own ingress (an application in the same Ray cluster)
 
-and for the path without a model, plain FastAPI under uvicorn. Ratios are medians over the rounds; absolute numbers are
-of this machine on this day. The result is written to benchmarks/results/<date>-<host>.json and .md.
+The path without a model is compared with plain FastAPI under uvicorn. Ratios are medians over the rounds; absolute
+numbers hold for this machine on this day. The result is written to benchmarks/results/<date>-<host>.json and .md.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def wait_until_answered(url: str, patience_s: float = 300) -> None:
 
 
 def ray_llm_application() -> dict:
-    """ray.serve.llm's ingress over the same weights, with its defaults but for what Medley sets as well."""
+    """ray.serve.llm's ingress on the same weights, with its defaults except for settings that Medley changes too."""
     spec = load_catalog()[CHAT]
     variant = spec.variant(None)
     llm = {
@@ -128,7 +128,7 @@ def bare_vllm() -> Iterator[dict[str, float]]:
 
 @contextlib.contextmanager
 def plain_fastapi() -> Iterator[None]:
-    """The least a Python web server does: one route, no model."""
+    """A minimal Python web server: one route, no model."""
     command = [sys.executable, "-m", "uvicorn", "benchmarks.plain:app", "--port", "8124", "--log-level", "warning"]
     with running(command, f"{FASTAPI}/healthz", dict(os.environ)):
         yield
@@ -136,7 +136,7 @@ def plain_fastapi() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(command: list[str], health: str, env: dict[str, str]) -> Iterator[tuple[psutil.Process, float]]:
-    """A server for as long as the block lasts, from the moment it answers; with the seconds that took."""
+    """Run a server during the block. Yields, once it answers, the seconds that its start took."""
     started = time.monotonic()
     with (
         tempfile.TemporaryFile() as log,
@@ -215,7 +215,7 @@ def chat_rounds(targets: dict[str, str], rounds: int) -> dict:
 
 
 def cpu_per_request(requests: int, clients: int, send) -> dict:
-    """Milliseconds of CPU per request, by part, less what the idle cluster uses in the same time; and latency."""
+    """Milliseconds of CPU per request, by part, minus the use of the idle cluster in the same time; and latency."""
     before, started = cpu_by_role(), time.monotonic()
     time.sleep(5)
     after, pause = cpu_by_role(), time.monotonic() - started

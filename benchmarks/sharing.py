@@ -1,9 +1,9 @@
-"""Models that share cores, with threads that spin while they wait and with ones that sleep: `benchmarks.sharing`.
+"""Models that share cores, with threads that spin or sleep while they wait: `python -m benchmarks.sharing`.
 
-Torch and vLLM work in OpenMP threads, which by default spin when they wait for each other. Where two models share
-cores, one spins on the core that the other needs. `medley up` therefore starts its processes with
-OMP_WAIT_POLICY=PASSIVE. Here the starter cluster is started in turns with both, and chat and pictures are asked for
-alone, and together with embeddings.
+Torch and vLLM use OpenMP threads, which by default spin while they wait for each other. When two models share cores,
+one spins on the core that the other needs. So `medley up` starts its processes with OMP_WAIT_POLICY=PASSIVE. This
+benchmark starts the starter cluster in turns with both policies. It requests chats and pictures alone, and together
+with embeddings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8000"
-# GOMP_SPINCOUNT goes before OMP_WAIT_POLICY; so many times GNU's OpenMP spins where neither is set.
+# GOMP_SPINCOUNT overrides OMP_WAIT_POLICY. This is GNU OpenMP's default if neither is set.
 POLICIES = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {}}
 CHAT = ("/v1/chat/completions", {"model": "smollm2-135m-instruct", "max_tokens": 64, "ignore_eos": True})
 PICTURE = ("/v1/images/generations", {"model": "doodle", "prompt": "a red circle on a blue background"})
@@ -37,7 +37,7 @@ Request = tuple[str, dict[str, Any]]
 
 
 def numbered(request: Request, number: int) -> Request:
-    """No two requests are the same, so that nothing is taken from a cache."""
+    """All requests differ, so that none is answered from a cache."""
     path, body = request
     if request is CHAT:
         return path, {**body, "messages": [{"role": "user", "content": f"Tell me story {number}."}]}
@@ -47,7 +47,7 @@ def numbered(request: Request, number: int) -> Request:
 
 
 async def closed_loop(http: httpx.AsyncClient, request: Request, clients: int, seconds: float) -> dict[str, float]:
-    """Requests a second that were begun within the time, until the last has its answer; their median seconds."""
+    """The rate of requests that were begun within the time, until the last is answered; and their median seconds."""
     taken: list[float] = []
     began = time.monotonic()
 
@@ -88,7 +88,7 @@ def turn(config: Path, policy: str, seconds: float) -> dict[str, dict[str, float
 
 
 def everybody_is_let_in(folder: Path) -> Path:
-    """The starter cluster without promises: a refusal is quick, and would count as an answer."""
+    """The starter cluster without promises, because quick refusals would count as answers."""
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     document["applications"][-1]["args"]["promises"] = None
     file = folder / "serve_config.yaml"

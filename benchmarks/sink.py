@@ -1,4 +1,4 @@
-"""Takes OTLP over HTTP and throws it away: `python -m uvicorn benchmarks.sink:app`."""
+"""Accepts OTLP over HTTP and discards it: `python -m uvicorn benchmarks.sink:app`."""
 
 
 async def app(scope, receive, send):

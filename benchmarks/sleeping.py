@@ -1,7 +1,7 @@
-"""A model whose work is elsewhere: each request takes a slot and a time, and no CPU. For autoscaling on small machines.
+"""A model that only sleeps: each request takes a slot and time, but no CPU. For autoscaling on small machines.
 
-Run as a script it starts a Ray of its own, serves the model under a policy and writes, twice a second, how many
-replicas there are: `python -m benchmarks.sleeping PORT SETTINGS.json REPLICAS.jsonl`; it ends when its input ends.
+As a script it starts its own Ray, serves the model under a policy and writes the number of replicas twice a second:
+`python -m benchmarks.sleeping PORT SETTINGS.json REPLICAS.jsonl`. It ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ front = FastAPI()
 @serve.deployment
 class Sleeper:
     def __init__(self, slots: int, service_s: float, start_s: float):
-        time.sleep(start_s)  # as weights that are loaded
+        time.sleep(start_s)  # like loading weights
         self.slots = asyncio.Semaphore(slots)
         self.draw = random.Random()
         self.service_s = self.measured = service_s
@@ -56,7 +56,7 @@ class Sleeper:
 class Front:
     """
     Args:
-        limit_s: refuse what would take longer, as Medley's router does; None to take everything.
+        limit_s: refuse requests that would take longer, like Medley's router. None accepts all.
     """
 
     def __init__(self, model: Any, limit_s: float | None):
@@ -122,13 +122,13 @@ def run(port: int, settings: dict[str, Any], watched: Path) -> None:
 
 
 def count_replicas() -> Counter[str]:
-    """By state. Raises KeyError: Serve does not know the deployment yet."""
+    """Replicas by state. Raises KeyError while Serve does not know the deployment yet."""
     deployment = serve.status().applications["sleeping"].deployments["model"]
     return Counter({str(getattr(state, "value", state)): count for state, count in deployment.replica_states.items()})
 
 
 def stopped() -> bool:
-    """Whether the input has ended, after half a second."""
+    """Wait half a second for the end of the input. Returns whether it has ended."""
     import select
 
     ready, _, _ = select.select([sys.stdin], [], [], 0.5)

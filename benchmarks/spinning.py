@@ -1,4 +1,4 @@
-"""A server whose requests each take so many milliseconds of CPU: `python -m benchmarks.spinning PORT MILLISECONDS`."""
+"""A server whose requests each take a fixed CPU time: `python -m benchmarks.spinning PORT MILLISECONDS`."""
 
 from __future__ import annotations
 

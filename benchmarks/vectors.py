@@ -1,4 +1,4 @@
-"""Embeddings that the load tests accept: texts that mean the same point the same way."""
+"""Embeddings that pass the load tests' check: texts with similar meanings have similar directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas of every task that has no server of its own: one answer to each request, several requests at a time."""
+"""The server of every task without one of its own: one answer per request, several requests at a time."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Server(EngineServer):
         return self.answer
 
     async def answer(self, request: Any) -> Any:
-        """What the engine answers.
+        """The engine's answer.
 
         Raises:
-            ServingError: of the engine; EngineFailed for anything else that it raises.
+            ServingError: raised by the engine; EngineFailed for any other exception.
         """
         try:
             (result,) = await self.batcher.submit([request], self.patient())
@@ -46,7 +46,7 @@ class Server(EngineServer):
 
 
 def the_method(task: Task[Any]) -> Method[Any, Any]:
-    """The one method of a task. Raises TypeError: it has another number of them, or of another kind."""
+    """The only method of a task. Raises TypeError if there are several, or if it is not unary."""
     if len(task.methods) != 1 or not isinstance(task.methods[0], Unary):
         methods = ", ".join(map(str, task.methods))
         raise TypeError(f"{task} has the methods {methods}. Only a task with one, Unary, needs no server of its own.")

@@ -1,11 +1,11 @@
 """Dynamic batching, packed by cost and fair between requests.
 
-While the model works on one batch, what arrives waits; the next batch is filled from all of it. Three rules choose:
+While the model works on one batch, new items wait, and the next batch is filled from all of them by three rules:
 
-- Padding is waste, so a batch takes items of similar cost: the first in the queue, and its neighbours in cost.
-- A request of a thousand items must not hold up one of a single item. So the queue is a fair queue: item k of a request
-  counts as having arrived k turns after its first.
-- What nobody waits for comes after everything else, but for one batch in sixteen, so that it is not left for ever.
+- Padding is waste, so a batch has items of similar cost: the first in the queue, and those nearest to it in cost.
+- A request of a thousand items must not hold up one of a single item. So the queue is fair: item k of a request counts
+  as if it had arrived k turns after the request's first.
+- Items of batch jobs come after all others, except in one batch of sixteen, so that they are never starved.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from typing import Generic, TypeVar
 
 I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
-"""What an item becomes."""
+"""The result of an item."""
 
-# Costs are similar within a factor of two, or so near.
+# Costs are similar if they differ by at most a factor of two, or by at most this much.
 NEAR = 8
-# One batch in so many begins with what nobody waits for.
+# One batch in this many begins with an item of a batch job.
 PATIENT_EVERY = 16
 
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[R]):
-    """A request whose results are not all there yet."""
+    """A request with results still missing."""
 
     results: list[R | None]
     missing: int
@@ -39,7 +39,7 @@ class Item(Generic[I, R]):
     """One item of a request, in the order of the queue.
 
     Attributes:
-        patient: nobody waits for it.
+        patient: from a batch job, so it comes after others.
     """
 
     patient: bool
@@ -60,10 +60,11 @@ class Batcher(Generic[I, R]):
 
     Args:
         run: items to results, one each; blocks.
-        cost: how much work an item is, such as its length.
-        largest_batch: items in a batch.
-        largest_cost: of a batch, padding included: the highest cost in it times its items. A dearer item goes alone.
-        on_batch: is told the number of items of each batch.
+        cost: the relative amount of work of an item, such as its length.
+        largest_batch: the most items in a batch.
+        largest_cost: the limit for a batch with padding: its highest cost times its number of items. An item above it
+            gets a batch of its own.
+        on_batch: is called with the number of items of each batch.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Batcher(Generic[I, R]):
         self.largest_cost = largest_cost
         self.on_batch = on_batch
         self._queue: list[Item[I, R]] = []
-        self._turns = {False: 0, True: 0}  # of the front of the queue, of those that wait and of the patient ones
+        self._turns = {False: 0, True: 0}  # the turn at the front of the queue, for interactive and for patient items
         self._batches = 0
         self._arrivals = 0
         self._worker: asyncio.Task[None] | None = None
@@ -90,10 +91,10 @@ class Batcher(Generic[I, R]):
         """The results of these items, in order.
 
         Args:
-            patient: nobody waits for them.
+            patient: they are from a batch job.
 
         Raises:
-            Exception: what `run` raised for a batch that held one of them.
+            Exception: raised by `run` for a batch with one of them.
         """
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         self._arrivals += 1
@@ -102,7 +103,7 @@ class Batcher(Generic[I, R]):
             insort(self._queue, Item(patient, turn, self._arrivals, position, self.cost(item), item, request))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        # When the caller gives up, this future is cancelled, and what is still queued of it is dropped.
+        # If the caller gives up, this future is cancelled and the items that are still queued are dropped.
         return await request.done
 
     async def _work(self) -> None:
@@ -121,7 +122,7 @@ class Batcher(Generic[I, R]):
                     self._keep(item, result)
 
     def _take_batch(self) -> list[Item[I, R]]:
-        """The next items to work on; empty when nothing waits."""
+        """The next items to work on; empty if none wait."""
         self._queue = [item for item in self._queue if not item.request.done.done()]
         if not self._queue:
             return []

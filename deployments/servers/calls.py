@@ -1,4 +1,4 @@
-"""One call of a replica: what travels beside its arguments and its answer, and what is written down about it."""
+"""One call of a replica: the data that travels with its arguments and its answer, and its record in metrics and log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.tasks.usage import COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
 logger = logging.getLogger("ray.serve.access")
 
-# How much one more call changes the mean time of service.
+# The weight of the newest call in the mean service time.
 NEWEST = 0.1
 
 
@@ -26,11 +26,11 @@ NEWEST = 0.1
 class CallContext:
     """
     Attributes:
-        request_id: the id that every log line of the request carries.
-        sent: Unix time of the router's call. Queue waits are differences of two machines' clocks where the replica
-            is on another node, so nodes keep their clocks in step.
-        trace: W3C trace context, empty when the request is not traced.
-        patient: nobody waits for it, so it may stand back.
+        request_id: the id in every log line of the request.
+        sent: Unix time of the router's call. If the replica is on another node, the queue wait is a difference of two
+            machines' clocks, so nodes must keep their clocks in step.
+        trace: W3C trace context; empty if the request is not traced.
+        patient: the call is from a batch job, so others may go first.
     """
 
     request_id: str
@@ -39,13 +39,13 @@ class CallContext:
     patient: bool = False
 
 
-# Of the call that is under way in a task.
+# The call that the current asyncio task works on.
 CONTEXT: ContextVar[CallContext | None] = ContextVar("call", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call gave, and seconds it waited and took."""
+    """The result of a call, and how many seconds it waited and ran."""
 
     result: Any
     queue_s: float
@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The first item of a stream, and seconds the call waited."""
+    """The first item of a stream, and how many seconds the call waited."""
 
     item: Any
     queue_s: float
@@ -63,7 +63,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """After the last item of a stream: seconds it took, and what it used up."""
+    """Follows the last item of a stream: how many seconds the call ran, and its usage."""
 
     engine_s: float
     usage: Usage
@@ -71,13 +71,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Instead of an answer, or of the rest of a stream: the error it ended in."""
+    """The error of a call. It replaces the answer, or the rest of a stream."""
 
     error: ServingError
 
 
 class BusyClock:
-    """Time in which at least one call was under way."""
+    """Measures the time in which at least one call is running."""
 
     def __init__(self):
         self._calls = 0
@@ -89,7 +89,7 @@ class BusyClock:
         self._calls += 1
 
     def leave(self) -> float:
-        """Busy seconds since they were last taken."""
+        """One call ends. Returns the busy seconds since the last call that ended."""
         now = time.monotonic()
         taken, self._mark = now - self._mark, now
         self._calls -= 1
@@ -97,10 +97,11 @@ class BusyClock:
 
 
 class CallLog:
-    """Writes a replica's calls down: metrics, a line of log and two spans each. Nothing of their content.
+    """Records a replica's calls: metrics, a log line and two spans each. Never their content.
 
     Attributes:
-        service_s: what a call takes lately, of those that were answered; 0 before the first.
+        service_s: the recent mean duration of answered calls, in seconds; 0 before the first.
+        lookups: names of methods that only look something up, which say nothing about the duration of real work.
     """
 
     def __init__(self, spec: ModelSpec, variant: VariantSpec, meter: Meter, lines: bool = True):
@@ -121,7 +122,7 @@ class CallLog:
 
 
 class Call:
-    """A call under way; see CallLog.begin."""
+    """A running call; see CallLog.begin."""
 
     def __init__(self, log: CallLog, context: CallContext, method: str):
         self.log = log
@@ -147,7 +148,7 @@ class Call:
         return time.perf_counter() - self._started
 
     def first_item(self) -> None:
-        """Note in the trace when the answer began."""
+        """Mark the beginning of the answer in the trace."""
         if self._span is not None:
             self._span.add_event("first item")
 
@@ -180,7 +181,7 @@ class Call:
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """ "ok", "cancelled" (the caller left), or the code of the error."""
+    """ "ok", "cancelled" (by the caller), or the code of the error."""
     if error is None:
         return "ok"
     if isinstance(error, (GeneratorExit, asyncio.CancelledError)):

@@ -1,4 +1,4 @@
-"""Why a replica could not start, in words for whoever runs the cluster. Clients see them too, so they name no path."""
+"""Explains why a replica could not start, for operators. Clients see it too, so it must not contain paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from models.weights import WeightsDamaged, WeightsMissing
 WHOLE_STORY = "`medley logs --model` has the whole error."
 DIED = "Most often memory: compare the model's `needs` with what the node has. " + WHOLE_STORY
 GPU_MEMORY = "Give the model more of a GPU, or choose a smaller variant. " + WHOLE_STORY
-# In order: the first that fits. The cause, and the remedy.
+# Type of error, cause, remedy. The first match counts.
 KNOWN: tuple[tuple[type[BaseException], str, str], ...] = (
     (
         WeightsMissing,
@@ -26,12 +26,12 @@ KNOWN: tuple[tuple[type[BaseException], str, str], ...] = (
 
 
 def explain(error: BaseException, phase: str) -> tuple[str, str]:
-    """The cause and the remedy, a sentence or two each."""
+    """The cause and the remedy, one or two sentences each."""
     for kind, cause, remedy in KNOWN:
         if isinstance(error, kind):
             return cause, remedy
     if isinstance(error, ServingError):
         return f"Its first request failed: {error.message}", WHOLE_STORY
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+    if type(error).__name__ == "OutOfMemoryError":  # torch's own class; torch is not imported here
         return "There was not enough GPU memory.", GPU_MEMORY
     return f"It failed in the phase {phase} ({type(error).__name__}).", WHOLE_STORY

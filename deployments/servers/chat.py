@@ -39,12 +39,12 @@ class Server(EngineServer):
         return await self.engine.detokenize(tokens)
 
     async def _generate(self, request: GenerationRequest, generate: Generate) -> AsyncGenerator[bytes | Usage, None]:
-        # aclosing: when the caller cancels, the engine's iterator is closed here and now, not by the garbage collector.
+        # aclosing closes the engine's iterator at once when the caller cancels, rather than at garbage collection.
         try:
             async with aclosing(generate(asking_for_usage(request))) as items:
                 async for item in items:
                     usage = usage_in(item, request.stream)
-                    # The event that holds the usage has no choices; it is the client's only if the client asked for it.
+                    # The event with the usage has no choices. Pass it on only if the client asked for it.
                     if usage is None or not request.stream or wants_usage(request):
                         yield item
                     if usage is not None:
@@ -56,7 +56,7 @@ class Server(EngineServer):
 
 
 def asking_for_usage(request: GenerationRequest) -> GenerationRequest:
-    """The request, with the count of its tokens asked for at the end of a stream."""
+    """The request, with the option that adds token counts to the end of a stream."""
     if not request.stream or wants_usage(request):
         return request
     options = {**(request.body.get("stream_options") or {}), "include_usage": True}
@@ -68,7 +68,7 @@ def wants_usage(request: GenerationRequest) -> bool:
 
 
 def usage_in(item: bytes, stream: bool) -> Usage | None:
-    """The token counts that a whole answer or the last event of a stream holds."""
+    """The token counts in a whole answer or in the last event of a stream."""
     if not stream:
         return _usage(orjson.loads(item).get("usage"))
     if b'"choices":[]' not in item and b'"choices": []' not in item:

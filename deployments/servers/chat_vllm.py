@@ -1,6 +1,6 @@
 """Chat models on vLLM, inside ray.serve.llm's LLMServer.
 
-LLMServer is held, not subclassed: importing it imports vLLM (8 s), which only the replica should pay, not the builder.
+LLMServer is wrapped, not subclassed, because importing it imports vLLM, which takes 8 s: too long for the builder.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Server(chat.Server):
         return engine(self.spec, self.server.engine)
 
     def llm_config(self, weights: str, dtype: str) -> dict[str, Any]:
-        """The model as ray.serve.llm's LLMConfig describes one."""
+        """The fields of ray.serve.llm's LLMConfig for the model."""
         needs = self.variant.needs
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
@@ -44,8 +44,8 @@ class Server(chat.Server):
 
 @contextlib.contextmanager
 def log_handlers_kept() -> Iterator[None]:
-    """Have Serve's log handlers work afterwards. vLLM sets up logging with dictConfig, which closes every handler there
-    is, and a MemoryHandler that was closed drops all that it is given, errors too."""
+    """Keep Serve's log handlers working. vLLM sets up logging with dictConfig, which closes all existing handlers, and
+    a closed MemoryHandler drops every record, even errors."""
     kept = [(handler, handler.target) for handler in logging.getLogger("ray.serve").handlers if is_buffer(handler)]
     try:
         yield
@@ -64,7 +64,7 @@ async def start_llm_server(config: dict[str, Any], several_nodes: bool) -> Any:
     from ray.serve.llm.deployment import LLMServer
 
     llm_config = LLMConfig.model_validate(config)
-    # The weights are on this node. Without this a task would import vLLM once more on each node, to find just that.
+    # The weights are already on this node. Otherwise a task on each node would import vLLM only to find that out.
     callback: Any = llm_config.get_or_create_callback()
     callback.ctx.run_init_node = several_nodes
     server = LLMServer.sync_init(llm_config)

@@ -1,11 +1,11 @@
-"""How a replica starts: phase by phase, timed, and readable from outside while it goes on.
+"""The start of a replica in phases, which are timed and visible from outside while it runs.
 
-schedule   waiting for a place; Serve knows it, the router measures it
+schedule   waiting for resources, which the router measures from Serve's status
 import     from the start of the process until the engine's libraries are imported
-fetch      weights to this machine, where they are not there yet
-load       weights into memory, the engine's own start
-compile    kernels and graphs, where a backend says how long that took
-warm_up    first requests
+fetch      downloading weights that are not on this machine yet
+load       loading weights into memory, and the engine's own start
+compile    kernels and graphs, for backends that report the time
+warm_up    the first requests
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deployments.settings import ModelArgs
 
 logger = logging.getLogger("ray.serve")
 
-# A fraction is put on the board when it has grown by this much.
+# Progress is put on the board in steps of this much.
 STEP = 0.01
 
 
@@ -45,8 +45,8 @@ class ColdStart:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a phase and show it. What it raises becomes the cause that operators and clients read."""
-        # What came before the first phase is Python, Ray and the imports of this module: the start of "import".
+        """Time a phase and show it. An exception becomes the cause that operators and clients read."""
+        # The time before the first phase, for Python, Ray and this module, belongs to "import".
         since = time.time() if self.seconds else self.process_started
         self._show(name, since)
         try:
@@ -57,7 +57,7 @@ class ColdStart:
         self.seconds[name] = time.time() - since
 
     def fraction(self, done: float) -> None:
-        """How much of the current phase is done, from 0 to 1, for phases that can count it."""
+        """Report the progress of the current phase, 0 to 1, for phases that know it."""
         if done - self._fraction >= STEP:
             self._fraction = done
             self.board.put(self._progress, {**self._shown, "fraction": round(done, 2)})
@@ -70,7 +70,7 @@ class ColdStart:
         self.board.remove(self._progress)
 
     def ready(self) -> None:
-        """The replica takes requests from now on."""
+        """Report that the replica takes requests now."""
         fact = {
             **self._who(),
             "replica": self.replica,
@@ -78,7 +78,7 @@ class ColdStart:
             "seconds": self.seconds,
         }
         self.board.put(COLD_START.format(app=self.args.spec.id, variant=self.args.variant_name), fact)
-        # Serve needs a moment more until it says so too; the router takes the progress away then.
+        # It takes a moment until Serve reports the replica as running. The router then removes the progress.
         self.board.put(self._progress, {**self._shown, "done": True})
         self.board.remove(FAILURE.format(app=self.args.spec.id))
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())

@@ -1,8 +1,8 @@
 """The loop that denoises pictures of many requests together.
 
-Each turn is one denoising step of one batch, in a thread of its own. Between turns, new pictures join, finished ones
-leave, and cancelled ones are dropped. So a picture never waits for another one's last step, and one that nobody wants
-any more costs at most the step it is in. Pictures that cannot share a batch (other sizes, other adapters) take turns.
+Each turn is one denoising step of one batch, in a separate thread. Between turns, new pictures join, finished ones
+leave, and cancelled ones are dropped. So no picture waits for another one's last step, and a cancelled one costs at
+most its current step. Pictures that cannot share a batch, because of different sizes or adapters, take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.tasks.images import Denoising, ImageEngine, Picture
 
 logger = logging.getLogger("ray.serve")
 
-# Batches that take turns, at most. With more, every picture would wait for many others.
+# The most batches that take turns. With more, every picture would wait for many others.
 MOST_GROUPS = 4
 
 OnStep = Callable[[Denoising], None]
@@ -35,10 +35,10 @@ def nothing(*_: Any) -> None:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A picture and who waits for it.
+    """A picture to make, and the callbacks of its caller.
 
     Attributes:
-        shown: how often the unfinished picture is shown, evenly spread over its steps.
+        shown: how many previews to make, evenly spread over the steps.
         on_step, on_preview: called in the event loop.
         done: the finished pixels.
     """
@@ -68,9 +68,9 @@ class Job:
 class DenoisingLoop:
     """
     Args:
-        largest_batch: pictures in one step, at most; the engine's own limit for their size counts too.
-        on_batch: is told the number of pictures of each step.
-        thread: the engine works in it; the one that loaded the engine, where that matters.
+        largest_batch: the most pictures in one step; the engine's limit for their size applies too.
+        on_batch: is called with the number of pictures of each step.
+        thread: the engine's thread, if it must be the one that loaded it.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DenoisingLoop:
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._turns: deque[Any] = deque()  # batch keys in the order of their turns
-        self._fits: dict[tuple[int, int], int] = {}  # size -> pictures that fit, where memory has run out
+        self._fits: dict[tuple[int, int], int] = {}  # size -> pictures that fit, for sizes that ran out of memory
         self._thread = thread or ThreadPoolExecutor(1, "denoising")
         self._runner: asyncio.Task[None] | None = None
 
@@ -97,10 +97,10 @@ class DenoisingLoop:
         on_step: OnStep = nothing,
         on_preview: OnPreview = nothing,
     ) -> np.ndarray:
-        """Make one picture. Cancelling this frees its place within the step that is under way.
+        """Make one picture. When this is cancelled, its place is free after the current step.
 
         Raises:
-            ServingError: of the engine; OutOfMemory when the picture does not fit even alone.
+            ServingError: raised by the engine; OutOfMemory if not even one such picture fits.
         """
         job = Job(picture, asyncio.get_running_loop().create_future(), shown, on_step, on_preview)
         self._waiting.append(job)
@@ -109,7 +109,7 @@ class DenoisingLoop:
         try:
             return await job.done
         finally:
-            job.done.cancel()  # does nothing when it is done
+            job.done.cancel()  # no effect if it is done
 
     async def _run(self) -> None:
         """Take turns until there is no work left."""
@@ -119,7 +119,7 @@ class DenoisingLoop:
                 await self._admit()
                 if batch := self._next_batch():
                     await self._step(batch)
-        except Exception as error:  # or callers would wait for a loop that has ended
+        except Exception as error:  # otherwise callers would wait forever
             logger.error("the loop of pictures ended: %s", type(error).__name__)
             for job in [*self._waiting, *self._active]:
                 job.fail(error)
@@ -130,7 +130,7 @@ class DenoisingLoop:
         self._active = [job for job in self._active if job.wanted]
 
     async def _admit(self) -> None:
-        """Start what waits, first come first served, as long as there is room in its batch."""
+        """Start waiting pictures in order of arrival, while their batches have room."""
         while self._waiting:
             job = self._waiting[0]
             if job.denoising is None:
@@ -146,7 +146,7 @@ class DenoisingLoop:
 
     def _start(self, job: Job) -> None:
         job.denoising = self.engine.start(job.picture)
-        # The steps are known only now: some schedulers take more than were asked for, and edits take fewer.
+        # The number of steps is known only now: some schedulers take more than requested, and edits take fewer.
         job.preview_at = preview_steps(job.denoising.steps, job.shown)
 
     def _has_room(self, key: Any, picture: Picture) -> bool:
@@ -160,13 +160,13 @@ class DenoisingLoop:
         return max(1, min(self.largest_batch, self.engine.largest_batch(*size), self._fits.get(size, 1 << 30)))
 
     def _next_batch(self) -> list[Job]:
-        """The pictures of the batch whose turn it is. A batch without pictures gets no more turns."""
+        """The pictures of the next batch. A batch without pictures loses its turn."""
         while self._turns:
             key = self._turns.popleft()
             batch = [job for job in self._active if job.denoising is not None and job.denoising.batch_key == key]
             if batch:
                 self._turns.append(key)
-                # Where memory has run out, the batch may be larger than what fits. Its oldest pictures go first.
+                # After memory ran out, the batch may be larger than what fits. Its oldest pictures go first.
                 return batch[: self._limit(batch[0].picture)]
         return []
 
@@ -188,7 +188,7 @@ class DenoisingLoop:
         self._active = [job for job in self._active if job.wanted]
 
     def _turn(self, batch: Sequence[Job], pixels: dict[int, np.ndarray]) -> None:
-        """In the thread: one step, the previews that are due after it, and the pixels of what is finished."""
+        """In the thread: one step, the previews that are due after it, and the pixels of finished pictures."""
         engine = self.engine
         stepping = [job.denoising for job in batch if job.denoising is not None and not job.finished]
         if stepping:
@@ -202,13 +202,13 @@ class DenoisingLoop:
             pixels.update(zip(finished, engine.finish(list(finished.values())), strict=True))
 
     async def _guarded(self, batch: Sequence[Job], work: Callable[..., None], *args: Any) -> bool:
-        """Run work of a batch in the thread. Whether it succeeded; if not, the batch is smaller or has failed."""
+        """Run a batch's work in the thread. Returns whether it succeeded. If not, the batch has shrunk or failed."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
             return True
         except OutOfMemory as error:
             self._shrink(batch, error)
-        except Exception as error:  # of this batch; the loop goes on with the others
+        except Exception as error:  # only this batch fails; the loop goes on with the others
             for job in batch:
                 job.fail(error)
             if not isinstance(error, ServingError):
@@ -231,5 +231,5 @@ class DenoisingLoop:
 
 
 def preview_steps(steps: int, count: int) -> frozenset[int]:
-    """After which steps to show an unfinished picture, evenly spread."""
+    """The steps after which to make a preview, evenly spread."""
     return frozenset(max(1, steps * (number + 1) // (count + 1)) for number in range(count))

@@ -1,4 +1,4 @@
-"""Embedding models as replicas: requests are cut into tokens, packed by length into batches, and put together again."""
+"""The server of embedding models: tokenizes inputs, batches them by length, and reassembles the results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from models.tasks.embeddings import EMBED, EmbeddingEngine, EmbeddingRequest, Em
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
 
-# Texts up to this many characters are tokenized on the event loop: handing them to a thread costs more.
+# Texts up to this many characters are tokenized on the event loop, because a thread would cost more.
 SHORT_TEXT = 4096
-# In a batch, padding included.
+# Tokens in a batch, including padding.
 MOST_TOKENS = 4096
 
 
@@ -55,7 +55,7 @@ class Server(EngineServer):
         return self.engine.detokenize(tokens)
 
     async def _encode(self, request: EmbeddingRequest) -> list[list[int]]:
-        """Token ids of every input, within the model's limit."""
+        """The token ids of every input, checked against the model's limit."""
         texts = [item for item in request.inputs if isinstance(item, str)]
         encoded = iter(await self._encode_texts(texts))
         limit = self.spec.limits.context_tokens

@@ -1,4 +1,4 @@
-"""What every model replica does, whatever its task: start, answer calls, say that it is healthy."""
+"""The base of all model servers: starts the replica, answers calls and reports its health."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ logger = logging.getLogger("ray.serve")
 
 
 class EngineServer:
-    """A replica around one engine. Subclasses handle the methods of a task and add a warm-up."""
+    """A replica with one engine. Subclasses handle the methods of a task."""
 
     engine: Any
     calls: CallLog
     handlers: dict[str, str]
 
-    # Whether the engine has worker processes of its own, which it places on the replica's GPUs.
+    # Whether the engine has its own worker processes, which it places on the replica's GPUs.
     places_workers = False
 
     def __init_subclass__(cls) -> None:
@@ -46,7 +46,7 @@ class EngineServer:
 
     @classmethod
     def check(cls, task: Task[Any]) -> None:
-        """Raises TypeError: a method of the task has no function that handles it."""
+        """Raises TypeError if a method of the task has no handler."""
         for method in task.methods:
             if method.name not in cls.handlers:
                 raise TypeError(f"{cls.__module__} has no function that handles {method} of {task}. Mark it @handles.")
@@ -55,11 +55,11 @@ class EngineServer:
         await self.start(args, serve.get_replica_context().replica_id.unique_id, RayBoard(), ray_meter(args.metrics))
 
     async def start(self, args: ModelArgs, replica: str, board: Board, meter: Meter) -> None:
-        """Load the engine and warm it up: all of a start that does not need Ray.
+        """Load the engine and warm it up: the part of a start that does not need Ray.
 
         Args:
             replica: Serve's id of this replica.
-            board: is told how far the start has come.
+            board: receives the progress of the start.
         """
         self.args = args
         self.spec = args.spec
@@ -81,15 +81,15 @@ class EngineServer:
         self.cold_start.ready()
 
     def import_engine(self) -> type[Any]:
-        """The engine's class, with the libraries it needs. Blocks."""
+        """Import the engine's class and its libraries. Blocks."""
         return engine_class(self.spec.task, self.variant.backend)
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        """Load the engine, off the event loop so that Serve's probes are answered meanwhile."""
+        """Load the engine in a thread, so that Serve's health checks are answered meanwhile."""
         return await asyncio.to_thread(engine.load, self.spec, self.variant, folder)
 
     async def load_or_find_damage(self, engine: type[Any], folder: Path) -> Any:
-        """`load`. Where that fails, damaged weights are the reason that is told: libraries speak of headers."""
+        """`load`. If it fails because of damaged weights, say so: libraries only complain about headers."""
         try:
             return await self.load(engine, folder)
         except Exception:
@@ -97,10 +97,10 @@ class EngineServer:
             raise
 
     async def prepare(self) -> None:
-        """Make what calls need beside the engine. Nothing, for most."""
+        """Prepare what calls need besides the engine: for most servers nothing."""
 
     async def warm_up(self) -> None:
-        """Answer the task's samples, so that the first real request finds everything paged in."""
+        """Answer the task's samples, so that the first real request finds everything loaded."""
         task = self.spec.task
         for ask in task.sample(task.settings_of(self.spec)):
             if isinstance(ask.method, Unary):
@@ -110,12 +110,12 @@ class EngineServer:
                     pass
 
     async def wake(self) -> None:
-        """Does nothing: to be called is what brings up a model that is scaled to zero."""
+        """Does nothing. The call alone makes Serve start a model that is scaled to zero."""
 
     async def serve(self, context: CallContext, method: str, asked: Any) -> Answer:
-        """Run a method that gives one answer.
+        """Run a unary method.
 
-        A ServingError is an answer too, not an exception: Serve would log that with all its text.
+        A ServingError is returned, not raised, because Serve would log an exception with its message.
         """
         call = self.calls.begin(context, method)
         try:
@@ -127,8 +127,8 @@ class EngineServer:
             return Answer(Refused(error), call.queue_s, call.engine_s, NOTHING)
 
     async def serve_stream(self, context: CallContext, method: str, asked: Any) -> AsyncGenerator[Any, None]:
-        """Run a method that gives a stream: its first item in a Begun, the others as they are, then an Ended; or, for a
-        ServingError at any point, a Refused."""
+        """Run a streaming or duplex method. Yields the first item in a Begun, the others as they are, and an Ended. For
+        a ServingError at any point, it yields a Refused and stops."""
         call = self.calls.begin(context, method)
         try:
             with call:
@@ -148,11 +148,11 @@ class EngineServer:
             yield Refused(error)
 
     def handler(self, method: str) -> Any:
-        """The function that handles a method, by the method's name."""
+        """The function that handles the method of this name."""
         return getattr(self, self.handlers[method])
 
     def patient(self) -> bool:
-        """Whether nobody waits for the call that is under way."""
+        """Whether the current call is from a batch job."""
         context = CONTEXT.get()
         return context is not None and context.patient
 
@@ -160,17 +160,17 @@ class EngineServer:
         self.meter.write(BATCH_SIZE, items, self.spec.id)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve hands to the autoscaling policy; see PromisePolicy."""
+        """Facts for the autoscaling policy, which Serve passes on; see PromisePolicy."""
         return {"service_s": self.calls.service_s}
 
     async def check_health(self) -> None:
-        """Serve replaces the replica when this raises three times in a row."""
+        """Raises if the engine is broken. After three times in a row, Serve replaces the replica."""
         check = getattr(self.engine, "check_health", None)
         if check is not None:
             await check()
 
 
 def broken(spec_id: str, error: Exception) -> EngineFailed:
-    """The client's view of an error that no engine translated; the log keeps the whole of it."""
+    """The client's error for an unexpected exception of an engine. The log gets the details."""
     logger.error("engine of %s failed: %s", spec_id, in_the_log(error))
     return EngineFailed(f"The model {spec_id} failed on this request. Try again; if it fails again, tell the operator.")

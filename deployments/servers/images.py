@@ -1,4 +1,4 @@
-"""The server of image models: settles requests, has their pictures denoised together, and writes the files."""
+"""The server of image models: resolves requests, denoises their pictures together, and writes the files."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SettledRequest:
-    """A request with every value settled.
+    """A request with every value decided.
 
     Attributes:
-        pictures: what the engine is to make, at a size it can.
+        pictures: the pictures for the engine to make, at a size that it supports.
         size: width and height of the files.
-        original: the picture that is edited, at `size`.
-        repaint: which parts of it to repaint, 0 to 1; None for all of it. The others stay as they are.
+        original: the picture to edit, at `size`.
+        repaint: the parts of it to repaint, 0 to 1; the others stay. None for all of it.
     """
 
     request: ImageRequest
@@ -65,9 +65,8 @@ class Server(EngineServer):
     engine: ImageEngine
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        """Load the engine in the one thread that works with it from then on. OpenMP keeps threads for each thread that
-        calls it. If they are more than there are cores, they sleep between the many small loops of a step, which
-        doubled its time."""
+        """Load the engine in the thread that will use it. OpenMP keeps a pool of threads for each calling thread. With
+        more threads than cores, they sleep between the many small loops of a step, which doubled its time."""
         self._thread = ThreadPoolExecutor(1, "denoising")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, engine.load, self.spec, self.variant, folder)
@@ -80,7 +79,7 @@ class Server(EngineServer):
 
     @handles(MAKE)
     async def make(self, request: ImageRequest) -> ImageResult:
-        """All pictures of a request, when the last one is finished."""
+        """All pictures of a request, after the last one is finished."""
         images: list[EncodedImage] = []
         async with aclosing(self.make_stream(request)) as items:
             async for item in items:
@@ -92,7 +91,7 @@ class Server(EngineServer):
 
     @handles(MAKE_STREAM)
     async def make_stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Usage, None]:
-        """Progress and unfinished pictures as they come, each picture when it is finished, then how they were made."""
+        """Progress, previews and finished pictures as they come, then a result that says how they were made."""
         settled = await asyncio.to_thread(self.settle, request)
         items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()
         tokens: list[int] = [0]
@@ -138,7 +137,7 @@ class Server(EngineServer):
         items: asyncio.Queue,
         tokens: list[int],
     ) -> None:
-        """Put everything that happens to one picture into the queue. Its file, or its error, is the last."""
+        """Put the events of one picture into the queue. The last is its file or its error."""
         previews: list[np.ndarray] = []
         in_order = asyncio.Lock()
 
@@ -186,10 +185,10 @@ class Server(EngineServer):
         )
 
     def settle(self, request: ImageRequest) -> SettledRequest:
-        """Decode what was sent and settle what was left open. Blocks.
+        """Decode the client's pictures and choose values that the client left open. Blocks.
 
         Raises:
-            InvalidRequest: a picture cannot be read, or something is asked for that this model does not have.
+            InvalidRequest: a picture cannot be read, or this model does not have what the client asked for.
             OutOfMemory: a picture of this size does not fit into this replica's memory.
         """
         settings = self.settings
@@ -209,7 +208,7 @@ class Server(EngineServer):
             width=working[0],
             height=working[1],
             steps=request.steps or settings.steps,
-            # Without a prompt guidance has no effect, and it would double the cost.
+            # Without a prompt, guidance has no effect but doubles the cost.
             guidance=(settings.guidance if request.guidance is None else request.guidance) if request.prompt else 1.0,
             scheduler=scheduler,
             seed=seed,
@@ -245,7 +244,7 @@ class Server(EngineServer):
         return decode_image(data, self.spec.limits.most_megapixels, param)
 
     def _mask(self, request: ImageRequest, original: DecodedImage) -> np.ndarray | None:
-        """What to repaint, 0 to 1, as large as the picture; None for all of it."""
+        """The parts to repaint, 0 to 1, as large as the picture; None for all of it."""
         if request.mask is None:
             if original.alpha is None or original.alpha.min() == 255:
                 return None
@@ -279,7 +278,7 @@ class Server(EngineServer):
 
 
 def wanted_size(request: ImageRequest, original: DecodedImage | None, settings: ImageSettings) -> Size:
-    """The size asked for; else that of the picture that was sent; else the model's own."""
+    """The requested size, else that of the client's picture, else the model's own."""
     if request.width and request.height:
         return request.width, request.height
     if original is not None:
@@ -300,9 +299,9 @@ def resized_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 
 def composed(pixels: np.ndarray, settled: SettledRequest) -> np.ndarray:
-    """The picture at the size wanted. What the mask keeps is the original, byte for byte."""
+    """The picture at the requested size. Where the mask keeps it, it is the exact original."""
     pixels = resized(pixels, settled.size)
     if settled.original is None or settled.repaint is None:
         return pixels
-    # Along soft edges of the mask the engine has blended the two. What the mask keeps as a whole is the original.
+    # The engine has already blended soft edges. Only parts that the mask keeps completely are taken from the original.
     return np.where(settled.repaint[:, :, None] > 0, pixels, settled.original)

@@ -1,4 +1,4 @@
-"""What servers of models that change one picture share: they decode it, work on it in turn, and encode the result."""
+"""The base of servers that change one picture: decode it, run the engine in turn, and encode the result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 class CallerLeft(Exception):
-    """Raised in the engine's thread, to end work that nobody waits for any more."""
+    """Raised in the engine's thread to stop work whose caller has left."""
 
 
 class PictureServer(EngineServer):
-    """Engines work in one thread of their own, in the order of the calls; whoever leaves before its turn is skipped."""
+    """The engine works in one thread, in the order of the calls. Calls cancelled before their turn are skipped."""
 
     async def prepare(self) -> None:
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -42,10 +42,10 @@ class PictureServer(EngineServer):
         """Run `work` when its turn comes.
 
         Args:
-            work: is given a function to call now and then, which ends it when the caller has left.
+            work: gets a function to call now and then. It raises CallerLeft once the caller has left.
 
         Raises:
-            ServingError: as the engine raised it, or EngineFailed for anything else.
+            ServingError: raised by the engine; EngineFailed for any other exception.
         """
         left = threading.Event()
 
@@ -65,7 +65,7 @@ class PictureServer(EngineServer):
     async def answer(
         self, pixels: np.ndarray, alpha: np.ndarray | None, output: Output, facts: Mapping[str, str]
     ) -> PictureResult:
-        """The result as a file that says how it was made. It has the alpha channel of the picture that was sent.
+        """The result as a file that says how it was made, with the alpha channel of the client's picture.
 
         Raises:
             ContentPolicyViolation: the policy asks for a check, and the result did not pass.

@@ -27,7 +27,7 @@ UNJUDGED = (
 
 
 class OutputGuard:
-    """Judges pictures in a thread of its own. Does nothing, and loads nothing, where the policy is not enabled."""
+    """Judges pictures in a separate thread. If the policy is off, it does nothing and loads nothing."""
 
     def __init__(self, policy: OutputPolicy, judges: OutputJudges | None = None):
         self.enabled = policy.enabled
@@ -35,8 +35,8 @@ class OutputGuard:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
 
     async def load(self) -> None:
-        """Load the judges, so that the first picture does not wait for their weights. Does not raise: as long as they
-        cannot be loaded, all pictures are withheld."""
+        """Load the judges, so that the first picture does not wait for their weights. Never raises: until they can be
+        loaded, all pictures are withheld."""
         if self.enabled:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.load)
 

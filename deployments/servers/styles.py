@@ -20,8 +20,8 @@ class Server(PictureServer):
     async def stylize(self, request: StyleRequest) -> PictureResult:
         """
         Raises:
-            InvalidRequest: of "style", which the model does not have, or of "strength".
-            InvalidMedia, PayloadTooLarge: of "image" or "style_image".
+            InvalidRequest: the model does not have the style, or the strength is out of range.
+            InvalidMedia, PayloadTooLarge: about "image" or "style_image".
             OutOfMemory, EngineFailed.
             ContentPolicyViolation: the policy asks for a check, and the result did not pass.
         """
@@ -47,7 +47,7 @@ class Server(PictureServer):
 
 
 def mix(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
-    """uint8: `strength` of the one and the rest of the other."""
+    """A blend of two uint8 pictures, with `strength` as the share of the painted one."""
     if strength == 1:
         return after
     return np.rint(before + (after.astype(np.float32) - before) * strength).astype(np.uint8)

@@ -15,7 +15,7 @@ class Server(PictureServer):
     async def upscale(self, request: UpscaleRequest) -> PictureResult:
         """
         Raises:
-            InvalidMedia, PayloadTooLarge: of "image".
+            InvalidMedia, PayloadTooLarge: about "image".
             OutOfMemory, EngineFailed.
             ContentPolicyViolation: the policy asks for a check, and the result did not pass.
         """

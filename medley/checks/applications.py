@@ -45,7 +45,7 @@ def _arguments(application: Application) -> list[Problem]:
 def _builder(application: Application) -> Found:
     given = application.get("import_path")
     if isinstance(given, str) and given not in BUILDERS:
-        yield ("import_path",), f"{given} is no builder of Medley's. {did_you_mean(given, BUILDERS)}"
+        yield ("import_path",), f"{given} is not a builder of Medley's. {did_you_mean(given, BUILDERS)}"
 
 
 def _model(application: Application) -> Found:
@@ -77,7 +77,7 @@ def _variant(application: Application) -> Found:
     if not spec or not isinstance(variant, str):
         return
     if spec.id != spec.row and variant != spec.default_variant:
-        message = f"{model} is the variant {spec.default_variant}, not {shown(variant)}. Take this out."
+        message = f"{model} is the variant {spec.default_variant}, not {shown(variant)}. Remove this."
         yield ("args", "variant"), message
     elif variant != AUTO and variant not in spec.variants:
         yield ("args", "variant"), _no_such_variant(spec, variant)

@@ -55,7 +55,7 @@ def _rows(document: Document) -> Found:
         path = ("models", index)
         name = row.get("id")
         if isinstance(name, str) and name in known:
-            yield (*path, "id"), f"{known[name]} has a model {name} already. Keep one."
+            yield (*path, "id"), f"{known[name]} already has a model {name}. Keep one."
         elif isinstance(name, str):
             known[name] = f"line {document.line((*path, 'id'))}"
         yield from _default_variant(document, path)
@@ -86,7 +86,7 @@ def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
     task, wanted = document.at((*path, "task")), document.path.stem
     if task == wanted or task_named(task) is None:
         return []
-    message = f"a model of task {task} stands in {task}.yaml, not in {document.path.name}. Move it."
+    message = f"a model of task {task} belongs in {task}.yaml, not in {document.path.name}. Move it."
     return [((*path, "task"), message)]
 
 

@@ -35,17 +35,18 @@ def deployment_problems(application: Application, deadline_s: float) -> Found:
 def _count(application: Application) -> Found:
     role, entries = application.role, application.get("deployments")
     if role == "model" and (application.lacks("deployments") or entries in (None, [])):
-        message = "deployments is missing, so Serve's defaults hold: 5 requests at a time and an endless queue."
+        message = "deployments is missing, so Serve's defaults apply: 5 requests at a time and an unlimited queue."
         yield (), f"{message} Add one named model, as serve_config.yaml has."
     for index in application.deployments[1:]:
-        yield ("deployments", index), f"a {role} has one deployment, and this is one more. Take it out."
+        yield ("deployments", index), f"a {role} has only one deployment, and this is another. Remove it."
 
 
 def _computed(application: Application, path: KeyPath) -> Found:
     for key in COMPUTED:
         if application.get(*path, key) is not MISSING:
-            message = "must not be here: it would replace all that Medley computes from the catalog, environment too."
-            yield (*path, key), f"{message} Take it out; a replica's needs stand under `needs` in models/catalog."
+            message = "must not be here: it would replace everything that Medley computes from the catalog"
+            remedy = "Remove it; a replica's needs are under `needs` in models/catalog."
+            yield (*path, key), f"{message}, including the environment. {remedy}"
 
 
 def _limits(application: Application, path: KeyPath) -> Found:
@@ -53,10 +54,10 @@ def _limits(application: Application, path: KeyPath) -> Found:
         message = "max_ongoing_requests is missing, and Serve's default of 5 keeps the engine from filling its batches."
         yield path, f"{message} Add it; serve_config.yaml has 64."
     if application.lacks(*path, "max_queued_requests"):
-        message = "max_queued_requests is missing, and Serve's default is an endless queue: nothing is ever refused."
+        message = "max_queued_requests is missing, and Serve's default is an unlimited queue: nothing is ever refused."
         yield path, f"{message} Add it; serve_config.yaml has 64."
     if application.number(*path, "max_queued_requests") == -1:
-        message = "-1 is an endless queue: nothing is ever refused. Write how many requests may wait, such as 64."
+        message = "-1 is an unlimited queue: nothing is ever refused. Write how many requests may wait, such as 64."
         yield (*path, "max_queued_requests"), message
 
 
@@ -102,7 +103,7 @@ def _replicas(application: Application, path: KeyPath) -> Found:
     if not isinstance(application.get(*path), dict):
         return
     if application.number(*path[:-1], "num_replicas") is not None:
-        message = "is a fixed number, and autoscaling_config changes the number. Take one of the two out."
+        message = "is a fixed number, and autoscaling_config changes the number. Remove one of the two."
         yield (*path[:-1], "num_replicas"), message
     least, most = application.number(*path, "min_replicas"), application.number(*path, "max_replicas")
     if most is None and application.lacks(*path, "max_replicas"):

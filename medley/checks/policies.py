@@ -57,4 +57,4 @@ def _refusal(policy: type, arguments: dict[str, Any], path: KeyPath) -> Found:
     try:
         policy(**arguments)
     except Exception as error:
-        yield (*path, "policy_kwargs"), f"{policy.__name__} cannot be made: {error}. Correct policy_kwargs."
+        yield (*path, "policy_kwargs"), f"{policy.__name__} cannot be created: {error}. Correct policy_kwargs."

@@ -54,7 +54,7 @@ def serve_problems(document: Document, machine: Machine | None = None) -> list[P
 def _rules(document: Document, applications: list[Application]) -> Found:
     """What is wrong with the document as a whole."""
     if not applications:
-        yield ("applications",), "this file names no applications; serve_config.yaml shows how one looks."
+        yield ("applications",), "this file has no applications; serve_config.yaml shows an example."
         return
     yield from _names(applications)
     yield from _routers(applications)
@@ -74,7 +74,7 @@ def _names(applications: list[Application]) -> Found:
             continue
         line = application.document.line((*application.path, "name"))
         if name in first:
-            yield (*application.path, "name"), f"line {first[name]} names an application {name} already. Keep one."
+            yield (*application.path, "name"), f"line {first[name]} already names an application {name}. Keep one."
         first.setdefault(name, line)
 
 
@@ -86,7 +86,7 @@ def _served_twice(applications: list[Application]) -> Found:
         plain = models.get(row)
         if at and plain and plain.variant == variant:
             line = application.document.line((*plain.path, "name"))
-            message = f"warning: {row} (line {line}) serves the variant {variant} too, so it is loaded twice."
+            message = f"warning: {row} (line {line}) also serves the variant {variant}, so it is loaded twice."
             yield (*application.path, "name"), f"{message} Requests for {name} would reach {row} without this one."
 
 
@@ -94,16 +94,16 @@ def _routers(applications: list[Application]) -> Found:
     """There is one router, it has the route /, and host and port are not an application's."""
     routers = [one for one in applications if one.role == "router"]
     if not routers:
-        message = f"no application is the router ({ROUTER_BUILDER}), so nothing answers clients."
-        yield ("applications",), f"{message} Copy the one of serve_config.yaml."
+        message = f"there is no router ({ROUTER_BUILDER}), so nothing answers clients."
+        yield ("applications",), f"{message} Copy the one from serve_config.yaml."
     for second in routers[1:]:
         yield (
             second.path,
-            "this is a second router, and there is one endpoint. Take one out.",
+            "this is a second router, and there is one endpoint. Remove one.",
         )
     for router in routers[:1]:
         if router.get("route_prefix") not in ("/", MISSING):
-            yield (*router.path, "route_prefix"), f"must be /, and is {shown(router.get('route_prefix'))}."
+            yield (*router.path, "route_prefix"), f"must be /, but is {shown(router.get('route_prefix'))}."
     for application in applications:
         for key in ("host", "port"):
             if application.get(key) is not MISSING:
@@ -114,7 +114,7 @@ def _ports(document: Document) -> Found:
     for path in (("http_options", "port"), ("grpc_options", "port")):
         port = document.at(path)
         if isinstance(port, int) and not 0 < port <= HIGHEST_PORT:
-            yield path, f"{port} is no port. Write one from 1 to {HIGHEST_PORT}, such as 8000."
+            yield path, f"{port} is not a port number. Write one from 1 to {HIGHEST_PORT}, such as 8000."
 
 
 def _timeout(document: Document, applications: list[Application]) -> Found:
@@ -158,7 +158,7 @@ def _environment(document: Document, path: KeyPath) -> Found:
             message = f"Ray Serve reads no such variable. {did_you_mean(name, serve_variables())}"
             yield (*path, "env_vars", name), message
         if not isinstance(value, str):
-            yield (*path, "env_vars", name), f'must be text, and is {shown(value)}. Write "{shown(value)}" in quotes.'
+            yield (*path, "env_vars", name), f'must be text, but is {shown(value)}. Write "{shown(value)}" in quotes.'
 
 
 def _runtime_env_keys(path: KeyPath) -> list[str]:

@@ -43,7 +43,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = [str(one) for one in known]
     if near := nearest(name, names):
         return f"Did you mean {' or '.join(near)}?"
-    return f"Choose from: {', '.join(names)}." if 0 < len(names) <= MOST_LISTED else "Take it out."
+    return f"Choose from: {', '.join(names)}." if 0 < len(names) <= MOST_LISTED else "Remove it."
 
 
 def in_words(error: dict[str, Any]) -> str:
@@ -57,7 +57,7 @@ def in_words(error: dict[str, Any]) -> str:
         return _one_of(context.get("expected") or context["expected_tags"], context.get("tag", given))
     if must := _must_be(kind, context):
         quotes = " Put it in quotes." if must == KINDS["string"] and isinstance(given, int | float) else ""
-        return f"must {must}, and is {shown(given)}.{quotes}"
+        return f"must {must}, but is {shown(given)}.{quotes}"
     if members := re.findall(r"<\w+\.\w+: ('\w+')>", error["msg"]):  # Ray prints a set of enum members
         return _one_of(" ".join(sorted(members)), given)
     return _sentence(error["msg"].removeprefix("Value error, "))
@@ -86,7 +86,7 @@ def shown(value: Any) -> str:
 def _one_of(expected: str, given: Any) -> str:
     allowed = re.findall(r"'([^']*)'", expected) or re.findall(r"\w+", expected.replace(" or ", " "))
     near = nearest(given, allowed) if isinstance(given, str) else []
-    return f"must be {' or '.join(allowed)}, and is {shown(given)}." + (f" Did you mean {near[0]}?" if near else "")
+    return f"must be {' or '.join(allowed)}, but is {shown(given)}." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _sentence(text: str) -> str:

@@ -35,7 +35,7 @@ Found = Iterator[tuple[str, str]]
 def _name(service: Object, spec: Object, cluster: Object) -> Found:
     name = service["metadata"]["name"]
     if len(name) > LONGEST_NAME or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        yield "metadata.name", f"{name!r} is no DNS label of at most {LONGEST_NAME} characters."
+        yield "metadata.name", f"{name!r} is not a DNS label of at most {LONGEST_NAME} characters."
     if (cluster["headGroupSpec"].get("headService") or {}).get("metadata", {}).get("name"):
         yield "spec.rayClusterConfig.headGroupSpec.headService", "its name must be left to KubeRay."
 

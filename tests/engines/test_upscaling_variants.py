@@ -153,7 +153,7 @@ def unfolded_and_equalized(folder, target, engine):
 
 def test_what_is_no_chain_has_no_form_in_8_bits(tmp_path):
     folder = tiny_graphs.dense_upscaler(tmp_path)
-    with pytest.raises(ValueError, match="no chain"):
+    with pytest.raises(ValueError, match="not a chain"):
         quantize_upscaling.quantize(folder, tmp_path)
 
 
@@ -275,7 +275,7 @@ def test_the_exported_network_draws_what_torch_draws(tiny, size):
 def test_exported_prelus_are_unfolded_and_channels_equalized_without_a_change(tiny, tmp_path):
     folder, engine = tiny
     if (folder / "trunk.onnx").exists():
-        with pytest.raises(ValueError, match="no chain"):
+        with pytest.raises(ValueError, match="not a chain"):
             quantize_upscaling.quantize(folder, tmp_path)
     else:
         unfolded_and_equalized(folder, tmp_path, engine)

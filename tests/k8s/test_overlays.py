@@ -173,7 +173,7 @@ MISTAKES = {
     ),
     "a name that is too long": (
         lambda o: the(o, "RayService")["metadata"].update(name="m" * 48),
-        "no DNS label of at most 47",
+        "not a DNS label of at most 47",
     ),
     "no token": (lambda o: cluster(o).pop("authOptions"), "is not mode: token"),
     "labels as start parameters": (

@@ -94,6 +94,15 @@ def test_an_odd_value_in_any_place_is_judged_without_a_traceback(file, tmp_path)
     assert_judged_without_a_traceback(file, tmp_path, lambda: random.choice(ODD_VALUES))
 
 
+@pytest.mark.parametrize("task", [{}, []], ids=str)
+def test_a_task_that_is_not_a_name_is_a_mistake_of_its_row(task, tmp_path):
+    document = yaml.safe_load(shipped(CATALOG))
+    document["models"][0]["task"] = task
+    target = tmp_path / Path(CATALOG).name
+    target.write_text(yaml.safe_dump(document))
+    assert any(".task" in one or ", task" in one for one in messages(target))
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("value", ODD_VALUES, ids=str)
 @pytest.mark.parametrize("file", [SERVE, CATALOG, SLO])
@@ -213,7 +222,7 @@ def test_a_variant_that_is_served_twice_is_a_warning(run, tmp_path):
     names = [number for number, line in enumerate(file.read_text().splitlines(), 1) if "- name: all-minilm" in line]
     assert (warning.line, warning.where, warning.stops) == (names[1], "application all-minilm-l6-v2@onnx, name", False)
     assert warning.message == (
-        f"warning: all-minilm-l6-v2 (line {names[0]}) serves the variant onnx too, so it is loaded twice. "
+        f"warning: all-minilm-l6-v2 (line {names[0]}) also serves the variant onnx, so it is loaded twice. "
         "Requests for all-minilm-l6-v2@onnx would reach all-minilm-l6-v2 without this one."
     )
     result = run(file)

@@ -82,7 +82,7 @@ def test_they_are_checked_like_those_that_ship(add, config):
 def test_an_id_that_ships_is_not_taken_again(add):
     file = add(id="smollm2-135m-instruct")
     (problem,) = problems_of(file)
-    assert "Medley's own chat.yaml has a model smollm2-135m-instruct already" in problem.message
+    assert "Medley's own chat.yaml already has a model smollm2-135m-instruct" in problem.message
     with pytest.raises(ValueError, match="twice"):
         load_catalog()
 

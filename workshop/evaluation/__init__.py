@@ -1,4 +1,4 @@
-"""How good a variant is beside its model's reference: what it answers, and what it takes.
+"""Compares a variant with its model's reference: its answers and its costs.
 
-One module a task, named after it, with an `EVALUATION`. Nothing here knows how variants are made.
+One module per task, with the task's name and an `EVALUATION`. Nothing here depends on how variants are made.
 """

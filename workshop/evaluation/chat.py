@@ -1,7 +1,7 @@
-"""Language models: how much less likely a text is to a variant, and how often it would say the same next word.
+"""Language models: how likely a text is to a variant, and how often it predicts the same next token.
 
-Both are taken with the right words before each word given (teacher forcing), so one other word does not change all that
-follow it. Perplexity is exp of the mean negative log likelihood of a token, see Jelinek et al. 1977.
+Both are measured with the correct text before each token (teacher forcing), so that one different token does not change
+all that follow. Perplexity is exp of the mean negative log likelihood of a token, see Jelinek et al. 1977.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.specs import Backend, ModelSpec, VariantSpec
 from workshop.evaluation.chat_texts import ANSWERED, FACTS, GREEDY, PROMPTS
 from workshop.evaluation.evaluation import Answers, Evaluation, Measure, Subject
 
-# Of the engine, but of the server around it: what vLLM's own engine does not take.
+# Arguments of the server, which vLLM's engine alone does not accept.
 OF_THE_SERVER = frozenset({"enable_auto_tool_choice", "tool_call_parser", "reasoning_parser_plugin", "chat_template"})
 
 MEASURES = {
@@ -50,11 +50,11 @@ MEASURES = {
 
 
 def open_subject(spec: ModelSpec, variant: VariantSpec, weights: Path) -> Subject:
-    """Load a variant in this process, or vLLM's in one below it.
+    """Load a variant in this process, or for vLLM in a child process.
 
     Raises:
-        ValueError: its backend makes no answers to compare.
-        RuntimeError: what the variant needs, such as a GPU, is absent.
+        ValueError: its backend's answers cannot be compared.
+        RuntimeError: a requirement of the variant, such as a GPU, is missing.
     """
     match variant.backend:
         case Backend.VLLM:
@@ -75,7 +75,7 @@ def open_subject(spec: ModelSpec, variant: VariantSpec, weights: Path) -> Subjec
 def compare(reference: Answers, variant: Answers) -> dict[str, float]:
     """
     Args: each with
-        logprobs: natural logarithms, of each token of the text. (positions,)
+        logprobs: natural logarithms for each token of the text. (positions,)
         likeliest: the most likely token at each position. (positions,)
         greedy: tokens of the answers to the prompts, -1 after an end. (prompts, GREEDY)
         right: whether each of FACTS was answered right. (facts,)
@@ -96,12 +96,12 @@ def facts_kept(reference: np.ndarray, variant: np.ndarray) -> dict[str, float]:
 
 
 def perplexity_of(logprobs: np.ndarray) -> float:
-    with np.errstate(over="ignore"):  # inf is the truth about a broken model
+    with np.errstate(over="ignore"):  # for a broken model, inf is correct
         return float(np.exp(-np.mean(logprobs.astype(np.float64))))
 
 
 def common_prefix(reference: np.ndarray, variant: np.ndarray) -> float:
-    """The mean share of an answer of the reference before the first token that differs. (prompts, tokens) each."""
+    """The mean share of a reference answer before the first different token. (prompts, tokens) each."""
     spoken = reference >= 0
     same = np.cumprod((reference == variant) & spoken, axis=1)
     return float(np.mean(same.sum(axis=1) / np.maximum(spoken.sum(axis=1), 1)))

@@ -1,4 +1,4 @@
-"""Answers of chat models as `compare` takes them, whatever the backend, and how long they took."""
+"""Answers of chat models in the form for `compare`, and their times, for all backends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workshop.evaluation.chat_texts import ANSWERED, GREEDY
 
 
 def rows(answers: list[list[int]]) -> np.ndarray:
-    """Answers of different lengths as one array, -1 after their ends."""
+    """Answers of different lengths as one array, padded with -1."""
     table = np.full((len(answers), GREEDY), -1, np.int64)
     for row, answer in zip(table, answers, strict=True):
         row[: len(answer)] = answer[:GREEDY]
@@ -19,7 +19,7 @@ def rows(answers: list[list[int]]) -> np.ndarray:
 
 
 def seconds_of_tokens(began: float, first: float, end: float) -> tuple[float, float]:
-    """To the first of ANSWERED tokens, and for each after it, from three moments of an answer."""
+    """Seconds to the first token and for each token after it, from three moments of an answer of ANSWERED tokens."""
     return first - began, (end - first) / (ANSWERED - 1)
 
 

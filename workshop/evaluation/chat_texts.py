@@ -1,6 +1,6 @@
-"""What chat models are compared on: a text that they read, prompts that they answer, and requests of one size.
+"""The data to compare chat models on: a text to read, prompts to answer, and requests of one size.
 
-The text is `chat_texts.txt`, and the prompts are below; both were written for Medley and are under its licence.
+The text is in `chat_texts.txt` and the prompts are below. Both were written for Medley and are under its licence.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 TEXT = Path(__file__).with_suffix(".txt")
-# Tokens of the text that are read at a time. Scores of a whole vocabulary are kept for each, so longer ones would show
-# in the peak of memory that serving does not have.
+# Tokens of the text per forward pass. Each keeps scores for the whole vocabulary, so longer passes would raise the peak
+# memory above that of serving.
 WINDOW = 128
-# Tokens of a request of `work`, and of its answer; of an answer to a prompt.
+# Tokens of a request of `work`, of its answer, and of an answer to a prompt.
 ASKED, ANSWERED = 64, 64
 GREEDY = 24
 
-# Questions, and what a right answer has one of. The models that know few of them are compared on those few.
+# Questions, and words of which a right answer contains one. Only questions that the reference answers right count.
 FACTS = {
     "What is the capital of France?": ("Paris",),
     "What is the capital of Italy?": ("Rome",),
@@ -104,8 +104,8 @@ def text() -> str:
 
 
 def windows(tokenizer: Any) -> list[list[int]]:
-    """The text in pieces of WINDOW tokens, each behind the token that begins a text where the model has one. The rest
-    that fills no window is left out."""
+    """The text in windows of WINDOW tokens, each after the model's begin-of-text token, if it has one. An incomplete
+    window at the end is left out."""
     tokens = tokens_of_text(tokenizer)
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     size = WINDOW - len(begin)
@@ -113,14 +113,14 @@ def windows(tokenizer: Any) -> list[list[int]]:
 
 
 def prompts(tokenizer: Any) -> list[list[int]]:
-    """Tokens of the prompts, in the model's own chat form."""
+    """The tokens of the prompts in the model's chat template."""
     conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     texts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # the template writes them
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # the template adds them
 
 
 def requests(tokenizer: Any, batch: int, turn: int) -> list[list[int]]:
-    """Prompts of ASKED tokens for `work`. No two begin alike, so that none is answered from a cache of prefixes."""
+    """Prompts of ASKED tokens for `work`. All begin differently, so that none is answered from a prefix cache."""
     tokens = tokens_of_text(tokenizer)
     starts = ((turn * 8 + number) * 37 % (len(tokens) - ASKED) for number in range(batch))
     return [tokens[start : start + ASKED] for start in starts]
@@ -131,7 +131,7 @@ def tokens_of_text(tokenizer: Any) -> list[int]:
 
 
 def right(tokenizer: Any, answers: list[list[int]]) -> list[bool]:
-    """Whether each answer to FACTS, as tokens, has what a right one has as a word of its own."""
+    """Whether each answer to FACTS, given as tokens, contains a right answer as a whole word."""
     texts = tokenizer.batch_decode(answers[: len(FACTS)], skip_special_tokens=True)
     return [
         any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in words)

@@ -1,4 +1,4 @@
-"""A variant on transformers to be compared."""
+"""A variant on transformers, for comparison."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from workshop.evaluation.evaluation import Answers, Fraction
 if TYPE_CHECKING:
     from models.engines.chat_transformers import Engine as TransformersChat
 
-# Prompts that are answered together. Only here: the engine answers one at a time.
+# Prompts that are answered together, which only happens here: the engine answers one at a time.
 TOGETHER = 8
 
 
 class TransformersSubject:
-    """The engine is its alone: it no longer ends its answers."""
+    """The subject owns the engine, because it changes when the engine ends its answers."""
 
     def __init__(self, engine: TransformersChat):
         self._engine = engine
-        # An answer of `work` has the same length whatever the model says.
+        # An answer of `work` has a fixed length, whatever the model says.
         self._ends, engine.ends = sorted(engine.ends), frozenset()
         engine.model.generation_config.eos_token_id = None
 
@@ -69,7 +69,7 @@ class TransformersSubject:
             return logprobs.cpu().numpy(), scores.argmax(dim=-1).cpu().numpy()
 
     def _greedy(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Tokens of the answers, the one that ends an answer included."""
+        """The tokens of the answers, including the token that ends each."""
         import torch
 
         longest = max(map(len, prompts))
@@ -94,7 +94,7 @@ class TransformersSubject:
         return chat_answers.medians(await asyncio.gather(*(self._timed(tokens) for tokens in requests)))
 
     async def _timed(self, tokens: list[int]) -> tuple[float, float]:
-        """As a client of the engine sees it: the time in its queue is part of the time to the first token."""
+        """Measured like a client of the engine: the time to the first token includes the time in its queue."""
         body: dict[str, Any] = {"prompt": tokens, "max_tokens": chat_texts.ANSWERED, "temperature": 0, "stream": True}
         began = time.perf_counter()
         first = None

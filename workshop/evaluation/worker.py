@@ -1,7 +1,7 @@
-"""The process that holds a variant while it is tried: `python -m workshop.evaluation.worker`.
+"""The process that runs a variant under test: `python -m workshop.evaluation.worker`.
 
-It reads a line of JSON for each thing it shall do and writes a line for each thing it has done. What libraries print
-goes to standard error. Each variant has a process of its own, so that its memory and its CPU time are its own too.
+It reads each command as a line of JSON and answers with a line. Output of libraries goes to standard error. Each
+variant has its own process, so that its memory and CPU time can be measured.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def obey(subject: Subject, orders: Iterator[dict[str, Any]], tell: Callable[[dic
 
 
 def answering_alone() -> Callable[[dict[str, Any]], None]:
-    """Keep standard output for answers; what else writes there, from C too, writes to standard error from now on."""
+    """Keep standard output for answers. All other output, also from C, goes to standard error from now on."""
     answers: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lambda answer: print(json.dumps(answer), file=answers, flush=True)
 
 
 def device_memory() -> int | None:
-    """The most bytes of GPU memory that torch held; None without a GPU."""
+    """The peak bytes of GPU memory that torch held; None without a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return None

@@ -1,4 +1,4 @@
-"""Wide convolutions that give few channels, as narrow ones over blocks of pixels: the same sums, done faster.
+"""Rewrites wide convolutions with few output channels as narrow ones over blocks of pixels: same sums, but faster.
 
 ONNX Runtime's kernels work on 16 channels at a time. A convolution of 9 x 9 that draws the 3 colours of a picture
 leaves 13 of them idle. With blocks of 4 x 4 pixels as channels it is one of 3 x 3 that gives 48.
@@ -16,12 +16,12 @@ from workshop.variants.fuse_attention import Graph, remove_unused
 
 BLOCK = 4
 KERNEL = 9
-# With more channels the plain form is as fast: in blocks there are also twice as many products, most of them with 0.
+# With more channels the plain form is as fast, because blocks need twice as many products, most of them with 0.
 MOST_OUTPUTS = 8
 
 
 def block(model: onnx.ModelProto) -> int:
-    """Rewrite in place, for pictures whose sides are multiples of BLOCK. Returns how many convolutions were."""
+    """Rewrite in place, for pictures whose sides are multiples of BLOCK. Returns how many were rewritten."""
     graph = Graph(model)
     wide = [node for node in graph.nodes if node.op_type == "Conv" and is_wide(graph, node)]
     for node in wide:

@@ -43,7 +43,7 @@ def export(source: Path, target: Path) -> None:
     config.json.
 
     Raises:
-        ValueError: it is not one of the networks that `unpack_realesrgan` knows.
+        ValueError: `unpack_realesrgan` does not know the network.
     """
     with TemporaryDirectory() as folder:
         unpacked = Path(folder)

@@ -1,8 +1,8 @@
-"""The style networks of the Magenta wheel, let loose from the one picture size they were exported at.
+"""Removes the fixed picture size from the exported style networks of the Magenta wheel.
 
-The network that paints in the style of a picture says that it takes 384 x 384 pixels. No operation in it depends on
-that; only the types of its input and output, and the shapes noted between its operations, do. Without them it paints
-pictures of any size at that size. It halves them twice, so sides are multiples of 4.
+The network that paints in the style of a picture declares an input of 384 x 384 pixels. No operation depends on that,
+only the types of its input and output and the noted shapes in between. Without them it paints pictures of any size. It
+halves them twice, so their sides must be multiples of 4.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ FIXED = "arbitrary_transform.onnx"
 
 
 def export(source: Path, target: Path) -> None:
-    """Copy the networks in `source` to `target`, the fixed one freed.
+    """Copy the networks in `source` to `target`, without the fixed size.
 
     Raises:
-        onnx.checker.ValidationError: what came out is no valid network.
+        onnx.checker.ValidationError: the result is not a valid network.
     """
     for file in source.glob("*.onnx"):
         shutil.copy(file, target / file.name)

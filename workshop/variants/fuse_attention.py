@@ -31,14 +31,14 @@ class Graph:
                 self.users[name].append(node)
 
     def maker(self, name: str, kind: str) -> onnx.NodeProto:
-        """The node that makes a value. Raises ValueError: it is not of this kind."""
+        """The node that makes a value. Raises ValueError if it is not of this kind."""
         node = self.makers.get(name)
         if node is None or node.op_type != kind:
             raise ValueError(f"{name} should be made by a {kind}, not by {node.op_type if node else 'nothing'}")
         return node
 
     def user(self, name: str, kind: str) -> onnx.NodeProto:
-        """The only node that uses a value. Raises ValueError: there are others, or it is not of this kind."""
+        """The only node that uses a value. Raises ValueError if there are others, or if it is not of this kind."""
         nodes = self.users[name]
         if len(nodes) != 1 or nodes[0].op_type != kind:
             raise ValueError(f"{name} should be used by one {kind}, not by {[node.op_type for node in nodes]}")
@@ -51,7 +51,7 @@ class Graph:
         return name
 
     def replace(self, old: onnx.NodeProto, *new: onnx.NodeProto) -> None:
-        """Put nodes in the place of one."""
+        """Replace a node with others."""
         place = next(index for index, node in enumerate(self.nodes) if node.output == old.output)
         del self.nodes[place]
         for node in reversed(new):
@@ -110,7 +110,7 @@ def _fuse_attention(graph: Graph, softmax: onnx.NodeProto, heads: int) -> None:
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
-    """Nodes and constants that no output needs, and noted shapes, which may no longer hold."""
+    """Remove nodes and constants that no output needs, and noted shapes, which may be wrong now."""
     graph, wanted = model.graph, {output.name for output in model.graph.output}
     for node in reversed(list(graph.node)):
         if wanted.isdisjoint(node.output):

@@ -1,4 +1,4 @@
-"""Conditional instance normalisation, written out as ten operators, as the one operator that it is."""
+"""Fuses conditional instance normalisation, exported as ten operators, into one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from workshop.variants.fuse_attention import Graph, remove_unused
 
 def fuse(model: onnx.ModelProto) -> int:
     """Rewrite (x - mean) * (1 / sqrt(variance + epsilon)) * scale + bias, in place, where scale and bias are of shape
-    (channels,) and reshaped. Returns how many there were.
+    (channels,) and reshaped. Returns the number of fused ones.
 
     Raises:
-        ValueError: a square root in the graph is of something else.
+        ValueError: the graph has a square root in another pattern.
     """
     graph = Graph(model)
     roots = [node for node in graph.nodes if node.op_type == "Sqrt"]

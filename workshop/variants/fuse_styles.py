@@ -1,4 +1,4 @@
-"""The style networks with fewer and faster operators: the same paintings, up to what floats round."""
+"""The style networks with fewer and faster operators: the same paintings, except for rounding."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def quantize_int8(source: Path, target: Path) -> None:
     """Write the model in `source`, safetensors and a tokenizer, to `target` in 8 bits.
 
     Raises:
-        ValueError: the model is built in another way than those that are known here.
+        ValueError: the model's architecture is not supported.
     """
     # Not in 16 bit: each rounding on the way to 8 bits costs as much as those 8 bits.
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()

@@ -29,7 +29,7 @@ from workshop.variants.fuse_attention import MICROSOFT, Graph, fuse, remove_unus
 EXPONENTS = {"static": (None, 0.5, 0.6, 0.7, 0.8, 0.9), "dynamic": (None, 0.3, 0.4, 0.5)}
 MOST_TOKENS = 256
 MOST_ROWS = 3000  # of what comes into a product, for the choice of its exponent
-# Calibration must have seen what is not prose, too: each of these gives other extremes.
+# Calibration also needs texts that are not prose, because each kind has other extremes.
 ODD_TEXTS = (
     "",
     "a",
@@ -66,7 +66,7 @@ def quantize(source: Path, target: Path, activations: Literal["static", "dynamic
     Static is both nearer and steadier: a text's vector does not depend on what else is in its batch.
 
     Raises:
-        ValueError: the graph is not such a one.
+        ValueError: `export_embeddings` did not make the graph.
     """
     model = fuse(onnx.load(source / MODEL), heads)
     inputs = calibrate(model, source, target)
@@ -143,7 +143,7 @@ def candidates(inputs: np.ndarray, weight: np.ndarray, exponents: Sequence[float
 
 
 def product(inputs: np.ndarray, quantized: Quantized) -> np.ndarray:
-    """What the quantized product gives."""
+    """The result of the quantized product."""
     smooth = inputs if quantized.smoothing is None else inputs * quantized.smoothing
     steps = np.clip(np.rint(smooth / quantized.scale) + quantized.zero, 0, 255) - quantized.zero
     return (steps.astype(np.float32) @ quantized.weight.astype(np.float32)) * (quantized.scale * quantized.weight_scale)

@@ -36,8 +36,8 @@ from workshop.evaluation.image_prompts import prompts as prompts_of
 
 MULTIPLIED = ["Conv", "MatMul", "Gemm"]
 STATIC = ("unet", "vae_decoder", "vae_encoder")
-# Of each graph so many first and so many last convolutions stay: few weights, through which all goes that is seen and
-# said. The last ones of a decoder draw at full size: rounded, they leave a grain on even colours.
+# How many first and last convolutions of each graph stay unquantized. They have few weights, but all information passes
+# through them. The last ones of a decoder work at full size: quantized, they leave a grain on even colours.
 KEPT = {"unet": (1, 1), "vae_decoder": (0, 3), "vae_encoder": (1, 1)}
 
 Feed = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ Feed = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The pictures that ranges are taken from.
+    """The pictures from which ranges are measured.
 
     Attributes:
         prompts: a set of workshop/evaluation/image_prompts.py.
@@ -97,7 +97,7 @@ def record(source: Path, wanted: Calibration) -> dict[str, list[Feed]]:
 
 
 class Recorder:
-    """A graph that keeps what it is given."""
+    """A graph that records its inputs."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -122,7 +122,7 @@ def quantize_with_ranges(source: Path, target: Path, feeds: Sequence[Feed], kept
     Args:
         kept: how many of the first and of the last convolutions stay as they are.
     """
-    with tempfile.TemporaryDirectory() as scratch:  # the quantizer writes beside what it reads
+    with tempfile.TemporaryDirectory() as scratch:  # the quantizer writes next to its input
         model = Path(shutil.copytree(source, Path(scratch) / "float")) / MODEL
         quantize_static(
             model,

@@ -23,9 +23,9 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from models.weights import FIDELITY, MANIFEST
 
 Feed = dict[str, np.ndarray]
-# Sums over a whole picture go beyond the largest half, 65504.
+# Sums over a whole picture exceed the largest half, 65504.
 SUMMING = ["InstanceNormalization", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceL2", "Pow"]
-# Rare extremes would take most of the 255 steps from everything else.
+# Otherwise rare extremes would use up most of the 255 steps.
 PERCENTILE = 99.999
 
 
@@ -38,13 +38,13 @@ def half(source: Path, target: Path) -> None:
         blocked = [*DEFAULT_OP_BLOCK_LIST, *SUMMING]
         model = onnx.load(file)
         if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-            shutil.copy(file, target)  # it is in 8 bits already
+            shutil.copy(file, target)  # already in 8 bits
             continue
         onnx.save(convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked), target / file.name)
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of an artifact, without what is noted about it."""
+    """The files of an artifact, without Medley's notes about it."""
     return sorted(file for file in folder.iterdir() if file.is_file() and file.name not in (MANIFEST, FIDELITY))
 
 

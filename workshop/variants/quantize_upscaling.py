@@ -32,7 +32,7 @@ def quantize(source: Path, target: Path) -> None:
     convolution stay as they are: they take little time, and their errors are seen.
 
     Raises:
-        ValueError: it is not such a chain.
+        ValueError: the network is not such a chain.
     """
     model = onnx.load(source / DRAW)
     pictures = [picture for seed in CALIBRATION_SEEDS for picture in scenes(CALIBRATION_SIDE, seed).values()]
@@ -58,7 +58,7 @@ def equalize(model: onnx.ModelProto, pictures: list[np.ndarray], scratch: Path) 
     graph = Graph(model)
     prelus = [node for node in graph.nodes if node.op_type == "PRelu"]
     if not prelus:
-        raise ValueError("this network is no chain of convolutions and PReLUs; there is no 8 bit form of it")
+        raise ValueError("this network is not a chain of convolutions and PReLUs, so it has no 8-bit form")
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     largest = largest_of_channels(model, [node.input[0] for node in prelus], pictures, scratch)
     for prelu in prelus:

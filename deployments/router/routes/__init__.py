@@ -24,7 +24,7 @@ def routers_of_tasks() -> list[APIRouter]:
 
 
 def example_of(task: Task[Any]) -> Example | None:
-    """A request that every model of a task can answer; None for a task without an endpoint.
+    """A task's EXAMPLE: a request that every model of the task can answer. None for a task without an endpoint.
 
     Raises:
         ImportError: the task's module has no `EXAMPLE`.

@@ -119,7 +119,7 @@ ResponseFormat = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Fie
 
 
 class Sampling(WireModel):
-    """What chat and text completion have in common: OpenAI's parameters, then vLLM's own."""
+    """The parameters that chat and text completion share: OpenAI's, then vLLM's own."""
 
     model: str = Field(min_length=1, max_length=256)
     frequency_penalty: Penalty | None = None
@@ -224,7 +224,7 @@ async def completions(request: Request) -> Response:
 async def generate(
     request: Request, spec: ModelSpec, method: Stream[GenerationRequest, bytes], body: Sampling
 ) -> Response:
-    """Run a generation and pass on what the model writes, which is in OpenAI's form already."""
+    """Run a generation and pass on the model's output, which is already in OpenAI's form."""
     services: Services = request.app.state.services
     asked = GenerationRequest(to_engine(body), request.scope["request_id"], len(await request.body()))
     record_of(request.scope).most_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
@@ -237,5 +237,5 @@ async def generate(
 
 
 def to_engine(body: Sampling) -> dict[str, Any]:
-    """What the client sent, without nulls."""
+    """The client's body, without nulls."""
     return body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model"})

@@ -36,7 +36,7 @@ class EmbeddingBody(WireModel):
 
 
 def to_request(body: EmbeddingBody, spec: ModelSpec) -> EmbeddingRequest:
-    """The task's request. Raises InvalidRequest for what this model cannot do."""
+    """The task's request. Raises InvalidRequest if this model cannot do it."""
     inputs = as_inputs(body.input)
     if spec.limits.inputs and len(inputs) > spec.limits.inputs:
         raise InvalidRequest(f"{spec.id} takes at most {spec.limits.inputs} inputs; there are {len(inputs)}.", "input")
@@ -52,7 +52,7 @@ def to_request(body: EmbeddingBody, spec: ModelSpec) -> EmbeddingRequest:
 
 
 def as_inputs(value: str | list) -> tuple[str | tuple[int, ...], ...]:
-    """One text, one token list, or several of either, as several."""
+    """The inputs as a list: one text or token list becomes a list of one."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value[0], int):

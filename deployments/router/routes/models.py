@@ -23,7 +23,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [card(services, services.catalog[name]) for name in served]}
 
 
-# 4XX rather than 404, because without it FastAPI describes a 422 of its own, which is never sent.
+# 4XX rather than 404, because FastAPI would otherwise add a 422 that is never sent.
 @router.get("/v1/models/{model}", summary="One model", responses={"4XX": refusal(ERRORS["404"])})
 async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     """One model of the catalog, deployed or not, by any of its names."""
@@ -32,10 +32,10 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
 
 
 def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
-    """OpenAI's model object, and beside it what a client needs to choose.
+    """OpenAI's model object, with additional facts that help clients choose.
 
     Args:
-        spec: under the name of its application, where it has one.
+        spec: the model, with the id of its application if it has one.
     """
     example = example_of(spec.task)
     state, of_task = services.state(spec.id), spec.settings.card()

@@ -43,7 +43,7 @@ def to_request(body: StyleBody, spec: ModelSpec) -> StyleRequest:
     return StyleRequest(body.image, style, body.strength or 1.0, output(body))
 
 
-# Every style model can take the style of a picture; the names of styles are each model's own.
+# Every style model accepts a style picture, but each has its own named styles.
 EXAMPLE = Example("/v1/images/styles", {"image": GREY_URL, "style_image": GREY_URL})
 
 router = endpoint(
@@ -60,7 +60,7 @@ router = endpoint(
 )
 
 
-# 4XX rather than single ones, because without it FastAPI describes a 422 of its own, which is never sent.
+# 4XX rather than single codes, because FastAPI would otherwise add a 422 that is never sent.
 @router.get("/v1/images/styles", summary="Names of styles", responses={"4XX": refusal(ERRORS["404"])})
 async def list_styles(request: Request, model: str | None = None) -> dict[str, Any]:
     """What `style` can be. Without `model`, of the first style model that is running."""

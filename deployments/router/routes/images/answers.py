@@ -25,7 +25,7 @@ def to_answer(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> With
 
 
 def common(asked: ImageRequest, spec: ModelSpec) -> dict[str, Any]:
-    """What answers and events of streams both say."""
+    """The fields that answers and stream events share."""
     return {
         "background": background(asked.output),
         "output_format": asked.output.format,
@@ -34,7 +34,7 @@ def common(asked: ImageRequest, spec: ModelSpec) -> dict[str, Any]:
 
 
 def making(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> dict[str, Any]:
-    """With these values, the prompt, the seeds and what was sent along, the pictures can be made again."""
+    """The values that, with the prompt, the seeds and the client's pictures, make the same pictures again."""
     return {
         **({} if asked.strength is None else {"strength": asked.strength}),
         "model": spec.id,
@@ -46,12 +46,12 @@ def making(result: ImageResult, asked: ImageRequest, spec: ModelSpec) -> dict[st
 
 
 def background(output: Output) -> str:
-    """OpenAI's response has two words for it: what is not transparent is opaque."""
+    """OpenAI's responses know only two values: not transparent means opaque."""
     return "transparent" if output.background == "transparent" else "opaque"
 
 
 def quality(asked: ImageRequest, spec: ModelSpec) -> str:
-    """Told by the steps that were asked for: `low` for fewer than the model's own, `high` for more."""
+    """Derived from the steps: `low` for fewer than the model's own, `high` for more."""
     own = TASK.settings_of(spec).steps
     if asked.steps is None or asked.steps == own:
         return "medium"

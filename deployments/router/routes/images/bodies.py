@@ -79,7 +79,7 @@ class Streaming(WireModel):
 
 
 class Prompted(Making, Streaming):
-    """What generations and edits have in common."""
+    """The fields that generations and edits share."""
 
     prompt: str = Field(min_length=1, max_length=32000)
     negative_prompt: str | None = Field(default=None, max_length=32000)

@@ -17,8 +17,8 @@ from models.specs import ModelSpec
 from models.tasks.images import EncodedImage, ImageEvent, ImageRequest, ImageResult, PartialImage, Progress
 from models.tasks.usage import NOTHING
 
-# A comment, which clients skip. It opens the stream at the first step, keeps it open, and shows whether the client has
-# left: nothing can be written to it then.
+# A comment, which clients skip. It opens the stream at the first step and keeps it open. It also shows whether the
+# client has left, because the write then fails.
 WORKING = b": working\n\n"
 
 Kind = Literal["image_generation", "image_edit"]
@@ -27,10 +27,10 @@ Kind = Literal["image_generation", "image_edit"]
 async def events(
     items: AsyncGenerator[ImageEvent, None], kind: Kind, asked: ImageRequest, spec: ModelSpec, progress: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The items of the model's stream as events. There is a `completed` for each picture as soon as it is finished.
+    """The items of the model's stream as events, with a `completed` event as soon as each picture is finished.
 
-    The usage is known at the end of the whole request, so it is in the `completed` of the last picture. The others have
-    zeros: a client that adds them up counts nothing twice.
+    The usage is known only at the end of the request, so the `completed` event of the last picture has it. The others
+    have zeros, so that clients can add them up.
     """
     shared = common(asked, spec)
     finished, last = 0, None
@@ -49,7 +49,7 @@ async def events(
                     if finished < asked.n:
                         yield event(f"{kind}.completed", document | {"usage": usage(NOTHING)})
                     else:
-                        last = document  # sent when the result is here, with its usage
+                        last = document  # held back until the result brings the usage
                 case ImageResult():
                     if last is not None:
                         yield event(

@@ -1,7 +1,7 @@
-"""From bodies to the task's requests.
+"""Translates bodies to the task's requests.
 
-What a model cannot do is refused here, before it costs anything. The refusal names the model's limit, or the nearest
-value that works.
+A request that the model cannot fulfil is refused here, before it costs anything. The error names the model's limit, or
+the nearest value that works.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
 from models.specs import ModelSpec
 from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
 
-# What `quality` makes of a model's own number of steps.
+# The factor by which `quality` changes the model's own number of steps.
 QUALITY = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 2.0, "hd": 2.0}
 
 _SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
@@ -33,7 +33,7 @@ EDIT, INPAINT, VARY, NEGATIVE_PROMPT, TRANSPARENCY = "edit", "inpaint", "vary", 
 
 
 def generation(body: GenerationBody, spec: ModelSpec) -> ImageRequest:
-    """Raises InvalidRequest, UnsupportedParameter: what this model cannot do."""
+    """Raises InvalidRequest or UnsupportedParameter if this model cannot do it."""
     if body.style:
         raise UnsupportedParameter(
             "style is for DALL·E 3, which is not here. Name a style in the prompt, or send the finished picture to "
@@ -81,7 +81,7 @@ def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
 
 
 def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
-    """What generations and edits have in common."""
+    """The part that generations and edits share."""
     return replace(
         unprompted(body, spec),
         prompt=body.prompt,
@@ -93,7 +93,7 @@ def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
 
 
 def unprompted(body: Making, spec: ModelSpec) -> ImageRequest:
-    """What every request for pictures has, with or without a prompt."""
+    """The fields of every request for pictures, with or without a prompt."""
     settings = _settings(spec)
     n = body.n or 1
     if n > settings.most_images:
