@@ -22,6 +22,8 @@ PACKAGES = ("models", "workshop", "deployments", "medley", "loadtest")
 BY_NAME = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+(:\w+)?$")
 EVERYTHING = re.compile(r"^(Makefile|pyproject\.toml|requirements/|tests/(conftest|tiers|costs)\.py)")
 BY_BEGINNING = re.compile(rf"^({'|'.join(PACKAGES)})(\.\w+)+\.$")
+# What tests read as files or copy whole, Python too.
+READ_BY_TESTS = ("tests/toy/", "tests/mutations/")
 # Read by people only, or by none of the tests that run here.
 NO_TEST = re.compile(r"^(benchmarks/results/|docs/decisions/|LICENSE|\.editorconfig|\.gitignore)")
 
@@ -62,8 +64,8 @@ def touched_by(changed: list[str]) -> list[Path] | None:
     """The test files that the change can touch; None if it can touch all."""
     changed = [file for file in changed if not NO_TEST.match(file)]
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
-    sources = {ROOT / file for file in changed if file.endswith(".py")}
-    data = [Path(file) for file in changed if not file.endswith(".py")]
+    sources = {ROOT / file for file in changed if file.endswith(".py") and not file.startswith(READ_BY_TESTS)}
+    data = [Path(file) for file in changed if not file.endswith(".py") or file.startswith(READ_BY_TESTS)]
     modules = {module_of(file) for file in sources if file.relative_to(ROOT).parts[0] in PACKAGES}
     readers = {file: {path for path in code_files() if reads(path, file)} for file in data}
     # Who imported what is gone is not known; nobody imports a file of tests.
@@ -84,7 +86,10 @@ def code_files() -> tuple[Path, ...]:
 
 def reads(path: Path, file: Path) -> bool:
     """Whether the code names the file, or the folder that it lies in."""
-    names = {file.name, file.stem} | ({file.parent.name, file.parts[0]} if len(file.parts) > 1 else set())
+    if file.as_posix().startswith(READ_BY_TESTS):
+        names = {file.parts[1]}
+    else:
+        names = {file.name, file.stem} | ({file.parent.name, file.parts[0]} if len(file.parts) > 1 else set())
     return any(names & set(Path(text).parts) for text in texts(path))
 
 
@@ -94,6 +99,13 @@ def module_of(path: Path) -> str:
 
 def downstream(modules: set[str]) -> set[str]:
     """These modules and all that import them."""
+    graph = import_graph()
+    return modules.union(*(graph.find_downstream_modules(module) for module in modules & graph.modules))
+
+
+@cache
+def import_graph() -> grimp.ImportGraph:
+    """Which module imports which, inside functions and by name too."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     known = graph.modules  # a copy each time
     for path in code_files():
@@ -103,8 +115,7 @@ def downstream(modules: set[str]) -> set[str]:
                 named = {name} & known if BY_NAME.match(text) else begins_with(text, known)
                 for imported in named - {module_of(path)}:
                     graph.add_import(importer=module_of(path), imported=imported)
-    found = modules & known
-    return modules.union(*(graph.find_downstream_modules(module) for module in found))
+    return graph
 
 
 def begins_with(text: str, modules: set[str]) -> set[str]:

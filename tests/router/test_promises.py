@@ -128,10 +128,8 @@ async def test_looking_up_tokens_takes_no_place(http, services, chat_model):
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("headers", "patient"), [({}, False), ({"priority": "u=3"}, False), ({"priority": "u=6"}, True)]
-)
-async def test_a_replica_is_told_whether_anybody_waits(http, embeddings, embedding_model, headers, patient):
+@pytest.mark.parametrize(("priority", "patient"), [("", False), ("u=3", False), ("u=6", True)])
+async def test_a_replica_is_told_whether_anybody_waits(http, embeddings, embedding_model, priority, patient):
     told, submit = [], embeddings.batcher.submit
 
     async def noted(tokens, patient):
@@ -140,5 +138,5 @@ async def test_a_replica_is_told_whether_anybody_waits(http, embeddings, embeddi
 
     embeddings.batcher.submit = noted
     body = {"model": embedding_model, "input": "one"}
-    assert (await http.post("/v1/embeddings", json=body, headers=headers)).status_code == 200
+    assert (await http.post("/v1/embeddings", json=body, headers={"priority": priority})).status_code == 200
     assert told == [patient]

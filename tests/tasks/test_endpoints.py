@@ -35,6 +35,12 @@ async def test_its_example_is_answered_without_naming_a_model_too_if_one_can_be_
         assert assert_error(response, 400)["param"] == "model"
 
 
+@each()
+def test_it_takes_forms_if_it_takes_a_file(endpoint):
+    holds_a_file = any(str(value).startswith("data:") for value in endpoint.example.values())
+    assert endpoint.forms == holds_a_file
+
+
 @takes_forms
 async def test_it_is_valid_as_a_form(http, endpoint):
     fields = {key: json.dumps(one) if isinstance(one, list) else str(one) for key, one in endpoint.body.items()}

@@ -86,7 +86,7 @@ def evaluation_of(task: Task) -> Evaluation:
     Raises:
         KeyError: there is none. The message is for people.
     """
-    name = f"{__package__}.{task}"
+    name = f"workshop.evaluation.{task}"
     evaluation = getattr(import_module(name), "EVALUATION", None) if find_spec(name) else None
     if evaluation is None:
         raise KeyError(f"Variants of models for {task} are not compared: Medley has no evaluation for this task.")
