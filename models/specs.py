@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from models.sources import Source, Spec
-from models.tasks import BY_NAME, task_named
+from models.tasks import BY_NAME
 from models.tasks.task import Settings, Task
 
 
@@ -48,15 +48,16 @@ ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-def as_task(value: Any) -> Task[Any]:
+def task_named(value: Any) -> Task[Any]:
     """The contract of a task, by its name."""
-    task = value if isinstance(value, Task) else task_named(value)
-    if task is None:
+    if isinstance(value, Task):
+        return value
+    if not isinstance(value, str) or value not in BY_NAME:
         raise PydanticKnownError("enum", {"expected": " or ".join(f"'{name}'" for name in BY_NAME)})
-    return task
+    return BY_NAME[value]
 
 
-AnyTask = Annotated[Task[Any], PlainValidator(as_task), PlainSerializer(str, return_type=str)]
+AnyTask = Annotated[Task[Any], PlainValidator(task_named), PlainSerializer(str, return_type=str)]
 
 
 class Artifact(Spec):

@@ -7,13 +7,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from medley.checks.entries import Found
-from medley.checks.schema import schema_problems
+from medley.checks.schema import known_task, schema_problems
 from medley.checks.words import did_you_mean
 from medley.checks.yaml_lines import Document, KeyPath, Problem, read_document
 from models.catalog import FOLDER, load_catalog, own_folder
 from models.registry import backends_of
 from models.specs import Backend, ModelSpec
-from models.tasks import task_named
 
 
 class CatalogFile(BaseModel):
@@ -84,7 +83,7 @@ def _default_variant(document: Document, path: KeyPath) -> Found:
 
 def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
     task, wanted = document.at((*path, "task")), document.path.stem
-    if task == wanted or task_named(task) is None:
+    if task == wanted or known_task(task) is None:
         return []
     message = f"a model of task {task} stands in {task}.yaml, not in {document.path.name}. Move it."
     return [((*path, "task"), message)]
@@ -92,8 +91,9 @@ def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
 
 def _engines(document: Document, path: KeyPath) -> Found:
     """Every variant has an engine for its backend."""
-    task, variants = task_named(document.at((*path, "task"))), document.at((*path, "variants"))
-    backends = [str(backend) for backend in backends_of(task)] if task else []
+    task, variants = document.at((*path, "task")), document.at((*path, "variants"))
+    known = known_task(task)
+    backends = [str(backend) for backend in backends_of(known)] if known else []
     for name, variant in variants.items() if isinstance(variants, dict) else ():
         backend = variant.get("backend") if isinstance(variant, dict) else None
         if backends and isinstance(backend, str) and backend in list(Backend) and backend not in backends:

@@ -16,7 +16,8 @@ from medley.checks.annotations import generic_arguments, model_for, models_below
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
 from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
 from models.specs import ModelSpec
-from models.tasks import task_named
+from models.tasks import BY_NAME
+from models.tasks.task import Task
 
 Model = type[BaseModel]
 BROKEN = object()
@@ -130,10 +131,17 @@ class _SchemaCheck:
 
 
 def kind_of(model: Model, key: str, value: dict) -> Any:
-    """What a field must be. The settings of a row of the catalog are those of its task."""
-    if model is ModelSpec and key == "settings" and (task := task_named(value.get("task"))):
-        return task.settings
+    """What a field must be. The settings of a row of the catalog are those of its task; where that is wrong, nothing
+    can be said of them."""
+    if model is ModelSpec and key == "settings":
+        task = known_task(value.get("task"))
+        return task.settings if task else Any
     return model.model_fields[key].annotation
+
+
+def known_task(name: Any) -> Task[Any] | None:
+    """The task of a name, in whose place anything may stand. None where it is no task's."""
+    return BY_NAME.get(name) if isinstance(name, str) else None
 
 
 def errors_of(model: Model, value: Any) -> list[dict[str, Any]]:

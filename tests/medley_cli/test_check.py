@@ -80,6 +80,14 @@ def test_a_config_with_a_mistake_is_not_served(mistake, tmp_path):
     assert str(caught.value) == mistake.seen(file)
 
 
+@pytest.mark.parametrize("task", ["[embeddings]", "{}", "null", "5"])
+def test_what_is_no_name_of_a_task_is_named_and_nothing_is_said_of_the_settings(tmp_path, task):
+    file = tmp_path / "embeddings.yaml"
+    file.write_text(shipped(CATALOG).replace("task: embeddings", f"task: {task}", 1))
+    (message,) = messages(file)
+    assert "model all-minilm-l6-v2, task: must be chat or embeddings" in message
+
+
 @pytest.mark.parametrize("file", [SERVE, CATALOG, SLO])
 def test_an_odd_value_in_any_place_is_judged_without_a_traceback(file, tmp_path):
     """Another one in each place, by the seed."""
