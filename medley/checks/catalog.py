@@ -92,8 +92,9 @@ def _task(document: Document, path: KeyPath) -> list[tuple[KeyPath, str]]:
 
 def _engines(document: Document, path: KeyPath) -> Found:
     """Every variant has an engine for its backend."""
-    task, variants = task_named(document.at((*path, "task"))), document.at((*path, "variants"))
-    backends = [str(backend) for backend in backends_of(task)] if task else []
+    task, variants = document.at((*path, "task")), document.at((*path, "variants"))
+    known = task_named(task)
+    backends = [str(backend) for backend in backends_of(known)] if known else []
     for name, variant in variants.items() if isinstance(variants, dict) else ():
         backend = variant.get("backend") if isinstance(variant, dict) else None
         if backends and isinstance(backend, str) and backend in list(Backend) and backend not in backends:

@@ -58,7 +58,7 @@ def _memory(config: ClusterConfig) -> list[str]:
 
 
 def _cpus(config: ClusterConfig, have: int) -> list[str]:
-    need = 0.2 + sum(model.variant.needs.cpus for model in config.models)
+    need = round(0.2 + sum(model.variant.needs.cpus for model in config.models), 6)
     if need <= have:
         return []
     return [f"{need:g} CPUs are needed and the machine has {have}. Take a model out of {config.path.name}."]

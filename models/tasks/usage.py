@@ -41,7 +41,9 @@ PROMPT_TOKENS = Count("prompt_tokens", TOKENS, "prompt")
 COMPLETION_TOKENS = Count("completion_tokens", TOKENS, "completion")
 """Tokens that the model wrote."""
 IMAGES = Count("images", Counter("medley_images", "Pictures made, enlarged or painted in another style."))
-AUDIO_SECONDS = Count("audio_seconds", Counter("medley_audio_seconds", "Seconds of sound made or listened to."))
+AUDIO_SECONDS = Count(
+    "audio_seconds", Counter("medley_audio_seconds", "Seconds of sound that models made or listened to.")
+)
 CHARACTERS = Count("characters", Counter("medley_characters", "Characters of the text that models were given."))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from models.catalog import load_catalog
 from models.registry import backends_of
 from models.specs import Backend
-from models.tasks import embeddings
+from models.tasks import BY_NAME, embeddings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE, CATALOG, SLO = "serve_config.yaml", "models/catalog/embeddings.yaml", "slo.yaml"
@@ -59,6 +59,7 @@ def shipped(file: str) -> str:
 # Of the catalog, which grows.
 VARIANTS = ", ".join(load_catalog()["all-minilm-l6-v2"].variants)
 BACKENDS = ", ".join(backends_of(embeddings.TASK))
+KNOWN = f"{' or '.join(BY_NAME)},"
 STRANGER = next(backend for backend in Backend if backend not in backends_of(embeddings.TASK))
 
 # Three lines for each: what it is, what is changed, what is said.
@@ -285,7 +286,7 @@ MISTAKES = [
             "model all-minilm-l6-v2, task", "a model of task chat belongs in chat.yaml, not in embeddings.yaml. Move it."),
     Mistake("a model of an unknown task", CATALOG,
             "task: embeddings", "task: embedings", "task: embedings",
-            "model all-minilm-l6-v2, task", "must be chat or embeddings or images or upscaling or styles, but is 'embedings'. Did you mean embeddings?"),
+            "model all-minilm-l6-v2, task", f"must be {KNOWN} but is 'embedings'. Did you mean embeddings?"),
     Mistake("no dimensions", CATALOG,
             r"    settings: {dimensions: {native: 1024, smallest: 64}}\n", "", "- id: bge-m3",
             "model bge-m3, settings.dimensions", "is missing. Add it."),

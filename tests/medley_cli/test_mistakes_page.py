@@ -1,6 +1,6 @@
 """docs/mistakes.md lists the seeded mistakes."""
 
-from seeded_mistakes import BACKENDS, MISTAKES, REPOSITORY, VARIANTS, Mistake
+from seeded_mistakes import BACKENDS, KNOWN, MISTAKES, REPOSITORY, VARIANTS, Mistake
 from tables import shown, to_write
 
 PAGE = REPOSITORY / "docs" / "mistakes.md"
@@ -17,6 +17,7 @@ def said(mistake: Mistake) -> str:
     message = mistake.message
     for growing in (VARIANTS, BACKENDS):
         message = message.replace(growing, f"{growing.split(',')[0]} and others")
+    message = message.replace(KNOWN, f"{KNOWN.split()[0]} or another task,")
     return f"`` {': '.join(part for part in (mistake.where, message) if part)} ``"
 
 

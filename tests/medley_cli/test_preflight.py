@@ -86,6 +86,12 @@ def test_too_few_cpus_are_told_in_numbers(config):
     assert problem == f"{needed:g} CPUs are needed and the machine has 1. Take a model out of serve_config.yaml."
 
 
+def test_models_that_need_all_cpus_to_the_last_tenth_fit(config):
+    (tenth, *_) = [model for model in config.models if model.variant.needs.cpus == 0.1]
+    assert preflight.problems(dataclasses.replace(config, models=[tenth] * 18), cpus=2) == []
+    assert preflight.problems(dataclasses.replace(config, models=[tenth] * 19), cpus=2) != []
+
+
 def test_a_gpu_config_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: Memory(512 << 30))
     found = preflight.problems(read_config(ROOT / "serve_config.gpu.yaml"), cpus=64)

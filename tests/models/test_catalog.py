@@ -88,8 +88,6 @@ def test_a_row_is_read(tmp_path):
         ({"task": ["chat"]}, "task"),
         ({"task": "chatt"}, "task(?s:.*)'chat' or 'embeddings'"),
         ({"id": "Not An Id"}, "id"),
-        ({"task": "chatt"}, "task"),
-        ({"task": {"name": "chat"}}, "task"),
         ({"default_variant": "other"}, "default_variant"),
         ({"source": {"kind": "hub", "repo": "a/b"}}, "revision"),
     ],
