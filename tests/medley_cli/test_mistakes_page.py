@@ -4,6 +4,8 @@ from seeded_mistakes import BACKENDS, KNOWN, MISTAKES, REPOSITORY, VARIANTS, Mis
 from tables import shown, to_write
 
 PAGE = REPOSITORY / "docs" / "mistakes.md"
+# Lists that grow with the catalog and the tasks, and what the page has in their places.
+GROWING = {VARIANTS: "onnx and others", BACKENDS: "onnx and others", KNOWN: "chat or another task,"}
 
 
 def table() -> str:
@@ -12,12 +14,10 @@ def table() -> str:
 
 
 def said(mistake: Mistake) -> str:
-    """What follows the file and the line. In two backquotes, because messages have single ones. Of lists that grow with
-    the catalog, the page has the first."""
+    """What follows the file and the line. In two backquotes, because messages have single ones."""
     message = mistake.message
-    for growing in (VARIANTS, BACKENDS):
-        message = message.replace(growing, f"{growing.split(',')[0]} and others")
-    message = message.replace(KNOWN, f"{KNOWN.split()[0]} or another task,")
+    for growing, shown_as in GROWING.items():
+        message = message.replace(growing, shown_as)
     return f"`` {': '.join(part for part in (mistake.where, message) if part)} ``"
 
 
