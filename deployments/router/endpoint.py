@@ -80,14 +80,15 @@ def endpoint(
     """A router with one endpoint.
 
     Args:
-        example: the path, and a body for it.
-        tasks: the tasks whose models answer it. A body without a model goes to the first one that is ready.
+        example: its path is the endpoint's.
+        tasks: the tasks whose models answer it. A body that names no model goes to one of the first task; see
+            `Services.choose`.
         to_request: turns the body into the task's request. Raises InvalidRequest for what the model cannot do.
         to_answer: turns the task's result into the client's answer, which may contain numpy arrays. Files are sent as
             base64, or as links if the body is a `Delivery` that asks for them.
-        summary, about: for the documentation: a few words, and a sentence or two.
+        tag, summary, about: for the documentation: the section, a few words, and a sentence or two.
         forms: the body may also be a form with files.
-        media_type: of the answer.
+        media_type: of the answer, for the documentation.
     """
     tasks = tasks if isinstance(tasks, tuple) else (tasks,)
     router = APIRouter(tags=[tag])

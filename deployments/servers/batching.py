@@ -5,7 +5,7 @@ While the model works on one batch, new items wait, and the next batch is filled
 - Padding is waste, so a batch has items of similar cost: the first in the queue, and those nearest to it in cost.
 - A request of a thousand items must not hold up one of a single item. So the queue is fair: item k of a request counts
   as if it had arrived k turns after the request's first.
-- Items of batch jobs come after all others, except in one batch of sixteen, so that they are never starved.
+- Items of batch jobs come after all others. But one batch in sixteen begins with such an item, so they never starve.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
 """The result of an item."""
 
-# Costs are similar if they differ by at most a factor of two, or by at most this much.
+# Costs are similar if they differ by a factor of two at most, and this much on top, which matters for small ones.
 NEAR = 8
 # One batch in this many begins with an item of a batch job.
 PATIENT_EVERY = 16
@@ -64,7 +64,7 @@ class Batcher(Generic[I, R]):
         largest_batch: the most items in a batch.
         largest_cost: the limit for a batch with padding: its highest cost times its number of items. An item above it
             gets a batch of its own.
-        on_batch: is called with the number of items of each batch.
+        on_batch: is called before each batch with its number of items.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Batcher(Generic[I, R]):
             patient: they are from a batch job.
 
         Raises:
-            Exception: raised by `run` for a batch with one of them.
+            Exception: raised by `cost` for one of them, or by `run` for a batch with one of them.
         """
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         self._arrivals += 1

@@ -1,9 +1,9 @@
-"""What models do. Each task is one contract, in the module of its name, and has one entry in this list.
+"""What models do. Each task is one contract, the `TASK` of the module with its name. `NAMES` lists them.
 
 The other parts of a task are found by its name, too:
 
     models.engines.<task>_<backend>     Engine          a backend without such a module is not offered
-    deployments.servers.<task>          Server          or <task>_<backend>; without one, the server of servers/batch.py
+    deployments.servers.<task>          Server          or <task>_<backend>; without one, that of servers/batch.py
     deployments.router.routes.<task>    router, EXAMPLE without one, its models have no endpoint
     workshop.evaluation.<task>          EVALUATION      without one, its variants are not compared
     loadtest.tasks.<task>               KIND            without one, load tests repeat the EXAMPLE

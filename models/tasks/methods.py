@@ -1,7 +1,7 @@
 """The methods of a task's models, as typed objects of gRPC's kinds: unary, stream and duplex.
 
 A server declares which of its functions handles which method (`@handles`), and the router calls through the same
-object. So a type checker finds a wrong name, argument or result on both sides.
+object, so a type checker finds a wrong name, argument or result on both sides.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def always(request: Any) -> bool:
 class Method(Generic[Q, A]):
     """
     Attributes:
-        name: in logs and between processes.
+        name: identifies it in logs and between processes.
         request, result: the types of a request, and of an answer or one item of a stream.
-        large: whether a request or its answer may be over half a megabyte.
-        lookup: the method only looks something up. It needs no place among requests, and its time is not counted.
+        large: tells whether a request or its answer may be over half a megabyte. Both then go through Ray's object
+            store.
+        lookup: the method only looks something up. It is always admitted, and its time is not counted.
     """
 
     name: str

@@ -14,19 +14,19 @@ from models.tasks.usage import AUDIO_SECONDS, Count
 
 
 class Settings(Spec):
-    """The `settings:` of a row of the catalog: what only models of its task have. A task without any uses this."""
+    """The `settings:` of a catalog row: what only models of its task have. A task without settings uses this class."""
 
     def parts(self) -> Mapping[str, Mapping[str, Source]]:
         """Weights beside the model's own, by kind and name, such as `{"adapter": {"watercolour": ...}}`."""
         return {}
 
     def card(self) -> dict[str, Any]:
-        """What `/v1/models` shows of them. Its `limits` are added to the model's other limits."""
+        """What `/v1/models` shows of these settings. `limits` in it are added to the model's other limits."""
         return {}
 
 
 class Begins(StrEnum):
-    """What a stream begins with, so that the time to that can be promised."""
+    """What a stream begins with. The time to it can then be promised."""
 
     TOKENS = "tokens"
     AUDIO = "audio"
@@ -59,7 +59,8 @@ class Task(Generic[S]):
         sample: small requests that together cover the paths through the engine. A replica answers them before the first
             real request, which then finds everything loaded.
         begins: what a stream begins with; None if nothing is promised about it.
-        batched: a replica works on several requests at once, so it has a batch size.
+        batched: its server reports the size of each batch, as servers/batch.py does. False for chat: vLLM batches, and
+            has metrics of its own.
     """
 
     name: str
