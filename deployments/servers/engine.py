@@ -24,7 +24,7 @@ from deployments.tracing import start_tracing
 from models import weights
 from models.errors import EngineFailed, ServingError
 from models.registry import engine_class
-from models.tasks.methods import Unary, handlers_of
+from models.tasks.methods import Duplex, Q, Unary, handlers_of
 from models.tasks.task import Task
 from models.tasks.usage import NOTHING, Usage
 
@@ -103,11 +103,13 @@ class EngineServer:
         """Answer the task's samples, so that the first real request finds everything loaded."""
         task = self.spec.task
         for ask in task.sample(task.settings_of(self.spec)):
+            handler = self.handler(ask.method.name)
             if isinstance(ask.method, Unary):
-                await self.handler(ask.method.name)(ask.request)
-            else:
-                async for _ in self.handler(ask.method.name)(ask.request):
-                    pass
+                await handler(ask.request)
+                continue
+            asked = once(ask.request) if isinstance(ask.method, Duplex) else ask.request
+            async for _ in handler(asked):
+                pass
 
     async def wake(self) -> None:
         """Does nothing. The call alone makes Serve start a model that is scaled to zero."""
@@ -168,6 +170,11 @@ class EngineServer:
         check = getattr(self.engine, "check_health", None)
         if check is not None:
             await check()
+
+
+async def once(request: Q) -> AsyncGenerator[Q, None]:
+    """A conversation in which one thing is said."""
+    yield request
 
 
 def broken(spec_id: str, error: Exception) -> EngineFailed:

@@ -15,8 +15,9 @@ from models.tasks import TASKS, chat, embeddings, images, styles, upscaling
 from models.weights import locate
 
 STARTERS = {
-    task: next(spec.id for spec in load_catalog().of_task(task) if not isinstance(spec.source, HubSource))
+    task: found[0].id
     for task in TASKS
+    if (found := [spec for spec in load_catalog().of_task(task) if not isinstance(spec.source, HubSource)])
 }
 CHAT, EMBEDDINGS, IMAGES, UPSCALING, STYLES = (
     STARTERS[module.TASK] for module in (chat, embeddings, images, upscaling, styles)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.specs import Backend
 from models.tasks import BY_NAME
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,3 +78,45 @@ def test_a_second_one_would_be_found(tmp_path, code):
     file = tmp_path / "module.py"
     file.write_text(code)
     assert len(maps_by_task(file)) == 1
+
+
+# What is found by a task's name: where, and what such a module defines. Others of the folder define none.
+FOUND_BY_NAME = (
+    ("deployments/router/routes", "EXAMPLE"),
+    ("deployments/servers", "Server"),
+    ("models/engines", "Engine"),
+    ("workshop/evaluation", "EVALUATION"),
+    ("loadtest/tasks", "KIND"),
+)
+OF_EVERY_TASK = {"deployments/servers/batch.py"}
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether a module, or the __init__ of a package, has an object of this name."""
+    for node in ast.parse(file.read_text()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=found)]) | ast.AnnAssign(target=ast.Name(id=found)):
+                pass
+            case ast.ClassDef(name=found):
+                pass
+            case ast.ImportFrom(names=names):
+                if name in {one.asname or one.name for one in names} and file.name == "__init__.py":
+                    return True
+                continue
+            case _:
+                continue
+        if found == name:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("folder", "name"), FOUND_BY_NAME, ids=str)
+def test_a_part_whose_module_is_misspelt_is_not_overlooked(folder, name):
+    """It would have the default of a part that is not there."""
+    modules = [*(REPOSITORY / folder).glob("*.py"), *(REPOSITORY / folder).glob("*/__init__.py")]
+    stems = {file: file.parent.name if file.name == "__init__.py" else file.stem for file in modules}
+    parts = [file for file, stem in stems.items() if stem != Path(folder).name and defines(file, name)]
+    known = {f"{task}_{backend}" for task in BY_NAME for backend in Backend} | set(BY_NAME)
+    unknown = {str(file.relative_to(REPOSITORY)) for file in parts if stems[file] not in known}
+    assert unknown - OF_EVERY_TASK == set()
+    assert parts
