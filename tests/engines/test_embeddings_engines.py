@@ -42,7 +42,7 @@ def test_vectors_are_those_of_sentence_transformers(engine, reference):
     assert len(tokens[-1]) == 256
     ours, theirs = engine.embed(tokens), reference.encode(TEXTS, normalize_embeddings=True)
     assert ours.dtype == np.float32
-    assert ours.shape == (len(TEXTS), SPEC.dimensions.native)
+    assert ours.shape == (len(TEXTS), SPEC.settings.dimensions.native)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
