@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image, ImageFilter
 
+from models import weights
 from models.catalog import load_catalog
 from models.engines.images_fake import Engine as FakeImages
 from models.tasks import BY_NAME
@@ -19,11 +20,11 @@ from workshop.evaluation.fidelity import below_floor
 from workshop.evaluation.image_prompts import SETS, prompts
 from workshop.evaluation.images import ImagesSubject, compare, drift, open_variant, shows_asked
 from workshop.starter.doodle.drawings import draw, every_combination
-from workshop.variants import export_images, quantize_images
+from workshop.variants import quantize_images
 
 CATALOG = load_catalog()
 TURBO = CATALOG["doodle-turbo"]
-WEIGHTS = Path(export_images.__file__).parents[1] / "starter" / "doodle" / "weights"
+WEIGHTS = Path(weights.__file__).parent / "starter" / "doodle" / "weights"
 
 
 def drawn(count):
