@@ -94,13 +94,17 @@ class Batcher(Generic[I, R]):
             patient: they are from a batch job.
 
         Raises:
-            Exception: raised by `run` for a batch with one of them.
+            Exception: raised by `cost` for one of them, or by `run` for a batch with one of them.
+            ValueError: `run` returned more or fewer results than a batch had items.
         """
+        if not items:
+            return []
+        costs = [self.cost(item) for item in items]  # if one of them raises, nothing is in the queue yet
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         self._arrivals += 1
-        for position, item in enumerate(items):
+        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
             turn = self._turns[patient] + position
-            insort(self._queue, Item(patient, turn, self._arrivals, position, self.cost(item), item, request))
+            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         # If the caller gives up, this future is cancelled and the items that are still queued are dropped.
@@ -109,10 +113,11 @@ class Batcher(Generic[I, R]):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._take_batch():
-            if self.on_batch:
-                self.on_batch(len(batch))
+            # Any error must reach those who wait for this batch. Otherwise they would wait forever, and so would others.
             try:
-                results = await loop.run_in_executor(self._thread, self.run, [item.value for item in batch])
+                if self.on_batch:
+                    self.on_batch(len(batch))
+                results = await loop.run_in_executor(self._thread, self._results, [item.value for item in batch])
             except Exception as error:
                 for item in batch:
                     if not item.request.done.done():
@@ -120,6 +125,16 @@ class Batcher(Generic[I, R]):
             else:
                 for item, result in zip(batch, results, strict=True):
                     self._keep(item, result)
+
+    def _results(self, items: list[I]) -> list[R]:
+        """In the thread: the results of a batch, one each."""
+        try:
+            results = list(self.run(items))
+        except StopIteration as error:  # a future cannot hold it
+            raise RuntimeError("a batch raised StopIteration") from error
+        if len(results) != len(items):
+            raise ValueError(f"a batch of {len(items)} items has {len(results)} results")
+        return results
 
     def _take_batch(self) -> list[Item[I, R]]:
         """The next items to work on; empty if none wait."""
