@@ -61,7 +61,8 @@ def import_string(path: str) -> Any:
         ImportError: there is no such module, or it has no such object.
     """
     module, _, name = path.partition(":")
+    found = import_module(module)  # an AttributeError in it is its own, and is not about the name
     try:
-        return getattr(import_module(module), name)
+        return getattr(found, name)
     except AttributeError:
         raise ImportError(f"{module} has no {name}, by which it is looked for.") from None

@@ -31,6 +31,13 @@ def test_a_part_whose_name_is_misspelt_is_not_taken_for_none(module):
         part(module, "Engine")
 
 
+def test_an_attribute_error_inside_a_module_is_not_taken_for_a_missing_name(tmp_path, monkeypatch):
+    (tmp_path / "a_broken_part.py").write_text("import os\nos.of_a_newer_version()\nEngine = int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="of_a_newer_version"):
+        part("a_broken_part", "Engine")
+
+
 def test_a_backend_is_offered_where_it_has_a_module():
     assert backends_of(styles.TASK) == [Backend.ONNX, Backend.FAKE]
     assert backends_of(UNKNOWN) == []
