@@ -113,7 +113,7 @@ class Batcher(Generic[I, R]):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._take_batch():
-            # Any error must reach those who wait for this batch. Otherwise they would wait forever, and so would others.
+            # Any error must reach those who wait for this batch, and must not end this loop: they would wait forever.
             try:
                 if self.on_batch:
                     self.on_batch(len(batch))
