@@ -25,6 +25,12 @@ def test_a_part_that_there_is_not_is_none():
     assert part("models.engines.juggling_fake", "Engine") is None
 
 
+def test_the_folder_that_a_deleted_package_leaves_is_no_part(tmp_path, monkeypatch):
+    (tmp_path / "a_deleted_part" / "__pycache__").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert part("a_deleted_part", "Engine") is None
+
+
 def test_a_part_whose_name_is_misspelt_is_not_taken_for_none(module):
     assert part(module, "Engnie") is int
     with pytest.raises(ImportError, match="a_part has no Engine, by which it is looked for"):
