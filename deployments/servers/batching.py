@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from deployments.servers.threads import run_in
+
 I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
 """The result of an item."""
@@ -111,13 +113,12 @@ class Batcher(Generic[I, R]):
         return await request.done
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while batch := self._take_batch():
             # Any error must reach those who wait for this batch, and must not end this loop: they would wait forever.
             try:
                 if self.on_batch:
                     self.on_batch(len(batch))
-                results = await loop.run_in_executor(self._thread, self._results, [item.value for item in batch])
+                results = await run_in(self._thread, self._results, [item.value for item in batch])
             except Exception as error:
                 for item in batch:
                     if not item.request.done.done():
@@ -128,10 +129,7 @@ class Batcher(Generic[I, R]):
 
     def _results(self, items: list[I]) -> list[R]:
         """In the thread: the results of a batch, one each."""
-        try:
-            results = list(self.run(items))
-        except StopIteration as error:  # a future cannot hold it
-            raise RuntimeError("a batch raised StopIteration") from error
+        results = list(self.run(items))
         if len(results) != len(items):
             raise ValueError(f"a batch of {len(items)} items has {len(results)} results")
         return results
