@@ -160,7 +160,7 @@ def read_stream(response: Any, request: Request, record: Record, start: float) -
             continue
         document = json.loads(data)
         documents.append(document)
-        if "error" in document:
+        if document.get("error"):
             record.why = message_of(document, record.status)
         if has_text(document):
             stamps.append(stamp)

@@ -36,7 +36,7 @@ class Example:
 
     def check(self, request: Request, answer: Answer) -> str:
         if answer.documents:
-            strange = [one for one in answer.documents if not isinstance(one, dict) or "error" in one]
+            strange = [one for one in answer.documents if not isinstance(one, dict) or one.get("error")]
             return f"{str(strange[0])[:200]} came, and no answer" if strange else ""
         if not answer.data:
             return "it is empty"
@@ -47,11 +47,13 @@ class Example:
 
     def amount(self, answer: Answer) -> int:
         """The total that `usage` names; 1 if it names none."""
+        usages = [document.get("usage") for document in answer.documents if isinstance(document, dict)]
         totals = [
             total
-            for document in answer.documents
-            for name, total in (document.get("usage") or {}).items()
-            if name.startswith("total_")
+            for usage in usages
+            if isinstance(usage, dict)
+            for name, total in usage.items()
+            if name.startswith("total_") and isinstance(total, int | float)
         ]
         return int(totals[-1]) if totals else 1
 

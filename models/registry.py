@@ -27,7 +27,7 @@ def engine_module(task: Task[Any], backend: Backend) -> str:
 
 def backends_of(task: Task[Any]) -> list[Backend]:
     """The backends that can run models of a task."""
-    return [backend for backend in Backend if find_spec(engine_module(task, backend))]
+    return [backend for backend in Backend if there_is(engine_module(task, backend))]
 
 
 def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
@@ -43,13 +43,19 @@ def engine_class(task: Task[Any], backend: Backend) -> type[Any]:
     return engine
 
 
+def there_is(module: str) -> bool:
+    """Whether a module exists. A folder without code, such as one that a deleted package leaves behind, is none."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
 def part(module: str, name: str) -> Any | None:
     """The object of this name in an optional module of a task. None where there is no such module.
 
     Raises:
         ImportError: the module exists, but has no such object.
     """
-    if find_spec(module) is None:
+    if not there_is(module):
         return None
     return import_string(f"{module}:{name}")
 
@@ -61,7 +67,8 @@ def import_string(path: str) -> Any:
         ImportError: there is no such module, or it has no such object.
     """
     module, _, name = path.partition(":")
+    found = import_module(module)  # an AttributeError in it is its own, and is not about the name
     try:
-        return getattr(import_module(module), name)
+        return getattr(found, name)
     except AttributeError:
         raise ImportError(f"{module} has no {name}, by which it is looked for.") from None

@@ -105,13 +105,13 @@ class Slo(Spec):
             raise KeyError(f"there is no profile {name!r}; there are {', '.join(sorted(self.profiles))}") from None
 
     def targets(self, task: Task[Any], model: str, profile: str) -> Targets:
-        """The promise for a model of a task.
+        """The promise for a model of a task; for `model@variant` that of the model.
 
         Raises:
             KeyError: no such profile, or nothing is promised for the task.
         """
         promises = self.profile(profile)
-        if model in promises.models:
+        if model.partition("@")[0] in promises.models:
             return promises.of_model(model)
         of_task = promises.of_task(task)
         if of_task is None:

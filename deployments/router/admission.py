@@ -221,6 +221,6 @@ def is_batch(priority: str | None) -> bool:
     """Whether the header says `Priority: u=5` or more. Invalid values are ignored, as RFC 9218 requires."""
     for part in (priority or "").split(","):
         name, _, value = part.strip().partition("=")
-        if name == "u" and value.isdigit():
+        if name == "u" and value.isascii() and value.isdigit():  # "³" is a digit, too, but no number
             return int(value[:2]) >= BATCH_URGENCY
     return False

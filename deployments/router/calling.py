@@ -91,7 +91,7 @@ class Calls:
         self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
         self._asked = admission_request(request, self.record, wanted_s) if counted else None
         self._place: contextlib.AbstractContextManager[None] | None = None
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way: list[asyncio.Task[Any]] = []  # once for each call: a task may call while it reads a stream
 
     async def __aenter__(self) -> Self:
         self.record.is_for(self.spec)
@@ -113,7 +113,7 @@ class Calls:
 
     async def _end(self) -> None:
         """Cancel calls that still run: when one call of asyncio.gather fails, the others go on."""
-        if left := self._under_way - {running_task()}:
+        if left := set(self._under_way) - {running_task()}:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -124,17 +124,17 @@ class Calls:
         Raises:
             ServingError: see `until_up` and Dispatcher.
         """
-        self._under_way.add(task := running_task())
+        self._under_way.append(task := running_task())
         try:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
         finally:
-            self._under_way.discard(task)
+            self._under_way.remove(task)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """Call a streaming method. Closing the iterator cancels the call. Raises like `call`."""
-        self._under_way.add(task := running_task())
+        self._under_way.append(task := running_task())
         try:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
@@ -143,13 +143,13 @@ class Calls:
                 async for item in items:
                     yield item
         finally:
-            self._under_way.discard(task)
+            self._under_way.remove(task)
 
     async def converse(
         self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
     ) -> AsyncGenerator[A, None]:
         """Call a duplex method, with `incoming` as its requests; see Dispatcher. Raises like `call`."""
-        self._under_way.add(task := running_task())
+        self._under_way.append(task := running_task())
         try:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
@@ -158,7 +158,7 @@ class Calls:
                 async for item in items:
                     yield item
         finally:
-            self._under_way.discard(task)
+            self._under_way.remove(task)
 
     async def until_up(self, spec: ModelSpec) -> None:
         """Wait until a model takes requests.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from fastapi import Request
@@ -22,16 +22,27 @@ EVENTS = "text/event-stream"
 
 
 class PieceByPiece(StreamingResponse):
-    """Sends an iterator of ready-made pieces, and closes it whatever happens, also when the client has gone already."""
+    """Sends an iterator of ready-made pieces, and closes it whatever happens, also when the client has gone already.
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str):
+    Args:
+        close: ends what the pieces come from. The iterator cannot: closing one that was never read runs none of it.
+    """
+
+    def __init__(
+        self, pieces: AsyncGenerator[bytes, None], media_type: str, close: Callable[[], Awaitable[None]] | None = None
+    ):
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(pieces, headers=headers, media_type=media_type)
         self.pieces = pieces
+        self.close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.pieces):  # type: ignore[type-var]
-            await super().__call__(scope, receive, send)
+        try:
+            async with aclosing(self.pieces):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+        finally:
+            if self.close is not None:
+                await self.close()
 
 
 class CutOff(Exception):
@@ -52,15 +63,14 @@ async def open_byte_stream(request: Request, pieces: AsyncGenerator[bytes, None]
         first = await anext(pieces)
     except StopAsyncIteration:
         first = b""
-    return PieceByPiece(_bytes(request, first, pieces), media_type)
+    return PieceByPiece(_bytes(request, first, pieces), media_type, pieces.aclose)
 
 
 async def _bytes(request: Request, first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(pieces):  # type: ignore[type-var]
-            yield first
-            async for piece in pieces:
-                yield piece
+        yield first
+        async for piece in pieces:
+            yield piece
     except ServingError as error:
         record_of(request.scope).failed(error)
         raise CutOff(error.code) from None
@@ -83,23 +93,24 @@ async def open_event_stream(request: Request, events: AsyncGenerator[bytes, None
     except BaseException:
         first.cancel()
         raise
-    return PieceByPiece(_continue(request, first, events, keep_alive_s), EVENTS)
+
+    async def close() -> None:
+        await _give_up(first)
+        await events.aclose()
+
+    return PieceByPiece(_continue(request, first, events, keep_alive_s), EVENTS, close)
 
 
 async def _continue(
     request: Request, first: asyncio.Future[bytes], events: AsyncGenerator[bytes, None], keep_alive_s: float
 ) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(events):  # type: ignore[type-var]
-            try:
-                while not first.done():
-                    yield WAITING
-                    await asyncio.wait([first], timeout=keep_alive_s)
-                yield first.result()
-                async for item in events:
-                    yield item
-            finally:
-                await _give_up(first)
+        while not first.done():
+            yield WAITING
+            await asyncio.wait([first], timeout=keep_alive_s)
+        yield first.result()
+        async for item in events:
+            yield item
     except ServingError as error:
         record_of(request.scope).failed(error)
         yield error_event(error)

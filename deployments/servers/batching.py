@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from deployments.servers.threads import run_in
+
 I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
 """The result of an item."""
@@ -95,24 +97,28 @@ class Batcher(Generic[I, R]):
 
         Raises:
             Exception: raised by `cost` for one of them, or by `run` for a batch with one of them.
+            ValueError: `run` returned more or fewer results than a batch had items.
         """
+        if not items:
+            return []
+        costs = [self.cost(item) for item in items]  # if one of them raises, nothing is in the queue yet
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         self._arrivals += 1
-        for position, item in enumerate(items):
+        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
             turn = self._turns[patient] + position
-            insort(self._queue, Item(patient, turn, self._arrivals, position, self.cost(item), item, request))
+            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         # If the caller gives up, this future is cancelled and the items that are still queued are dropped.
         return await request.done
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while batch := self._take_batch():
-            if self.on_batch:
-                self.on_batch(len(batch))
+            # Any error must reach those who wait for this batch, and must not end this loop: they would wait forever.
             try:
-                results = await loop.run_in_executor(self._thread, self.run, [item.value for item in batch])
+                if self.on_batch:
+                    self.on_batch(len(batch))
+                results = await run_in(self._thread, self._results, [item.value for item in batch])
             except Exception as error:
                 for item in batch:
                     if not item.request.done.done():
@@ -120,6 +126,13 @@ class Batcher(Generic[I, R]):
             else:
                 for item, result in zip(batch, results, strict=True):
                     self._keep(item, result)
+
+    def _results(self, items: list[I]) -> list[R]:
+        """In the thread: the results of a batch, one each."""
+        results = list(self.run(items))
+        if len(results) != len(items):
+            raise ValueError(f"a batch of {len(items)} items has {len(results)} results")
+        return results
 
     def _take_batch(self) -> list[Item[I, R]]:
         """The next items to work on; empty if none wait."""

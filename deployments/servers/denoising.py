@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.servers.threads import run_in
 from models.errors import OutOfMemory, ServingError
 from models.tasks.images import Denoising, ImageEngine, Picture
 
@@ -204,7 +205,7 @@ class DenoisingLoop:
     async def _guarded(self, batch: Sequence[Job], work: Callable[..., None], *args: Any) -> bool:
         """Run a batch's work in the thread. Returns whether it succeeded. If not, the batch has shrunk or failed."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+            await run_in(self._thread, work, *args)
             return True
         except OutOfMemory as error:
             self._shrink(batch, error)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deployments.servers.engine import EngineServer, broken
 from deployments.servers.safety import OutputGuard
+from deployments.servers.threads import run_in
 from models.errors import ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, encode_image
@@ -54,7 +55,7 @@ class PictureServer(EngineServer):
                 raise CallerLeft
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, stop_if_left)
+            return await run_in(self._engine_thread, work, stop_if_left)
         except ServingError:
             raise
         except Exception as error:

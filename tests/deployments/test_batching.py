@@ -203,3 +203,65 @@ async def test_items_of_other_kinds_cost_what_their_engine_says():
     rest = await batcher.submit(["bb", "cc", "d", "ee"])
     assert (await first, rest) == (["A"], ["BB", "CC", "D", "EE"])
     assert sorted(map(sorted, made)) == [["a", "d"], ["bb", "cc"], ["ee"]]
+
+
+def two_of_three(batch):
+    yield from batch[:2]
+
+
+def breaks_in_the_middle(batch):
+    yield batch[0]
+    raise OSError("the device is gone")
+
+
+def at_the_end(batch):
+    raise StopIteration
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "says"),
+    [
+        (two_of_three, ValueError, "a batch of 3 items has 2 results"),
+        (lambda batch: [*batch, 4], ValueError, "a batch of 3 items has 4 results"),
+        (lambda batch: None, TypeError, "not iterable"),
+        (breaks_in_the_middle, OSError, "gone"),
+        (at_the_end, RuntimeError, "StopIteration"),
+    ],
+)
+async def test_a_batch_without_a_result_for_each_item_fails_instead_of_waiting_forever(run, error, says):
+    batcher = Batcher(run)
+    async with asyncio.timeout(5):
+        with pytest.raises(error, match=says):
+            await batcher.submit([1, 2, 3])
+
+
+async def test_those_in_the_queue_behind_a_broken_batch_are_served():
+    batcher = Batcher(lambda batch: [] if 0 in batch else batch, largest_batch=1)
+    async with asyncio.timeout(5):
+        broken, served = await asyncio.gather(batcher.submit([0]), batcher.submit([1]), return_exceptions=True)
+    assert isinstance(broken, ValueError)
+    assert served == [1]
+
+
+async def test_an_error_while_a_batch_is_counted_fails_it():
+    def count(items):
+        raise OSError("no metrics")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(OSError, match="no metrics"):
+            await Batcher(list, on_batch=count).submit([1])
+
+
+async def test_a_request_without_items_has_no_results():
+    async with asyncio.timeout(5):
+        assert await Batcher(list).submit([]) == []
+
+
+async def test_nothing_of_a_request_runs_if_one_of_its_items_has_no_cost():
+    ran = []
+    costs = {1: 1.0, 3: 1.0}
+    batcher = Batcher(lambda batch: (ran.extend(batch), batch)[1], costs.__getitem__)
+    with pytest.raises(KeyError):
+        await batcher.submit([1, 2])
+    assert await batcher.submit([3]) == [3]
+    assert ran == [3]

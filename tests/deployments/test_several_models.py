@@ -73,6 +73,19 @@ async def chats_at_once(request: Request) -> dict:
     return {"items": list(map(len, both))}
 
 
+async def vector_of_each_piece(request: Request) -> None:
+    """A chat model's stream with a vector of each piece, and beside it a call that fails later; it is for chat."""
+    catalog = request.app.state.services.catalog
+    async with calling.admitted(request, catalog[CHAT]) as calls:
+
+        async def follow() -> None:
+            body = {"messages": [{"role": "user", "content": "word " * 100}], "stream": True}
+            async for _ in calls.stream(catalog[CHAT], CHAT_METHOD, GenerationRequest(body, "r-1")):
+                await calls.call(catalog[EMBEDDINGS], EMBED, EmbeddingRequest(("one",)))
+
+        await asyncio.gather(follow(), calls.call(catalog[OTHER], EMBED, EmbeddingRequest(("one",))))
+
+
 @pytest.fixture
 def serve(local_serve):  # noqa: F811
     return local_serve
@@ -84,6 +97,7 @@ async def router_of(serve, **args):
     application.add_api_route("/vectors-in-turn", vectors_in_turn, methods=["POST"])
     application.add_api_route("/at-once", at_once, methods=["POST"])
     application.add_api_route("/chats-at-once", chats_at_once, methods=["POST"])
+    application.add_api_route("/vector-of-each-piece", vector_of_each_piece, methods=["POST"])
     return application
 
 
@@ -235,6 +249,25 @@ async def test_when_one_of_two_streams_fails_the_other_is_not_left_running(serve
     made = slow.engine.tokens_made
     await asyncio.sleep(10)
     assert slow.engine.tokens_made == made == 3
+
+
+async def test_a_stream_is_not_left_running_after_its_reader_has_called_another_model(serve):
+    chat, breaking = await slow_chat(1), await slow_embeddings()
+
+    async def breaks(request):
+        await asyncio.sleep(4.5)
+        raise EngineFailed("It broke.")
+
+    breaking.embed = breaks
+    serve.deploy(CHAT, chat)
+    serve.deploy(EMBEDDINGS, await slow_embeddings())
+    serve.deploy(OTHER, breaking)
+    answer = await post(await router_of(serve), "/vector-of-each-piece")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_failed")
+    made = chat.engine.tokens_made
+    await asyncio.sleep(10)
+    assert chat.engine.tokens_made == made
+    assert 3 <= made <= 5
 
 
 async def test_a_client_that_leaves_stops_both_engines(serve, line):

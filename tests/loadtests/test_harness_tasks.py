@@ -117,6 +117,7 @@ def test_an_example_is_sent_as_it_is_but_for_the_model_and_what_a_scenario_says(
     [
         (Answer([{"label": "cat"}]), ""),
         (Answer([{"error": {"message": "no room"}}]), "no room"),
+        (Answer([{"label": "cat", "error": None}]), ""),
         (Answer([["cat"]]), "['cat'] came, and no answer"),
         (Answer([{"type": "begins"}, {"error": {"message": "it broke"}}]), "it broke"),
         (Answer([], wav(0.1), "audio/wav"), ""),
@@ -135,7 +136,15 @@ def test_an_answer_to_an_example_is_complete_and_what_it_is_called(answer, why):
 
 @pytest.mark.parametrize(
     ("documents", "amount"),
-    [([{"usage": {"prompt_tokens": 3, "total_tokens": 7}}], 7), ([{}], 1), ([{"usage": None}], 1), ([], 1)],
+    [
+        ([{"usage": {"prompt_tokens": 3, "total_tokens": 7}}], 7),
+        ([{"usage": {"total_tokens": None}}], 1),
+        ([{}], 1),
+        ([{"usage": None}], 1),
+        ([{"usage": [7]}], 1),
+        ([["cat"]], 1),
+        ([], 1),
+    ],
 )
 def test_the_amount_of_an_answer_to_an_example_is_the_total_of_its_usage(documents, amount):
     assert EXAMPLE.amount(Answer(documents)) == amount

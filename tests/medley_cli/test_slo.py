@@ -53,6 +53,7 @@ def test_a_gpu_is_promised_to_be_no_slower_than_two_cores():
 def test_a_model_differs_only_in_what_is_said(slo_of):
     slo = slo_of(SMALL + "    models:\n      smollm2-135m-instruct: {time_to_first_token_s: 0.5}\n")
     mine = slo.targets(BY_NAME["chat"], "smollm2-135m-instruct", "cpu")
+    assert slo.targets(BY_NAME["chat"], "smollm2-135m-instruct@vllm", "cpu") == mine
     others = slo.targets(BY_NAME["chat"], "falcon-7b-instruct", "cpu")
     assert (mine.time_to_first_token_s, others.time_to_first_token_s) == (0.5, 1)
     assert (mine.duration_s, mine.good) == (others.duration_s, others.good) == (60, 0.99)

@@ -25,10 +25,23 @@ def test_a_part_that_there_is_not_is_none():
     assert part("models.engines.juggling_fake", "Engine") is None
 
 
+def test_the_folder_that_a_deleted_package_leaves_is_no_part(tmp_path, monkeypatch):
+    (tmp_path / "a_deleted_part" / "__pycache__").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert part("a_deleted_part", "Engine") is None
+
+
 def test_a_part_whose_name_is_misspelt_is_not_taken_for_none(module):
     assert part(module, "Engnie") is int
     with pytest.raises(ImportError, match="a_part has no Engine, by which it is looked for"):
         part(module, "Engine")
+
+
+def test_an_attribute_error_inside_a_module_is_not_taken_for_a_missing_name(tmp_path, monkeypatch):
+    (tmp_path / "a_broken_part.py").write_text("import os\nos.of_a_newer_version()\nEngine = int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="of_a_newer_version"):
+        part("a_broken_part", "Engine")
 
 
 def test_a_backend_is_offered_where_it_has_a_module():

@@ -276,7 +276,16 @@ def test_the_predictor_counts_tokens():
 
 @pytest.mark.parametrize(
     ("header", "batch"),
-    [("u=5", True), ("i, u=7", True), ("u=3", False), (None, False), ("u=x", False), ("u=", False), ("=5", False)],
+    [
+        ("u=5", True),
+        ("i, u=7", True),
+        ("u=3", False),
+        (None, False),
+        ("u=x", False),
+        ("u=\xb3", False),
+        ("u=", False),
+        ("=5", False),
+    ],
 )
 def test_priority_is_read_as_its_rfc_says(header, batch):
     assert is_batch(header) is batch

@@ -4,10 +4,12 @@ import asyncio
 import json
 
 import pytest
+from fastapi import Request
 from patience import until
 from virtual_time import now
 
-from deployments.router.streaming import EVENTS, PieceByPiece
+from deployments.router.record import RequestRecord
+from deployments.router.streaming import EVENTS, PieceByPiece, open_byte_stream, open_event_stream
 
 WORDS = 500
 
@@ -148,3 +150,37 @@ async def test_a_client_that_left_before_the_first_event_was_sent_stops_the_mode
     with pytest.raises(Exception):  # noqa: B017, PT011 - what is raised is the server's affair
         await long_stream.run()
     await assert_it_stays_stopped(fake_chat, 1)
+
+
+async def open_events(request, pieces):
+    return await open_event_stream(request, pieces, keep_alive_s=0.01)
+
+
+async def open_bytes(request, pieces):
+    return await open_byte_stream(request, pieces, "audio/wav")
+
+
+@pytest.mark.parametrize(("opened", "first_comes"), [(open_bytes, True), (open_events, True), (open_events, False)])
+async def test_a_stream_whose_client_left_before_anything_was_sent_ends_the_call(application, opened, first_comes):
+    closed = []
+
+    async def pieces():
+        try:
+            if not first_comes:
+                await asyncio.Event().wait()
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append(True)
+
+    async def gone(message):
+        raise OSError
+
+    connection = Connection(application, "/", {})
+    connection.leave.set()
+    request = Request(connection.scope | {"record": RequestRecord("r")})
+    source = pieces()
+    response = await opened(request, source)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - what is raised is the server's affair
+        await response(connection.scope, connection.receive, gone)
+    assert closed == [True]
