@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
@@ -17,6 +18,7 @@ from uuid import uuid4
 from models.errors import ReplicaLost
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 # The most pieces of one conversation that may wait. At this limit the router stops reading from its client.
 MOST_WAITING = 16
@@ -144,6 +146,28 @@ class Posting(Generic[T]):
         except Exception as error:
             self.error = error
             await self._mailbox.discard(conversation)
+
+
+async def conversed(
+    mailbox: Mailbox, source: AsyncIterator[T], call: Callable[[Incoming[T]], AsyncGenerator[A, None]]
+) -> AsyncGenerator[A, None]:
+    """The items of a call to which the pieces of a source go meanwhile.
+
+    Args:
+        call: makes the call, which is given the pieces.
+
+    Raises:
+        Exception: the source's, before that of the call, which follows from it.
+    """
+    async with posted(mailbox, source) as posting:
+        try:
+            async with aclosing(call(posting.incoming)) as items:
+                async for item in items:
+                    yield item
+        except Exception as error:
+            raise posting.error or error from None
+        if posting.error:
+            raise posting.error
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ import httpx
 import hypothesis
 import jsonschema
 import pytest
+from clients import http_client, official_client
 from replicas import CHAT, EMBEDDINGS, at_once, chat_server, embedding_server
 from virtual_time import VirtualLoop, follow_the_loop
 
@@ -115,16 +116,7 @@ async def http(application: FastAPI):
 @pytest.fixture
 async def client(application: FastAPI):
     """The official client, as the judge of the API."""
-    import httpx2
-    import openai
-
-    transport = httpx2.ASGITransport(application, raise_app_exceptions=False)
-    async with (
-        httpx2.AsyncClient(transport=transport) as http_client,
-        openai.AsyncOpenAI(
-            api_key="none", base_url="http://medley/v1", max_retries=0, http_client=http_client
-        ) as client,
-    ):
+    async with official_client(application) as client:
         yield client
 
 
@@ -144,11 +136,6 @@ def router(chat: ChatServer, embeddings: EmbeddingServer) -> Callable[..., httpx
         return http_client(create_application(Services(load_catalog(), dispatcher, **limits)))
 
     return make
-
-
-def http_client(application: FastAPI) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(application, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://medley", timeout=30)
 
 
 @pytest.fixture

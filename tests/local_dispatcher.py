@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deployments.mailbox import MemoryMailbox, posted
+from deployments.mailbox import MemoryMailbox, conversed
 from deployments.router.dispatch import Deadline, ModelState, State, items_of, not_deployed, result_of
 from deployments.router.record import RequestRecord
 from models.specs import ModelSpec
@@ -74,16 +75,10 @@ class LocalDispatcher:
         record: RequestRecord,
     ) -> AsyncGenerator[A, None]:
         stream: Any = self.stream
-        async with posted(MemoryMailbox(), incoming) as posting:
-            items = stream(spec, method, posting.incoming, deadline=deadline, record=record)
-            try:
-                async with aclosing(items):
-                    async for item in items:
-                        yield item
-            except Exception as error:
-                raise posting.error or error from None
-            if posting.error:
-                raise posting.error
+        call = partial(stream, spec, method, deadline=deadline, record=record)
+        async with aclosing(conversed(MemoryMailbox(), incoming, call)) as items:
+            async for item in items:
+                yield item
 
     def _server(self, spec: ModelSpec) -> Any:
         if spec.id not in self.servers:

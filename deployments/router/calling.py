@@ -21,7 +21,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -85,11 +85,12 @@ class Calls:
         self.services: Services = request.app.state.services
         self.record = record_of(request.scope)
         self.spec = spec
-        self.record.patient = is_batch(request.headers.get("priority"))
         wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
         self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
-        self._asked = admission_request(request, self.record, wanted_s) if counted else None
+        asked = admission_request(request, self.record, wanted_s)
+        self.record.patient = asked.batch
+        self._asked = asked if counted else None
         self._place: contextlib.AbstractContextManager[None] | None = None
         self._under_way: list[asyncio.Task[Any]] = []  # once for each call: a task may call while it reads a stream
 
@@ -118,47 +119,47 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Note the task that makes a call, for as long as the call runs."""
+        self._under_way.append(task := running_task())
+        try:
+            yield
+        finally:
+            self._under_way.remove(task)
+
     async def call(self, spec: ModelSpec, method: Unary[Q, A], asked: Q) -> A:
         """Call a unary method.
 
         Raises:
             ServingError: see `until_up` and Dispatcher.
         """
-        self._under_way.append(task := running_task())
-        try:
+        with self._running():
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
-        finally:
-            self._under_way.remove(task)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """Call a streaming method. Closing the iterator cancels the call. Raises like `call`."""
-        self._under_way.append(task := running_task())
-        try:
+        with self._running():
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             items = dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
             async with aclosing(items):
                 async for item in items:
                     yield item
-        finally:
-            self._under_way.remove(task)
 
     async def converse(
         self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
     ) -> AsyncGenerator[A, None]:
         """Call a duplex method, with `incoming` as its requests; see Dispatcher. Raises like `call`."""
-        self._under_way.append(task := running_task())
-        try:
+        with self._running():
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
             async with aclosing(items):
                 async for item in items:
                     yield item
-        finally:
-            self._under_way.remove(task)
 
     async def until_up(self, spec: ModelSpec) -> None:
         """Wait until a model takes requests.

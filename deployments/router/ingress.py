@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.board import Board
 from deployments.failures import in_the_log
-from deployments.mailbox import posted
+from deployments.mailbox import conversed
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_mailbox import RayMailbox
@@ -191,18 +192,10 @@ class ServeDispatcher:
         if self._mailbox is None:
             self._mailbox = RayMailbox()
         with translated(spec.id, deadline):
-            async with posted(self._mailbox, incoming) as posting:
-                items = self._stream(
-                    spec, method, posting.incoming, tries=1, large=False, deadline=deadline, record=record
-                )
-                try:
-                    async with aclosing(items):
-                        async for item in items:
-                            yield item
-                except Exception as error:
-                    raise posting.error or error from None
-                if posting.error:
-                    raise posting.error
+            call = partial(self._stream, spec, method, tries=1, large=False, deadline=deadline, record=record)
+            async with aclosing(conversed(self._mailbox, incoming, call)) as items:
+                async for item in items:
+                    yield item
 
     async def _stream(
         self,

@@ -22,13 +22,8 @@ class Server(EngineServer):
 
     async def prepare(self) -> None:
         engine = self.engine
-        self.method = the_method(self.spec.task)
+        self.handlers = {the_method(self.spec.task).name: "answer"}
         self.batcher = Batcher(engine.run, engine.cost, engine.largest_batch, engine.largest_cost, self.note_batch)
-
-    def handler(self, method: str) -> Any:
-        if method != self.method.name:
-            raise LookupError(method)
-        return self.answer
 
     async def answer(self, request: Any) -> Any:
         """The engine's answer.

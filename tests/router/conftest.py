@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from clients import http_client, official_client
 from fastapi import FastAPI
 from local_dispatcher import LocalDispatcher
 from PIL import Image
@@ -149,37 +150,23 @@ def image_app(image_router) -> FastAPI:
     return image_router()
 
 
-def http_of(application: FastAPI) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(application, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://medley", timeout=30)
-
-
 @pytest.fixture
 async def images(image_app):
     """HTTP to the router of the image models."""
-    async with http_of(image_app) as client:
+    async with http_client(image_app) as client:
         yield client
 
 
 @pytest.fixture
 async def image_client(image_app):
     """The official client, as the judge of the API."""
-    import httpx2
-    import openai
-
-    transport = httpx2.ASGITransport(image_app, raise_app_exceptions=False)
-    async with (
-        httpx2.AsyncClient(transport=transport) as http_client,
-        openai.AsyncOpenAI(
-            api_key="none", base_url="http://medley/v1", max_retries=0, http_client=http_client
-        ) as client,
-    ):
+    async with official_client(image_app) as client:
         yield client
 
 
 @pytest.fixture
 def open_http() -> Callable[[FastAPI], httpx.AsyncClient]:
-    return http_of
+    return http_client
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """One router in front of a model of every task, each a real server on its task's fake engine."""
 
-import httpx
 import pytest
+from clients import http_client, official_client
 from fastapi import FastAPI
 from local_dispatcher import LocalDispatcher
 from replicas import at_once, started
@@ -31,22 +31,12 @@ def everything(servers, tmp_path_factory) -> FastAPI:
 
 @pytest.fixture
 async def http(everything):
-    transport = httpx.ASGITransport(everything, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://medley", timeout=30) as client:
+    async with http_client(everything) as client:
         yield client
 
 
 @pytest.fixture
 async def client(everything):
-    """The official client, as the judge of the API."""
-    import httpx2
-    import openai
-
-    transport = httpx2.ASGITransport(everything, raise_app_exceptions=False)
-    async with (
-        httpx2.AsyncClient(transport=transport) as http_client,
-        openai.AsyncOpenAI(
-            api_key="none", base_url="http://medley", max_retries=0, http_client=http_client
-        ) as official,
-    ):
-        yield official
+    """The official client, as the judge of the API. Paths are whole."""
+    async with official_client(everything, "") as client:
+        yield client

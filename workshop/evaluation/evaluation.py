@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from models.registry import there_is
 from models.specs import ModelSpec, VariantSpec
 from models.tasks.task import Task
 
@@ -87,7 +87,7 @@ def evaluation_of(task: Task) -> Evaluation:
         KeyError: there is none. The message is for people.
     """
     name = f"workshop.evaluation.{task}"
-    evaluation = getattr(import_module(name), "EVALUATION", None) if find_spec(name) else None
+    evaluation = getattr(import_module(name), "EVALUATION", None) if there_is(name) else None
     if evaluation is None:
         raise KeyError(f"Variants of models for {task} are not compared: Medley has no evaluation for this task.")
     return evaluation
