@@ -18,6 +18,7 @@ from PIL import Image
 from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer, broken
 from deployments.servers.safety import OutputGuard
+from deployments.servers.threads import run_in
 from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, GENERATED, encode_image
@@ -68,8 +69,7 @@ class Server(EngineServer):
         """Load the engine in the thread that will use it. OpenMP keeps a pool of threads for each calling thread. With
         more threads than cores, they sleep between the many small loops of a step, which doubled its time."""
         self._thread = ThreadPoolExecutor(1, "denoising")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, engine.load, self.spec, self.variant, folder)
+        return await run_in(self._thread, engine.load, self.spec, self.variant, folder)
 
     async def prepare(self) -> None:
         self.guard = OutputGuard(self.args.safety)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from deployments.failures import in_the_log
+from deployments.servers.threads import run_in
 from models.errors import ContentPolicyViolation
 from models.safety.judges import OutputJudges, load_judges
 from models.safety.policy import OutputPolicy
@@ -38,7 +38,7 @@ class OutputGuard:
         """Load the judges, so that the first picture does not wait for their weights. Never raises: until they can be
         loaded, all pictures are withheld."""
         if self.enabled:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.load)
+            await run_in(self._thread, self._judges.load)
 
     async def check(self, pictures: Sequence[np.ndarray]) -> None:
         """
@@ -51,7 +51,7 @@ class OutputGuard:
         if not self.enabled:
             return
         for pixels in pictures:
-            verdict = await asyncio.get_running_loop().run_in_executor(self._thread, self._judges.judge, pixels)
+            verdict = await run_in(self._thread, self._judges.judge, pixels)
             if verdict.withheld:
                 logger.warning("a picture was withheld by %s: %s", verdict.judge or "nobody", verdict.scores)
                 raise ContentPolicyViolation(WITHHELD if verdict.judge else UNJUDGED)
