@@ -130,7 +130,7 @@ def test_a_starter_model_with_floors_has_a_card_with_a_variant_that_is_faster_or
 
 
 def test_variants_of_a_task_without_an_evaluation_are_not_compared_and_that_is_said(monkeypatch):
-    monkeypatch.setattr(evaluation, "find_spec", lambda module: None)
+    monkeypatch.setattr(evaluation, "there_is", lambda module: False)
     for command in ("verify", "choose", "show"):
         done = CliRunner().invoke(app, ["variant", command, "all-minilm-l6-v2"])
         assert done.exit_code == 2
