@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from loadtest.commands import app as loadtest
+from medley import guard
 from medley.change.deploy import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -108,10 +109,21 @@ def bring_up(wanted: ClusterConfig, patience: float, cpus: int | None) -> None:
         with console.status("Starting Ray"):
             cluster.start_ray(cpus)
         start(wanted, patience)
+        guard.start(cpus)
+        say_who_else_may_connect(wanted)
     except (ClusterError, KeyboardInterrupt) as error:
         console.print("Stopping what was started.")
         cluster.stop()
         fail(str(error) or "Interrupted.")
+
+
+def say_who_else_may_connect(config: ClusterConfig) -> None:
+    """Compare what listens with what the config says: only its port may be open to other machines."""
+    for port, name in sorted(cluster.open_to_others().items()):
+        if port != config.port:
+            console.print(
+                f"Warning: {name} listens for other machines, too, on port {port}. Close it in your firewall."
+            )
 
 
 def say_how_to_use(config: ClusterConfig) -> None:

@@ -24,6 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.board import Board
 from deployments.failures import in_the_log
+from deployments.loopback import listen_where_the_node_does
 from deployments.mailbox import conversed
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
@@ -85,6 +86,7 @@ def build(args: RouterArgs) -> Application:
 @serve.ingress()
 class Router:
     async def __init__(self, args: RouterArgs):
+        listen_where_the_node_does()
         access_log.setLevel(logging.INFO if args.access_log else logging.WARNING)
         start_tracing("medley-router")
         meter = ray_meter(args.metrics)

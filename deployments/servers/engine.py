@@ -13,6 +13,7 @@ from ray import serve
 
 from deployments.board import Board
 from deployments.failures import in_the_log
+from deployments.loopback import listen_where_the_node_does
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
@@ -52,6 +53,7 @@ class EngineServer:
                 raise TypeError(f"{cls.__module__} has no function that handles {method} of {task}. Mark it @handles.")
 
     async def __init__(self, args: ModelArgs):
+        listen_where_the_node_does()
         await self.start(args, serve.get_replica_context().replica_id.unique_id, RayBoard(), ray_meter(args.metrics))
 
     async def start(self, args: ModelArgs, replica: str, board: Board, meter: Meter) -> None:

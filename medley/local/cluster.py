@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import shutil
 import subprocess
 import sys
 import time
@@ -13,15 +15,16 @@ from typing import Any
 import httpx
 import psutil
 
+from medley.local.errors import ClusterError
 from medley.local.home import CLUSTER_VARIABLE, auth_token_file, cluster_environment, home
 from medley.local.preflight import DASHBOARD_PORT, HEAD_PORT
+from medley.local.run_folder import control_plane_folder, ray_folder
 
 # How long to wait after SIGTERM before SIGKILL. Ray's processes wait for each other and have nothing to save.
 TERMINATE_PATIENCE_S, KILL_PATIENCE_S = 5, 20
 
-
-class ClusterError(Exception):
-    """The cluster did not do what was asked; the message says why and what to do."""
+# The process that starts Ray's processes again; see guard.py.
+GUARD = "medley.guard"
 
 
 def processes() -> list[psutil.Process]:
@@ -69,10 +72,14 @@ def start_ray(cpus: int | None) -> None:
         "--disable-usage-stats",
         # It copies every worker's output to drivers, and there are none here.
         "--include-log-monitor=false",
+        # It would start and stop machines of a cloud.
+        "--no-monitor",
+        f"--temp-dir={ray_folder()}",
         f"--object-store-memory={256 << 20}",
     ]
     if cpus is not None:
         command.append(f"--num-cpus={cpus}")
+    shutil.rmtree(control_plane_folder(), ignore_errors=True)  # of the cluster before
     # A session of its own: the cluster must outlive the terminal it was started from.
     done = subprocess.run(
         command, env=cluster_environment(), capture_output=True, text=True, check=False, start_new_session=True
@@ -87,25 +94,49 @@ def dashboard() -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{DASHBOARD_PORT}", headers=headers, timeout=30, trust_env=False)
 
 
+def open_to_others() -> dict[int, str]:
+    """Ports on which processes of the cluster listen for other machines, and the names of the processes."""
+    found = {}
+    for process in processes():
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip):
+                    found[connection.laddr.port] = process.name()
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
 def logs() -> Path:
     """Where Serve's logs of the current cluster lie."""
-    return Path("/tmp/ray/session_latest/logs/serve")
+    return ray_folder() / "session_latest" / "logs" / "serve"
 
 
 def stop() -> int:
     """End every process of the cluster: first SIGTERM, then SIGKILL. Returns how many there were."""
     found = processes()
-    _end(found, psutil.Process.terminate, TERMINATE_PATIENCE_S)
+    # First the one that would start the others again.
+    end([process for process in found if is_guard(process)], psutil.Process.kill, KILL_PATIENCE_S)
+    end(found, psutil.Process.terminate, TERMINATE_PATIENCE_S)
     # Some were started meanwhile; others are known only by a parent that has ended.
     remaining = {*found, *processes()}
-    _end(remaining, psutil.Process.kill, KILL_PATIENCE_S)
+    end(remaining, psutil.Process.kill, KILL_PATIENCE_S)
     left = {process for process in (*remaining, *processes()) if lives(process)}
     if left:
         raise ClusterError(f"These processes did not end: {', '.join(str(process.pid) for process in left)}.")
     return len(found)
 
 
-def _end(victims: Collection[psutil.Process], how: Any, patience_s: float) -> None:
+def is_guard(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return GUARD in process.cmdline()[:3]
+    return False
+
+
+def end(victims: Collection[psutil.Process], how: Any, patience_s: float) -> None:
     """Signal processes and wait for them to end. Zombies count as ended: in a container, nobody may reap them."""
     for process in victims:
         with contextlib.suppress(psutil.NoSuchProcess):

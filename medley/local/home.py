@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
+from medley.local.run_folder import control_plane_folder, edge_folder
 from models.catalog import VARIABLE as CATALOG_VARIABLE
 from models.catalog import own_folder
 from models.weights import home
@@ -56,4 +58,31 @@ def cluster_environment() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
+        **loopback(),
+        **edge(),
+        # So that the control plane can be started again under a running cluster; see guard.py.
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(control_plane_folder()),
+    }
+
+
+def loopback() -> dict[str, str]:
+    """Has Ray listen on 127.0.0.1 only. Despite the name: on any system, Ray replaces a node's loopback address by one
+    that other machines can reach, unless this is off."""
+    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def edge() -> dict[str, str]:
+    """Has Serve start HAProxy through our launcher, and keep its files where nobody else can reach them."""
+    folder = edge_folder()
+    return {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).parent / "medley-edge"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -16,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.telemetry import Kind, Metric
 
-TARGETS = Path("/tmp/ray/prom_metrics_service_discovery.json")
+# Ray's list of targets, under `medley up` and in a pod.
+TARGETS = tuple(Path(folder, "prom_metrics_service_discovery.json") for folder in ("/tmp/medley/ray", "/tmp/ray"))
 PREFIX = "ray_medley_"
 WORKER = re.compile(r'WorkerId="(\w+)"')
 PATIENCE_S = 5
@@ -61,13 +63,14 @@ class Scrape:
         return found - {""}
 
 
-def targets(file: Path = TARGETS) -> list[str]:
-    """Addresses that Ray names for Prometheus; none when no cluster has run."""
-    try:
-        groups = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return []
-    return [target for group in groups for target in group.get("targets", [])]
+def targets(files: Iterable[Path] = TARGETS) -> list[str]:
+    """Addresses that Ray names for Prometheus, from the first of the files that there is; none when no cluster has
+    run."""
+    for file in files:
+        with contextlib.suppress(OSError, ValueError):
+            groups = json.loads(file.read_text())
+            return [target for group in groups for target in group.get("targets", [])]
+    return []
 
 
 def scrape(client: httpx.Client, addresses: Iterable[str]) -> Scrape:

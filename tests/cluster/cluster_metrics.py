@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 from patience import patience
 
-DISCOVERY = Path("/tmp/ray/prom_metrics_service_discovery.json")
+DISCOVERY = Path("/tmp/medley/ray/prom_metrics_service_discovery.json")
 
 
 def samples() -> dict[str, float]:

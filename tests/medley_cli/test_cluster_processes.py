@@ -59,7 +59,7 @@ def test_who_does_not_end_when_asked_is_ended(start, monkeypatch):
 
 
 def test_who_cannot_be_ended_is_named(start, monkeypatch):
-    monkeypatch.setattr(cluster, "_end", lambda *_: None)
+    monkeypatch.setattr(cluster, "end", lambda *_: None)
     process = start(WAITS)
     with pytest.raises(cluster.ClusterError, match=str(process.pid)):
         cluster.stop()

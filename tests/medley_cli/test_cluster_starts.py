@@ -3,15 +3,17 @@
 import json
 import os
 import re
+import socket
 import stat
 import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import typer
 
 from medley import main
-from medley.local import cluster
+from medley.local import cluster, run_folder
 from medley.local.cluster import ClusterError
 from medley.local.home import auth_token_file
 
@@ -27,6 +29,7 @@ sys.exit(os.environ.get("RAY_ENDS_WITH"))
 def started(tmp_path, monkeypatch):
     """Starts it, and gives what it was started with."""
     monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(run_folder, "RUN", tmp_path / "run")
     ray = tmp_path / "ray"
     ray.write_text(RAY)
     ray.chmod(0o755)
@@ -57,6 +60,40 @@ def test_it_asks_for_a_token_that_its_owner_alone_can_read(started):
     assert told["RAY_AUTH_TOKEN_PATH"] == str(auth_token_file())
     assert len(auth_token_file().read_text()) >= 32
     assert stat.S_IMODE(auth_token_file().stat().st_mode) == 0o600
+
+
+def test_what_it_keeps_is_for_its_owner_alone(started, tmp_path):
+    told = started()
+    folder = tmp_path / "run"
+    assert f"--temp-dir={folder}/ray" in told.arguments
+    kept = {
+        name: value for name, value in told.environment.items() if re.search("HAPROXY.*(LOC|PATH|BASE|FILE)$", name)
+    }
+    del kept["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    assert len(kept) == 5
+    assert all(value.startswith(f"{folder}/edge") for value in kept.values())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("harm", ["others may enter", "a link", "a file"])
+def test_a_folder_that_is_not_ours_alone_is_refused(started, tmp_path, harm):
+    folder = tmp_path / "run"
+    if harm == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif harm == "a file":
+        folder.touch(0o600)
+    else:
+        folder.mkdir()
+        folder.chmod(0o701)
+    with pytest.raises(ClusterError, match=f"{folder}"):
+        started()
+
+
+def test_what_listens_for_other_machines_is_told(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)), socket.create_server(("0.0.0.0", 0)) as exposed:
+        monkeypatch.setattr(cluster, "processes", lambda: [psutil.Process()])
+        assert cluster.open_to_others() == {exposed.getsockname()[1]: psutil.Process().name()}
 
 
 def test_it_counts_on_as_many_cpus_as_it_is_told(started):

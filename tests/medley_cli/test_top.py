@@ -138,9 +138,10 @@ def test_a_target_that_does_not_answer_is_a_gap():
 
 def test_targets_are_those_that_ray_names(tmp_path):
     file = tmp_path / "prom.json"
-    assert targets(file) == []
+    files = (tmp_path / "of a pod.json", file)
+    assert targets(files) == []
     file.write_text('[{"labels": {"job": "ray"}, "targets": ["192.0.2.2:35515", "192.0.2.2:44217"]}]')
-    assert targets(file) == ["192.0.2.2:35515", "192.0.2.2:44217"]
+    assert targets(files) == ["192.0.2.2:35515", "192.0.2.2:44217"]
 
 
 def at(seconds: float, requests: float, **written: int) -> Scrape:

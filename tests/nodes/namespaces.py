@@ -21,7 +21,7 @@ NETWORK = "10.77.0"
 OUTSIDE = f"{NETWORK}.1"
 CLONE_NEWNET = 0x40000000
 # What Ray and HAProxy write to by fixed names. Only these: a checkout may lie under /tmp.
-PRIVATE = ("/tmp/ray", "/tmp/haproxy-serve")
+PRIVATE = ("/tmp/ray", "/tmp/haproxy-serve", "/tmp/medley")
 BOOT_S = 20
 
 BOOT = """

@@ -39,7 +39,7 @@ def crowd(address: str) -> httpx.AsyncClient:
 
 def tokens_generated() -> float:
     """vLLM's own count of all tokens it made, from Ray's metrics."""
-    targets = json.loads(Path("/tmp/ray/prom_metrics_service_discovery.json").read_text())[0]["targets"]
+    targets = json.loads(Path("/tmp/medley/ray/prom_metrics_service_discovery.json").read_text())[0]["targets"]
     total = 0.0
     for target in targets:
         text = httpx.get(f"http://{target}/metrics", trust_env=False, timeout=patience()).text

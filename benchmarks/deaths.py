@@ -1,0 +1,241 @@
+"""Every kind of process of a cluster killed, and stopped for 20 seconds, under load: `python -m benchmarks.deaths`.
+
+Takes the cluster that runs, which is the starter cluster. For each kind of process and each harm, four clients embed
+texts, two stream chats, and one opens a new connection every 50 ms to see whether anybody answers at the edge. Nobody
+tries again. What a client sees is counted. The table goes to `--page`, beside the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from medley.local.cluster import processes
+
+ADDRESS = "http://127.0.0.1:8000"
+CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"
+STOPPED_S = 20.0
+# Before the harm, to see that the load runs; and the longest that a recovery is waited for.
+CALM_S, PATIENCE_S = 5.0, 180.0
+# Everything must have been as before for this long: ready at once may mean that nobody has noticed yet.
+AFTER_S = 8.0
+# A client waits for longer than anything may take.
+CLIENT_S = 120.0
+
+# Found in the command line or the title of a process.
+KINDS = {
+    "GCS": r"/gcs_server ",
+    "raylet": r"/raylet/raylet ",
+    "dashboard": r"/ray/dashboard/dashboard\.py",
+    "dashboard, a module of it": r"^ray-dashboard-ServeHead",
+    "dashboard agent": r"^ray::DashboardAgent",
+    "runtime environment agent": r"^ray::RuntimeEnvAgent",
+    "Serve's controller": r"^ray::ServeController",
+    "HAProxy": r"/haproxy -db ",
+    "its manager": r"^ray::HAProxyManager",
+    "its watcher": r"/haproxy\.py watch ",
+    "the guard": r"-m medley\.guard",
+    "Serve's proxy": r"^ray::ProxyActor",
+    "router": r"^ray::ServeReplica:router:",
+    "replica of embeddings": rf"^ray::ServeReplica:{EMBEDDINGS}:",
+    "replica of chat": rf"^ray::ServeReplica:{CHAT}:",
+    "vLLM's EngineCore": r"^VLLM::EngineCore",
+    "vLLM's Worker": r"^VLLM::Worker",
+}
+
+
+@dataclass
+class Row:
+    """
+    Attributes:
+        refused: 429 or 503 with a Retry-After.
+        lost: any other end without an answer, by what the client saw. Streams that broke are counted apart.
+        longest_s: the longest that any request took, whatever its end.
+        edge_s: the longest time for which new connections to the edge got no answer.
+        recovery_s: until /readyz says 200 with as many replicas as before, and a process of this kind runs again.
+    """
+
+    kind: str
+    harm: str
+    answered: int = 0
+    refused: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    broken_streams: int = 0
+    longest_s: float = 0.0
+    edge_s: float = 0.0
+    recovery_s: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def of_kind(kind: str) -> list[psutil.Process]:
+    """Processes of a kind, the oldest first."""
+    found = []
+    for process in processes():
+        with contextlib.suppress(psutil.Error):
+            if re.search(KINDS[kind], " ".join(process.cmdline()) + " "):
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def request_of(number: int, streams: bool) -> tuple[str, dict[str, Any]]:
+    if streams:
+        messages = [{"role": "user", "content": f"Tell me story {number}."}]
+        body = {"model": CHAT, "messages": messages, "max_tokens": 32, "ignore_eos": True, "stream": True}
+        return "/v1/chat/completions", body
+    return "/v1/embeddings", {"model": EMBEDDINGS, "input": f"sentence {number}"}
+
+
+async def client(row: Row, place: int, streams: bool, over: asyncio.Event) -> None:
+    """One request after the other, each on a connection of its own, until it is over."""
+    number = place * 100_000
+    while not over.is_set():
+        number += 1
+        began = time.monotonic()
+        begun = False
+        try:
+            async with httpx.AsyncClient(base_url=ADDRESS, timeout=CLIENT_S) as http:
+                path, body = request_of(number, streams)
+                async with http.stream("POST", path, json=body) as answer:
+                    begun = answer.status_code == 200
+                    text = (await answer.aread()).decode()
+            if answer.status_code == 200 and (not streams or "data: [DONE]" in text):
+                row.answered += 1
+            elif answer.status_code == 200:
+                row.broken_streams += 1
+            elif answer.status_code in (429, 503) and "retry-after" in answer.headers and '"error"' in text:
+                row.refused += 1
+                await asyncio.sleep(0.2)
+            else:
+                row.lost[f"{answer.status_code} {text[:60]}"] += 1
+                await asyncio.sleep(0.2)
+        except httpx.HTTPError as error:
+            if streams and begun:
+                row.broken_streams += 1
+            else:
+                row.lost[type(error).__name__] += 1
+            await asyncio.sleep(0.2)
+        row.longest_s = max(row.longest_s, time.monotonic() - began)
+
+
+async def watch_the_edge(row: Row, over: asyncio.Event) -> None:
+    answered = time.monotonic()
+    while not over.is_set():
+        with contextlib.suppress(httpx.HTTPError):
+            async with httpx.AsyncClient(base_url=ADDRESS, timeout=1.0) as http:
+                await http.get("/-/healthz")
+            answered = time.monotonic()
+        row.edge_s = max(row.edge_s, time.monotonic() - answered)
+        await asyncio.sleep(0.05)
+
+
+async def state() -> dict[str, int] | None:
+    """Replicas by model if everything is ready."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        async with httpx.AsyncClient(base_url=ADDRESS, timeout=2.0) as http:
+            answer = await http.get("/readyz")
+        if answer.status_code == 200:
+            return {name: model["replicas"] for name, model in answer.json()["models"].items()}
+    return None
+
+
+def counts() -> dict[str, int]:
+    return {kind: len(of_kind(kind)) for kind in KINDS}
+
+
+async def harmed(kind: str, harm: str) -> Row:
+    row = Row(kind, harm)
+    before, processes_before = await state(), await asyncio.to_thread(counts)
+    if not processes_before[kind]:
+        row.notes.append("no such process")
+        return row
+    over = asyncio.Event()
+    work = [asyncio.create_task(client(row, place, place >= 4, over)) for place in range(6)]
+    work.append(asyncio.create_task(watch_the_edge(row, over)))
+    await asyncio.sleep(CALM_S)
+    victim = (await asyncio.to_thread(of_kind, kind))[-1]
+    began = time.monotonic()
+    if harm == "killed":
+        victim.kill()
+    else:
+        victim.suspend()
+        await asyncio.sleep(STOPPED_S)
+        go_on(victim)
+
+    async def as_before() -> bool:
+        now = await asyncio.to_thread(counts)
+        return all(now[one] >= count for one, count in processes_before.items()) and await state() == before
+
+    held_since = None
+    while time.monotonic() - began < PATIENCE_S:
+        if not await as_before():
+            held_since = None
+        elif held_since is None:
+            held_since = time.monotonic()
+        elif time.monotonic() - held_since > AFTER_S:
+            row.recovery_s = round(held_since - began, 1)
+            break
+        await asyncio.sleep(0.5)
+    else:
+        row.notes.append(f"not as before after {PATIENCE_S:g} s: {await asyncio.to_thread(counts)}")
+    over.set()
+    await asyncio.gather(*work)
+    row.longest_s, row.edge_s = round(row.longest_s, 2), round(row.edge_s, 2)
+    return row
+
+
+def go_on(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.Error):
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    yield (
+        "| process | harm | answered | refused | lost | broken streams | longest request | edge silent | "
+        "as before after |"
+    )
+    yield "|---|---|---:|---:|---|---:|---:|---:|---:|"
+    for row in rows:
+        lost = ", ".join(f"{count} x {why}" for why, count in row.lost.items()) or "0"
+        after = "never" if row.recovery_s is None else f"{row.recovery_s:g} s"
+        yield (
+            f"| {row.kind} | {row.harm} | {row.answered} | {row.refused} | {lost} | {row.broken_streams} | "
+            f"{row.longest_s:g} s | {row.edge_s:g} s | {after} |"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--harm", choices=("killed", "stopped"), help="only this")
+    parser.add_argument("--page", type=Path, default=Path("build/deaths"), help="where to write NAME.md and NAME.json")
+    chosen = parser.parse_args()
+    rows = []
+    for kind in chosen.kinds or KINDS:
+        for harm in (chosen.harm,) if chosen.harm else ("killed", "stopped"):
+            rows.append(row := asyncio.run(harmed(kind, harm)))
+            print("\n".join(list(table([row]))[2:]), *row.notes, flush=True)
+    chosen.page.parent.mkdir(parents=True, exist_ok=True)
+    chosen.page.with_suffix(".md").write_text("\n".join(table(rows)) + "\n")
+    facts = {"date": f"{date.today()}", "cpus": os.cpu_count(), "rows": [asdict(row) for row in rows]}
+    chosen.page.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
