@@ -130,6 +130,13 @@ STATE = Metric(
 )
 REPLICAS = Metric("medley_model_replicas", Kind.GAUGE, "Replicas of a model that take requests.", ("model",))
 
+DISCOVERY_AGE = Metric(
+    "medley_discovery_age_seconds",
+    Kind.GAUGE,
+    "Since a router last learnt from Serve what runs. Every second while all is well.",
+    (),
+)
+
 # Written by replicas.
 QUEUE_WAIT = Metric(
     "medley_queue_wait_seconds",
@@ -173,6 +180,7 @@ ALL = (
     IN_FLIGHT,
     STATE,
     REPLICAS,
+    DISCOVERY_AGE,
     QUEUE_WAIT,
     BATCH_SIZE,
     BUSY,
