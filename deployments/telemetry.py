@@ -65,7 +65,8 @@ REQUESTS = Metric(
 ERRORS = Metric(
     "medley_request_errors",
     Kind.COUNTER,
-    "Requests that ended in an error, by the error's code, those that broke after their first byte included.",
+    "Requests that ended in an error, by the error's code, those that broke after their first byte included. `client_` "
+    "before a code: a limit that the client chose ended it, so it breaks no promise.",
     ("model", "task", "code"),
 )
 DURATION = Metric(
@@ -133,7 +134,7 @@ REPLICAS = Metric("medley_model_replicas", Kind.GAUGE, "Replicas of a model that
 DISCOVERY_AGE = Metric(
     "medley_discovery_age_seconds",
     Kind.GAUGE,
-    "Since a router last learnt from Serve what runs. Every second while all is well.",
+    "Since a router last learnt from Serve what runs; it asks every second.",
     (),
 )
 

@@ -86,6 +86,8 @@ class ModelState:
 
 # Retry-After for states that only an operator can change.
 OPERATOR_S = 60.0
+# After this many seconds without an answer of the control plane, states are no longer vouched for.
+BLIND_S = 30.0
 
 NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 

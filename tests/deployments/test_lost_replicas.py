@@ -94,6 +94,7 @@ async def test_with_one_replica_a_killer_is_refused_at_its_third_try_and_others_
     async with http_of(await serve.router()) as http:
         for beside in (503, 200):  # the second time they begin one after the other
             innocent = asyncio.create_task(ask(http, text="one"))
+            await asyncio.sleep(0.1)
             killer = await ask(http, text=POISON)
             assert (killer.status_code, code_of(killer)) == (503, "replica_lost")
             assert int(killer.headers["retry-after"]) == 60  # a start takes longer

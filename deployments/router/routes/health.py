@@ -7,12 +7,10 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from deployments.router.dispatch import BLIND_S
 from deployments.router.services import Services
 
 router = APIRouter(tags=["Health"])
-
-# After this many seconds without an answer of the control plane, states are no longer vouched for.
-BLIND_S = 30.0
 
 
 @router.get("/healthz", summary="Is the router alive?")
