@@ -248,9 +248,9 @@ class ServeDispatcher:
         """Mark a model that just answered as ready, because the controller's state may be a second old."""
         state = self._states.get(model)
         if state is not None and state.state is State.LOADING:
-            for replica in replicas_of(self._applications.get(model, {})):
-                self._lost.pop(replica["replica_id"], None)
-                self._lost.pop(replica.get("actor_id"), None)
+            seemed_lost = replicas_of(self._applications.get(model, {}))
+            ids = {replica.get(name) for replica in seemed_lost for name in ("replica_id", "actor_id")}
+            self._lost = {replica: until for replica, until in self._lost.items() if replica not in ids}
             self._states[model] = replace(
                 state, state=State.READY, replicas=1, phase=None, fraction=None, restarting=False
             )

@@ -3,7 +3,7 @@
 A call whose replica dies is made once more, for most replicas die of something else: a machine that fails, a full
 memory, an operator. But if one of its calls killed it, the next replica must not die of the same. So these calls begin
 one at a time, and if a replica dies while one has its turn, that one is taken for the killer. It is refused for
-REFUSED_S, and whoever was beside it is not.
+REMEMBERED_S, and whoever was beside it is not.
 
 Every router has its own table, of digests only: a request's content is not kept. Nothing is computed before a replica
 dies. See docs/decisions/0027.
@@ -28,7 +28,7 @@ from models.errors import SuspectedRequest
 from models.tasks.methods import Method
 
 # How long a request is remembered after the death of a replica that worked on it.
-REFUSED_S = 600.0
+REMEMBERED_S = 600.0
 # Of a suspect's run: what kills an engine does so when work on it begins.
 TURN_S = 2.0
 # A call that a dying replica did not take is sent again after this time, when that replica is gone.
@@ -74,7 +74,7 @@ class Suspects:
 
     def suspect(self, digest: bytes, model: str, refused: bool = False) -> None:
         refused = refused or (digest in self._found and self._found.pop(digest).refused)
-        self._found[digest] = Suspect(model, time.monotonic() + REFUSED_S, refused)
+        self._found[digest] = Suspect(model, time.monotonic() + REMEMBERED_S, refused)
         while len(self._found) > MOST:
             del self._found[next(iter(self._found))]
 

@@ -16,7 +16,7 @@ from virtual_time import now
 from deployments.router import ingress, suspects
 from deployments.router.calling import BRIEF_S
 from deployments.router.dispatch import Deadline, lost
-from deployments.router.suspects import MOST, REFUSED_S, Suspects
+from deployments.router.suspects import MOST, REMEMBERED_S, Suspects
 from deployments.telemetry import DISCOVERY_AGE
 from models.catalog import load_catalog
 from models.errors import EngineFailed, SuspectedRequest
@@ -83,7 +83,7 @@ async def test_a_request_that_kills_is_refused_after_two_and_those_beside_it_are
             assert (again.status_code, code_of(again)) == (400, "suspected_request")
         assert application.replicas == [third]
         assert (await ask(http, text="number 1")).status_code == 200
-        await asyncio.sleep(REFUSED_S)
+        await asyncio.sleep(REMEMBERED_S)
         assert code_of(await ask(http, stream, text=POISON)) == "replica_lost"
 
 
@@ -300,7 +300,7 @@ async def test_the_table_forgets(monkeypatch):
     assert table.find(b"4") is None
     assert table.find(b"5") is not None
     assert not table.of(EMBEDDINGS)
-    await asyncio.sleep(REFUSED_S)
+    await asyncio.sleep(REMEMBERED_S)
     assert not table.of(CHAT)
     assert table.find(b"5") is None
 
