@@ -41,7 +41,7 @@ from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 # How often a waiting request checks whether its model is up.
 LOOK_S = 0.2
-# The wait for a model that lost its last replica: less than keep_alive_s, so that a refusal of a stream keeps its status.
+# The wait for a model that lost its last replica. Less than keep_alive_s: a refusal of a stream keeps its status.
 BRIEF_S = 8.0
 # How soon the router knows of a replica that is up: a lost call waits for one so long, whatever it knows now.
 LEARN_S = 2.0
