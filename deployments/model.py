@@ -35,8 +35,8 @@ def build(args: ModelArgs) -> Application:
     deployment = serve.deployment(
         server,
         name="model",
-        # Three failed checks in a row replace the replica, which is ten seconds after its engine died.
-        health_check_period_s=3,
+        # A replica that is gone is replaced at the next check, one that fails three checks in a row after the third.
+        health_check_period_s=1,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
         **(resources_of_workers if server.places_workers else resources)(

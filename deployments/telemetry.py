@@ -65,7 +65,8 @@ REQUESTS = Metric(
 ERRORS = Metric(
     "medley_request_errors",
     Kind.COUNTER,
-    "Requests that ended in an error, by the error's code, those that broke after their first byte included.",
+    "Requests that ended in an error, by the error's code, those that broke after their first byte included. `client_` "
+    "before a code: a limit that the client chose ended it, so it breaks no promise.",
     ("model", "task", "code"),
 )
 DURATION = Metric(
@@ -130,6 +131,13 @@ STATE = Metric(
 )
 REPLICAS = Metric("medley_model_replicas", Kind.GAUGE, "Replicas of a model that take requests.", ("model",))
 
+DISCOVERY_AGE = Metric(
+    "medley_discovery_age_seconds",
+    Kind.GAUGE,
+    "Since a router last learnt from Serve what runs; it asks every second.",
+    (),
+)
+
 # Written by replicas.
 QUEUE_WAIT = Metric(
     "medley_queue_wait_seconds",
@@ -173,6 +181,7 @@ ALL = (
     IN_FLIGHT,
     STATE,
     REPLICAS,
+    DISCOVERY_AGE,
     QUEUE_WAIT,
     BATCH_SIZE,
     BUSY,

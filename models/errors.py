@@ -6,6 +6,7 @@
     │   ├── ContextLengthExceeded   400  context_length_exceeded
     │   ├── InvalidMedia            400  invalid_media
     │   ├── ContentPolicyViolation  400  content_policy_violation
+    │   ├── SuspectedRequest        400  suspected_request
     │   ├── ModelNotFound           404  model_not_found
     │   ├── PayloadTooLarge         413  payload_too_large
     │   └── UnsupportedMediaType    415  unsupported_media_type
@@ -34,12 +35,17 @@ class ServingError(Exception):
         message: one or two sentences for the client.
         param: path of the offending field in the request, such as ``messages[0].role``.
         retry_after: seconds after which a retry makes sense.
+
+    Attributes:
+        by_choice: a limit that the client chose ended the request: its own deadline, or how long it waits. Metrics do
+            not count that as the server's error.
     """
 
     status = 500
     type = "server_error"
     code = "internal_error"
     retryable = False
+    by_choice = False
 
     def __init__(self, message: str, param: str | None = None, retry_after: float | None = None):
         super().__init__(message, param, retry_after)
@@ -68,6 +74,12 @@ class InvalidMedia(InvalidRequest):
 
 class ContentPolicyViolation(InvalidRequest):
     code = "content_policy_violation"
+
+
+class SuspectedRequest(InvalidRequest):
+    """It was seen to stop replicas."""
+
+    code = "suspected_request"
 
 
 class ModelNotFound(InvalidRequest):

@@ -34,6 +34,9 @@ class LocalDispatcher:
     def states(self) -> Mapping[str, ModelState]:
         return self._states
 
+    def age_s(self) -> float:
+        return 0.0
+
     def become(self, model: str, state: ModelState) -> None:
         """Change what `states` tells of a model."""
         self._states[model] = state

@@ -8,12 +8,14 @@ and from recent requests (prediction.py), so it adapts to the model, the machine
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import ipaddress
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
 
 from deployments.router.prediction import Predictor
 from deployments.router.record import RequestRecord
@@ -25,13 +27,17 @@ from models.tasks.usage import COMPLETION_TOKENS
 
 # The share of a model's capacity that batch jobs may use. The rest is for interactive requests.
 BATCH_SHARE = 0.6
-# Below this share of the capacity, a key may use any amount. Above it, only its fair share.
+# Below this share of the capacity, an address may use any amount. Above it, only its fair share.
 FREE_FOR_ALL = 0.75
-# Seconds after its last request for which a key counts when capacity is shared.
+# Seconds after its last request for which an address counts when capacity is shared.
 ACTIVE_S = 10.0
 SHORTEST_S, LONGEST_S = 1.0, 60.0
 # RFC 9218, section 4.1: urgency from 0 to 7, 3 by default. From 5 on, a request counts as a batch job.
 BATCH_URGENCY = 5
+# Set by our HAProxy, in the place of any that a client sends.
+ADDRESS_HEADER = "x-medley-client"
+# A network of IPv6 belongs to one client, which may choose any address in it.
+IPV6_NETWORK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +45,18 @@ class AdmissionRequest:
     """The parts of a request that decide on its admission.
 
     Attributes:
-        key: identifies the client; a digest of its API key.
+        client: with whom the request shares a place: its client's address.
         batch: from a batch job, so it can be refused first.
         deadline_s: the client's limit for the whole answer, or None.
         tokens: the limit on the answer's tokens, if the request states one.
+        sequences: how many answers the model is to make at the same time.
     """
 
-    key: str = "anonymous"
+    client: str = "unknown"
     batch: bool = False
     deadline_s: float | None = None
     tokens: int | None = None
+    sequences: int = 1
 
 
 @dataclass(slots=True)
@@ -56,17 +64,17 @@ class ModelLoad:
     """One model's requests in flight, and predictions from earlier requests.
 
     Attributes:
-        in_flight: the number of admitted requests that have not ended.
-        of_key: the same by key.
-        seen: the time of each key's last request, oldest first; kept for ACTIVE_S.
-        ended: how many requests per second have ended recently.
+        in_flight: the number of sequences of admitted requests that have not ended.
+        of_client: the same by client.
+        seen: the time of each client's last request, oldest first; kept for ACTIVE_S.
+        ended: how many of them per second have ended recently.
         area: the integral of `in_flight` over time, up to the moment `changed`. The difference of two values, divided
             by the seconds between them, is the mean number in flight.
     """
 
     predictor: Predictor = field(default_factory=Predictor)
     in_flight: int = 0
-    of_key: Counter[str] = field(default_factory=Counter)
+    of_client: Counter[str] = field(default_factory=Counter)
     seen: dict[str, float] = field(default_factory=dict)
     ended: float = 0.0
     last_end: float = 0.0
@@ -74,34 +82,34 @@ class ModelLoad:
     changed: float = 0.0
 
     def change(self, now: float, by: int) -> float:
-        """A request begins or ends. Returns the area until now."""
+        """So many sequences begin or end. Returns the area until now."""
         self.area += self.in_flight * (now - self.changed)
         self.changed = now
         self.in_flight += by
         return self.area
 
-    def note_end(self, now: float) -> None:
+    def note_end(self, now: float, sequences: int) -> None:
         if self.last_end:
             since = max(1e-4, now - self.last_end)
             keep = math.exp(-since / 5)
-            self.ended = keep * self.ended + (1 - keep) / since
+            self.ended = keep * self.ended + (1 - keep) * sequences / since
         self.last_end = now
 
-    def note_key(self, key: str, now: float) -> None:
-        """Forget keys that have not asked for ACTIVE_S, so that many keys cost neither memory nor time."""
-        self.seen.pop(key, None)
-        self.seen[key] = now
+    def note_client(self, client: str, now: float) -> None:
+        """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""
+        self.seen.pop(client, None)
+        self.seen[client] = now
         while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
             del self.seen[oldest]
 
-    def note_left(self, key: str) -> None:
-        self.of_key[key] -= 1
-        if not self.of_key[key]:
-            del self.of_key[key]
+    def note_left(self, client: str, sequences: int) -> None:
+        self.of_client[client] -= sequences
+        if not self.of_client[client]:
+            del self.of_client[client]
 
     def active(self) -> int:
-        """The number of keys that share the model now."""
-        return len(self.seen.keys() | self.of_key.keys())
+        """The number of clients that share the model now."""
+        return len(self.seen.keys() | self.of_client.keys())
 
 
 class Admission:
@@ -145,31 +153,36 @@ class Admission:
             TooBusy: it would miss the promise or its own deadline.
         """
         load, now, replicas = self.load(spec.id), time.monotonic(), max(1, replicas)
-        load.note_key(asked.key, now)
+        load.note_client(asked.client, now)
         self.check(spec.id, replicas, asked)
-        area = load.change(now, +1)
-        load.of_key[asked.key] += 1
+        area = load.change(now, +asked.sequences)
+        load.of_client[asked.client] += asked.sequences
         before, entered = load.in_flight / replicas, time.perf_counter()
         try:
             yield
         finally:
             end = time.monotonic()
-            mean = (load.change(end, -1) - area) / max(end - now, 1e-6)
-            load.note_left(asked.key)
-            load.note_end(end)
+            mean = (load.change(end, -asked.sequences) - area) / max(end - now, 1e-6)
+            load.note_left(asked.client, asked.sequences)
+            load.note_end(end, asked.sequences)
             learn(load.predictor, record, before, max(1.0, mean) / replicas, entered)
 
     def check(self, model: str, replicas: int, asked: AdmissionRequest) -> None:
-        """Raises TooBusy if the request cannot be admitted."""
+        """Raises TooBusy if the request cannot be admitted.
+
+        A request for many sequences needs room for all of them, but never for more than half of what there is: it
+        would not be admitted while anybody else asks.
+        """
         load, limit = self.load(model), self.limit(model, replicas)
         room = limit * (BATCH_SHARE if asked.batch else 1.0)
-        if load.in_flight + 1 > room and load.in_flight >= replicas:
+        needed = min(asked.sequences, max(1.0, room / 2))
+        if load.in_flight + needed > room and load.in_flight >= replicas:
             raise self.refusal(load, room, f"{model} serves as many requests as it can answer in time.")
-        room, mine = FREE_FOR_ALL * limit, load.of_key[asked.key] + 1
-        if load.in_flight + 1 > room and (sharers := load.active()) > 1 and mine > max(1.0, limit / sharers):
-            raise self.refusal(load, room, f"{model} is busy, and your key has its share of it already.")
+        room, mine = FREE_FOR_ALL * limit, load.of_client[asked.client] + needed
+        if load.in_flight + needed > room and (sharers := load.active()) > 1 and mine > max(1.0, limit / sharers):
+            raise self.refusal(load, room, f"{model} is busy, and your address has its share of it already.")
         if asked.deadline_s is not None:
-            whole = load.predictor.predict((load.in_flight + 1) / replicas, asked.tokens).duration_s
+            whole = load.predictor.predict((load.in_flight + asked.sequences) / replicas, asked.tokens).duration_s
             if whole is not None and whole > asked.deadline_s and load.in_flight >= replicas:
                 words = f"{model} would take about {whole:.3g} s, and your deadline is {asked.deadline_s:g} s."
                 raise self.refusal(load, load.in_flight, words)
@@ -212,9 +225,25 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         predictor.token_s.learn(mean, max(0.0, whole - predictor.first_s.at(load)) / (tokens - 1), now)
 
 
-def key_of(authorization: str | None) -> str:
-    """A digest, so that the key itself is not stored."""
-    return hashlib.sha256(authorization.encode()).hexdigest()[:16] if authorization else "anonymous"
+def address_of(request: HTTPConnection) -> str:
+    """The address of a request's client; of IPv6, its network. "unknown" if nothing tells it.
+
+    A client may send any header, so ADDRESS_HEADER counts only if it comes from a process of this machine.
+    """
+    peer = _address(request.client.host if request.client else None)
+    if peer is not None and peer.is_loopback:
+        peer = _address(next(reversed(request.headers.getlist(ADDRESS_HEADER)), None)) or peer
+    if isinstance(peer, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((peer, IPV6_NETWORK), strict=False))
+    return str(peer or "unknown")
+
+
+def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(text or "")
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
 
 
 def is_batch(priority: str | None) -> bool:

@@ -1,8 +1,10 @@
 """Calling models for a request: wait for a model to start if the client wants that, pass admission, then call.
 
 A client sets how long it waits with `Prefer: wait=SECONDS` (RFC 7240). By default, requests wait up to the deadline for
-a model that may scale to zero, because only a request brings it back. For any other model that is not up they are
-refused at once, with a Retry-After.
+a model that may scale to zero, because only a request brings it back, and BRIEF_S for one that lost its last replica
+and is usually up again by then. For any other model that is not up they are refused at once, with a Retry-After.
+
+A call whose replica dies before it has given anything is made again, once (suspects.py).
 
 A client sets its own limit for the whole answer with `X-Deadline: SECONDS`. A request that would certainly miss it is
 refused at once (admission.py), and one that does miss it is stopped.
@@ -28,16 +30,21 @@ from typing import Any, Self
 
 from starlette.requests import HTTPConnection
 
-from deployments.router.admission import AdmissionRequest, is_batch, key_of
-from deployments.router.dispatch import Deadline, State
+from deployments.router.admission import AdmissionRequest, address_of, is_batch
+from deployments.router.dispatch import Deadline, Lost, ModelState, State
 from deployments.router.record import RequestRecord, record_of
 from deployments.router.services import Services
-from models.errors import InvalidRequest
+from deployments.router.suspects import Watched
+from models.errors import InvalidRequest, ModelStarting, ReplicaLost, ServingError
 from models.specs import ModelSpec
 from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
 # How often a waiting request checks whether its model is up.
 LOOK_S = 0.2
+# The wait for a model that lost its last replica. Less than keep_alive_s: a refusal of a stream keeps its status.
+BRIEF_S = 8.0
+# How soon the router knows of a replica that is up: a lost call waits for one so long, whatever it knows now.
+LEARN_S = 2.0
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
@@ -87,7 +94,8 @@ class Calls:
         self.spec = spec
         wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
-        self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
+        most_s = self.services.deadline_s
+        self.deadline = Deadline.after(min(wanted_s or most_s, most_s), by_choice=(wanted_s or most_s) < most_s)
         asked = admission_request(request, self.record, wanted_s)
         self.record.patient = asked.batch
         self._asked = asked if counted else None
@@ -137,22 +145,50 @@ class Calls:
         with self._running():
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
-            return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+            watched = self.services.suspects.watch(spec.id, method, asked)
+            while True:
+                try:
+                    async with watched.one_try(self.deadline):
+                        return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+                except Lost as lost:
+                    await self._again(spec, watched, lost)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """Call a streaming method. Closing the iterator cancels the call. Raises like `call`."""
         with self._running():
             await self.until_up(spec)
-            dispatcher = self.services.dispatcher
-            items = dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
+            watched = self.services.suspects.watch(spec.id, method, asked)
+            while True:
+                try:
+                    async with watched.one_try(self.deadline), aclosing(self._items(spec, method, asked)) as items:
+                        async for item in items:
+                            watched.answers()
+                            yield item
+                    return
+                except Lost as lost:
+                    await self._again(spec, watched, lost)
+
+    def _items(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
+        dispatcher = self.services.dispatcher
+        return dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+
+    async def _again(self, spec: ModelSpec, watched: Watched, lost: Lost) -> None:
+        """Returns when a lost call can be made again.
+
+        Raises:
+            ReplicaLost: it is not to be, or no replica is up soon.
+        """
+        await watched.again(lost)
+        try:
+            await self.until_up(spec, at_least_s=LEARN_S)
+        except ModelStarting as starting:
+            raise ReplicaLost(lost.message, lost.param, starting.retry_after) from None
 
     async def converse(
         self, spec: ModelSpec, method: Duplex[Q, A], incoming: AsyncIterator[Q]
     ) -> AsyncGenerator[A, None]:
-        """Call a duplex method, with `incoming` as its requests; see Dispatcher. Raises like `call`."""
+        """Call a duplex method, with `incoming` as its requests; see Dispatcher. It is not made
+        again. Raises like `call`."""
         with self._running():
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
@@ -161,8 +197,11 @@ class Calls:
                 async for item in items:
                     yield item
 
-    async def until_up(self, spec: ModelSpec) -> None:
+    async def until_up(self, spec: ModelSpec, at_least_s: float = 0.0) -> None:
         """Wait until a model takes requests.
+
+        Args:
+            at_least_s: wait so long, unless the client says otherwise.
 
         Raises:
             ModelStarting, ModelFailed, ModelNotDeployed, ModelDraining: it still does not, and the client's wait is
@@ -175,14 +214,13 @@ class Calls:
             return
         if state.state not in (State.LOADING, State.SCALED_TO_ZERO):
             raise services.refusal(spec.id, state)
-        wait_s = self.wait_s
-        if wait_s is None:
-            wakes = state.wakes_on_request or state.state is State.SCALED_TO_ZERO
-            wait_s = math.inf if wakes else 0.0
+        usual_s = max(at_least_s, usual_wait(state))
+        wait_s = usual_s if self.wait_s is None else self.wait_s
+        by_choice = wait_s < usual_s
         if wait_s == 0:
             if state.state is State.SCALED_TO_ZERO:
                 services.dispatcher.wake(spec.id)
-            raise services.refusal(spec.id, state)
+            raise self._not_up(spec, state, by_choice)
         started, waited_before = time.monotonic(), self.record.waited_s
         end = min(started + wait_s, self.deadline.end)
         with services.waiting.enter():
@@ -192,9 +230,22 @@ class Calls:
                 elif state.state is not State.LOADING:
                     raise services.refusal(spec.id, state)
                 if (now := time.monotonic()) >= end:
-                    raise self.deadline.exceeded() if now >= self.deadline.end else services.refusal(spec.id, state)
+                    late = now >= self.deadline.end
+                    raise self.deadline.exceeded() if late else self._not_up(spec, state, by_choice)
                 await asyncio.sleep(min(LOOK_S, end - now))
                 self.record.waited_s = waited_before + time.monotonic() - started
+
+    def _not_up(self, spec: ModelSpec, state: ModelState, by_choice: bool) -> ServingError:
+        error = self.services.refusal(spec.id, state)
+        error.by_choice = by_choice
+        return error
+
+
+def usual_wait(state: ModelState) -> float:
+    """How long a request waits for a model that is not up, in seconds, if its client does not say."""
+    if state.wakes_on_request or state.state is State.SCALED_TO_ZERO:
+        return math.inf
+    return BRIEF_S if state.restarting and state.retry_after_s <= BRIEF_S else 0.0
 
 
 def running_task() -> asyncio.Task[Any]:
@@ -205,8 +256,8 @@ def running_task() -> asyncio.Task[Any]:
 
 def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:
     """The facts for admission. `wanted_s` comes from `wanted_deadline`."""
-    key = key_of(request.headers.get("authorization"))
-    return AdmissionRequest(key, is_batch(request.headers.get("priority")), wanted_s, record.most_tokens)
+    batch = is_batch(request.headers.get("priority"))
+    return AdmissionRequest(address_of(request), batch, wanted_s, record.most_tokens, record.sequences)
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:

@@ -5,7 +5,7 @@ Pure computation: `ingress.py` reads Serve and the board once a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,8 @@ def model_states(
     before: Mapping[str, ModelState],
     facts: Facts,
     now: float,
+    *,
+    lost: Collection[str] = (),
 ) -> dict[str, ModelState]:
     """The states of all applications, in the catalog's order, `model` before `model@variant`.
 
@@ -40,11 +42,28 @@ def model_states(
         before: the previous states.
         facts: all facts of the board.
         now: Unix time.
+        lost: ids of replicas, or of their actors, that died although Serve may not know it yet.
     """
     place = {row: number for number, row in enumerate(catalog)}
     served = [catalog[name] for name in applications if name in catalog]
     names = [spec.id for spec in sorted(served, key=lambda spec: (place[spec.row], spec.id != spec.row))]
-    return {name: _state(name, applications[name], before.get(name), facts, now) for name in names}
+    living = {name: _without(lost, applications[name]) if lost else applications[name] for name in names}
+    return {name: _state(name, living[name], before.get(name), facts, now) for name in names}
+
+
+def _without(lost: Collection[str], application: Mapping[str, Any]) -> Mapping[str, Any]:
+    deployments = {
+        name: {
+            **deployment,
+            "replicas": [
+                one
+                for one in deployment.get("replicas", [])
+                if one["replica_id"] not in lost and one.get("actor_id") not in lost
+            ],
+        }
+        for name, deployment in application["deployments"].items()
+    }
+    return {**application, "deployments": deployments}
 
 
 def _state(
@@ -79,7 +98,13 @@ def _state(
         return ModelState(State.FAILED, **{"cause": "It could not be started.", "remedy": DIED, **common})
     if application["status"] == "RUNNING" and not starting and common["wakes_on_request"]:
         return ModelState(State.SCALED_TO_ZERO, retry_after_s=_usual(name, args, facts), **common)
+    common["restarting"] = _was_up(before, common["since"])
     return ModelState(State.LOADING, **_progress(name, args, starting, facts, now), **common)
+
+
+def _was_up(before: ModelState | None, since: float) -> bool:
+    """Whether the same deployment took requests before."""
+    return before is not None and before.since == since and (before.state is State.READY or before.restarting)
 
 
 def _version_of(
@@ -182,16 +207,17 @@ def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
 
 
 def _settled(application: Mapping[str, Any]) -> bool:
-    return all(replica["state"] in TAKES_REQUESTS for replica in _replicas(application))
+    return all(replica["state"] in TAKES_REQUESTS for replica in replicas_of(application))
 
 
 def _may_live(replica: str, application: Mapping[str, Any]) -> bool:
     """Whether Serve is building a new version, during which it lists no replicas."""
-    return not application["deployments"] or any(one["replica_id"] == replica for one in _replicas(application))
+    return not application["deployments"] or any(one["replica_id"] == replica for one in replicas_of(application))
 
 
-def _replicas(application: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [one for deployment in application["deployments"].values() for one in deployment.get("replicas", [])]
+def replicas_of(application: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All that Serve lists of an application."""
+    return [one for deployment in application.get("deployments", {}).values() for one in deployment.get("replicas", [])]
 
 
 def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:

@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from deployments.router.record import Call, RequestRecord, clock
-from deployments.servers.calls import Answer, Begun, Ended, Refused
-from models.errors import DeadlineExceeded, ModelNotDeployed
+from deployments.servers.calls import Answer, Begun, Died, Ended, Refused
+from models.errors import DeadlineExceeded, ModelNotDeployed, ReplicaLost
 from models.specs import ModelSpec
 from models.tasks.methods import A, Duplex, Q, Stream, Unary
 
@@ -41,6 +41,7 @@ class ModelState:
             A READY model has them too, if a new version failed and the old one still serves.
         retry_after_s: for LOADING and SCALED_TO_ZERO, seconds until it is probably ready.
         wakes_on_request: an operator lets it scale to zero, so clients wait for it by default.
+        restarting: for LOADING, it was ready, and lost its last replica.
     """
 
     state: State
@@ -56,6 +57,7 @@ class ModelState:
     fraction: float | None = None
     retry_after_s: float = 10.0
     wakes_on_request: bool = False
+    restarting: bool = False
 
     @property
     def takes_requests(self) -> bool:
@@ -84,6 +86,8 @@ class ModelState:
 
 # Retry-After for states that only an operator can change.
 OPERATOR_S = 60.0
+# After this many seconds without an answer of the control plane, states are no longer vouched for.
+BLIND_S = 30.0
 
 NOT_DEPLOYED = ModelState(State.NOT_DEPLOYED)
 
@@ -95,39 +99,65 @@ class Deadline:
     Attributes:
         seconds: the limit for the whole request.
         end: the time on the monotonic clock.
+        by_choice: the client chose it.
     """
 
     seconds: float
     end: float
+    by_choice: bool = False
 
     @classmethod
-    def after(cls, seconds: float) -> Self:
-        return cls(seconds, time.monotonic() + seconds)
+    def after(cls, seconds: float, by_choice: bool = False) -> Self:
+        return cls(seconds, time.monotonic() + seconds, by_choice)
 
     def left(self) -> float:
         """Seconds; negative after the deadline."""
         return self.end - time.monotonic()
 
     def exceeded(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
+        error = DeadlineExceeded(
             f"The request took longer than {self.seconds:g} s and was stopped. Ask for less, or try later."
         )
+        error.by_choice = self.by_choice
+        return error
+
+
+class Lost(ReplicaLost):
+    """A call ended with its replica.
+
+    Attributes:
+        replica: the id of the replica, or of its actor; None if not known.
+        ran: it worked on the call when it died.
+    """
+
+    replica: str | None = None
+    ran = True
+
+
+def lost(message: str, replica: str | None, ran: bool, retry_after: float = 2.0) -> Lost:
+    error = Lost(message, None, retry_after)
+    error.replica, error.ran = replica, ran
+    return error
 
 
 class Dispatcher(Protocol):
-    """Calls methods of models.
+    """Calls methods of models. Each call is made once.
 
     Each call is recorded in the request's record, with the replica's report on it: queue, engine, usage. Closing the
     iterator or cancelling the task cancels the call.
 
     Raises:
-        ServingError: the model's own; RateLimited (its queue is full), ReplicaLost, ModelNotDeployed, DeadlineExceeded.
+        ServingError: the model's own; RateLimited (its queue is full), Lost, ModelNotDeployed, DeadlineExceeded.
     """
 
     def states(self) -> Mapping[str, ModelState]:
         """The states of models on this cluster, by application name: `model` or `model@variant`.
 
         A snapshot that is refreshed in the background, so reading it is free."""
+        ...
+
+    def age_s(self) -> float:
+        """Seconds since the states were last learnt."""
         ...
 
     def wake(self, model: str) -> None:
@@ -154,8 +184,7 @@ class Dispatcher(Protocol):
         """Send `incoming` to one replica, while its items come out.
 
         The replica may answer before, during and after the incoming pieces. While many pieces wait for the replica, no
-        more are read. An exception from `incoming` ends the call and is raised here. If the replica is lost, the call
-        is not repeated.
+        more are read. An exception from `incoming` ends the call and is raised here.
         """
         ...
 
@@ -163,13 +192,20 @@ class Dispatcher(Protocol):
 def result_of(answer: Answer, call: Call) -> Any:
     """Unwrap a method's answer and record the replica's report in `call`. Raises the ServingError that it returned."""
     call.queue_s, call.engine_s, call.usage = answer.queue_s, answer.engine_s, answer.usage
-    if isinstance(answer.result, Refused):
-        raise answer.result.error
+    _raise_if_failed(answer.result, call)
     return answer.result
 
 
+def _raise_if_failed(reply: Any, call: Call) -> None:
+    if isinstance(reply, Refused):
+        raise reply.error
+    if isinstance(reply, Died):
+        message = f"The engine of {call.model} died and is being replaced. Send the request again."
+        raise lost(message, reply.replica, reply.ran)
+
+
 async def items_of(replies: AsyncIterator[Any], call: Call, deadline: Deadline) -> AsyncGenerator[Any, None]:
-    """Unwrap a method's items from what its replica sends: Begun, items and Ended, or Refused at any point.
+    """Unwrap a method's items from what its replica sends: Begun, items and Ended, or at any point Refused or Died.
 
     Raises:
         ServingError: the one that the method ended with.
@@ -188,9 +224,8 @@ async def items_of(replies: AsyncIterator[Any], call: Call, deadline: Deadline) 
             yield reply.item
         elif isinstance(reply, Ended):
             call.engine_s, call.usage = reply.engine_s, reply.usage
-        elif isinstance(reply, Refused):
-            raise reply.error
         else:
+            _raise_if_failed(reply, call)
             yield reply
 
 

@@ -6,13 +6,15 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import serve
@@ -32,21 +34,23 @@ from deployments.ray_mailbox import RayMailbox
 from deployments.ray_metering import ray_meter
 from deployments.router.admission import Admission
 from deployments.router.application import create_application
-from deployments.router.discovery import Facts, cold_start, model_states, scheduling_s, stale
-from deployments.router.dispatch import Deadline, ModelState, State, items_of, not_deployed, result_of
+from deployments.router.discovery import Facts, cold_start, model_states, replicas_of, scheduling_s, stale
+from deployments.router.dispatch import Deadline, Lost, ModelState, State, items_of, lost, not_deployed, result_of
 from deployments.router.media_store import folder_store
 from deployments.router.record import Call, RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
 from deployments.servers.calls import Answer
 from deployments.settings import RouterArgs
-from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, STATE
+from deployments.telemetry import COLD_START, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
-from models.errors import RateLimited, ReplicaLost
+from models.errors import RateLimited
 from models.specs import ModelSpec
 from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
+
+T = TypeVar("T")
 
 # gRPC for small requests and for streams, in one event loop: a third less latency than the default. The single loop is
 # safe because our code never blocks it. If a replica's machine vanishes, its calls fail after this many milliseconds
@@ -61,6 +65,11 @@ REPLICA_LOST = (ActorDiedError, ActorUnavailableError)
 RETRY_AFTER_FULL_QUEUE_S = 1.0
 # If a model is still not up after this long, the next request wakes it again.
 LONGEST_WAKE_S = 600.0
+# Of one look at what runs: the controller's answer and the facts of the board.
+LONGEST_LOOK_S = 5.0
+# How long a replica counts as lost although the controller says that it runs. After that the controller is believed:
+# perhaps only the network was.
+LOST_S = 15.0
 
 
 def build(args: RouterArgs) -> Application:
@@ -131,6 +140,12 @@ class ServeDispatcher:
         self._in_flight: Counter[str] = Counter()
         self._wakes: dict[str, asyncio.Task[None]] = {}
         self._mailbox: RayMailbox | None = None  # made for the first conversation
+        self._lost: dict[str, float] = {}  # replicas or their actors, and until when they count as lost
+        self._applications: Mapping[str, Any] = {}
+        self._facts: Facts = {}
+        self._looked = time.monotonic()
+        # Of its own, and a single one: if Ray's store hangs, one thread does.
+        self._board_thread = ThreadPoolExecutor(1, "board")
 
     async def start(self) -> None:
         self._controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -139,6 +154,9 @@ class ServeDispatcher:
 
     def states(self) -> Mapping[str, ModelState]:
         return self._states
+
+    def age_s(self) -> float:
+        return time.monotonic() - self._looked
 
     def wake(self, model: str) -> None:
         if model not in self._wakes:
@@ -158,16 +176,8 @@ class ServeDispatcher:
     async def call(
         self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> A:
-        try:
-            return await self._call_once(spec, method, asked, deadline, record)
-        except ReplicaLost:
-            return await self._call_once(spec, method, asked, deadline, record)
-
-    async def _call_once(
-        self, spec: ModelSpec, method: Unary[Q, A], asked: Q, deadline: Deadline, record: RequestRecord
-    ) -> A:
         handle = self._handle(spec.id, "serve", stream=False, large=method.large(asked))
-        with self._under_way(spec, method, record) as call, translated(spec.id, deadline):
+        with self._under_way(spec, method, record) as call, self._noting_the_lost(spec.id, deadline):
             response = handle.remote(call.context(), method.name, asked)
             try:
                 async with asyncio.timeout(deadline.left()):
@@ -180,7 +190,7 @@ class ServeDispatcher:
     def stream(
         self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> AsyncGenerator[A, None]:
-        return self._stream(spec, method, asked, tries=2, large=method.large(asked), deadline=deadline, record=record)
+        return self._stream(spec, method, asked, large=method.large(asked), deadline=deadline, record=record)
 
     async def converse(
         self,
@@ -194,7 +204,7 @@ class ServeDispatcher:
         if self._mailbox is None:
             self._mailbox = RayMailbox()
         with translated(spec.id, deadline):
-            call = partial(self._stream, spec, method, tries=1, large=False, deadline=deadline, record=record)
+            call = partial(self._stream, spec, method, large=False, deadline=deadline, record=record)
             async with aclosing(conversed(self._mailbox, incoming, call)) as items:
                 async for item in items:
                     yield item
@@ -205,32 +215,25 @@ class ServeDispatcher:
         method: Method[Any, A],
         asked: Any,
         *,
-        tries: int,
         large: bool,
         deadline: Deadline,
         record: RequestRecord,
     ) -> AsyncGenerator[A, None]:
-        for left in reversed(range(tries)):
-            handle = self._handle(spec.id, "serve_stream", stream=True, large=large)
-            begun = ended = False
+        handle = self._handle(spec.id, "serve_stream", stream=True, large=large)
+        begun = ended = False
+        with self._under_way(spec, method, record) as call, self._noting_the_lost(spec.id, deadline):
+            replies: Any = handle.remote(call.context(), method.name, asked)
             try:
-                with self._under_way(spec, method, record) as call, translated(spec.id, deadline):
-                    replies: Any = handle.remote(call.context(), method.name, asked)
-                    try:
-                        async with aclosing(items_of(replies, call, deadline)) as items:
-                            async for item in items:
-                                if not begun:
-                                    begun = True
-                                    self._note_that_it_answers(spec.id)
-                                yield item
-                        ended = True
-                        return
-                    finally:
-                        if not ended:
-                            replies.cancel()
-            except ReplicaLost:
-                if begun or not left:
-                    raise
+                async with aclosing(items_of(replies, call, deadline)) as items:
+                    async for item in items:
+                        if not begun:
+                            begun = True
+                            self._note_that_it_answers(spec.id)
+                        yield item
+                ended = True
+            finally:
+                if not ended:
+                    replies.cancel()
 
     @contextlib.contextmanager
     def _under_way(self, spec: ModelSpec, method: Method[Any, Any], record: RequestRecord) -> Iterator[Call]:
@@ -247,7 +250,30 @@ class ServeDispatcher:
         """Mark a model that just answered as ready, because the controller's state may be a second old."""
         state = self._states.get(model)
         if state is not None and state.state is State.LOADING:
-            self._states[model] = replace(state, state=State.READY, replicas=1, phase=None, fraction=None)
+            seemed_lost = replicas_of(self._applications.get(model, {}))
+            ids = {replica.get(name) for replica in seemed_lost for name in ("replica_id", "actor_id")}
+            self._lost = {replica: until for replica, until in self._lost.items() if replica not in ids}
+            self._states[model] = replace(
+                state, state=State.READY, replicas=1, phase=None, fraction=None, restarting=False
+            )
+
+    @contextlib.contextmanager
+    def _noting_the_lost(self, model: str, deadline: Deadline) -> Iterator[None]:
+        """Translates errors, and counts out a replica that died: the controller finds that out only later."""
+        began = time.monotonic()
+        try:
+            with translated(model, deadline):
+                yield
+        except Lost as error:
+            until = self._lost.get(error.replica or "", math.inf)
+            if until - LOST_S <= began:
+                error.ran = False  # the replica was dead already
+            elif error.replica is not None:
+                self._lost.setdefault(error.replica, time.monotonic() + LOST_S)
+                self._states = self._read_states()
+                if (state := self._states.get(model)) is not None and state.state is State.LOADING:
+                    error.retry_after = state.retry_after_s
+            raise
 
     def _handle(self, model: str, method: str, stream: bool, large: bool) -> DeploymentHandle:
         handle = self._handles.get(model)
@@ -260,25 +286,42 @@ class ServeDispatcher:
             await asyncio.sleep(self.interval_s)
             try:
                 await self._discover()
-            except RayError as error:  # the controller is restarting; keep using the last known state
+            except (RayError, TimeoutError) as error:  # the controller is restarting; keep using the last known state
                 logger.warning("discovery failed, keeping the last state: %s", type(error).__name__)
             except Exception:
                 logger.exception("discovery failed, keeping the last state")
+            self.meter.write(DISCOVERY_AGE, self.age_s())
+            if any(until <= time.monotonic() for until in self._lost.values()):
+                self._states = self._read_states()
 
     async def _discover(self) -> None:
         """Read the status of every application from Serve, and make a handle for each new model."""
-        details = await self._controller.get_serve_instance_details.remote()
-        facts = await asyncio.to_thread(self.board.all)
-        applications = details["applications"]
-        states = model_states(applications, load_catalog(), self._states, facts, time.time())
+        async with asyncio.timeout(LONGEST_LOOK_S):
+            details = await self._controller.get_serve_instance_details.remote()
+            facts = await self._on_board(self.board.all)
+        self._applications, self._facts, self._looked = details["applications"], facts, time.monotonic()
+        states = self._read_states()
         for name in states:
             if name not in self._handles:
                 # Made once and kept: a handle survives upgrades, and even the removal and return of its application.
                 self._handles[name] = DeploymentHandle("model", name)
         self._states = states
-        self._write_gauges(applications, facts)
-        for key in stale(applications, facts):
-            self.board.remove(key)
+        self._write_gauges(self._applications, facts)
+        async with asyncio.timeout(LONGEST_LOOK_S):
+            for key in stale(self._applications, facts):
+                await self._on_board(self.board.remove, key)
+
+    def _read_states(self) -> dict[str, ModelState]:
+        """The states from the last look, without the replicas that were lost since."""
+        now = time.monotonic()
+        self._lost = {replica: until for replica, until in self._lost.items() if until > now}
+        return model_states(
+            self._applications, load_catalog(), self._states, self._facts, time.time(), lost=self._lost.keys()
+        )
+
+    async def _on_board(self, method: Callable[..., T], *args: Any) -> T:
+        """Run a method of the board, which may block, in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._board_thread, method, *args)
 
     def _write_gauges(self, applications: Mapping[str, Any], facts: Facts) -> None:
         for name, state in self._states.items():
@@ -308,10 +351,12 @@ def translated(model: str, deadline: Deadline):
             "model",
             RETRY_AFTER_FULL_QUEUE_S,
         ) from None
-    except REPLICA_LOST:
-        raise ReplicaLost(f"The replica of {model} that held this request stopped. Send it again.", None, 2.0) from None
+    except REPLICA_LOST as error:
+        message = f"The replica of {model} that held this request stopped. Send it again."
+        raise lost(message, error.actor_id, ran=True) from None
     except DeploymentUnavailableError:
-        raise ReplicaLost(f"{model} is being replaced and took no request just now. Try again.", "model", 5.0) from None
+        message = f"{model} is being replaced and took no request just now. Try again."
+        raise lost(message, None, ran=False, retry_after=5.0) from None
     except RayServeException as error:
         logger.error("call to %s failed in Serve: %s", model, in_the_log(error))
-        raise ReplicaLost(f"{model} could not be reached. Try again.", "model", 5.0) from None
+        raise lost(f"{model} could not be reached. Try again.", None, ran=False, retry_after=5.0) from None

@@ -117,10 +117,11 @@ class RequestRecord:
         arrived: the `clock` at arrival.
         model, task: the main model. For a request that calls several models, the one that admitted it.
         most_tokens: the limit on the answer's tokens, if the request states one.
+        sequences: how many answers the model is to make at the same time.
         patient: the request is from a batch job, so it may wait for others.
         waited_s: the wait for models to start.
         calls: the calls of models, in the order in which they began. A repeated call is listed twice.
-        code: the code of the error that ended the request.
+        code: the code of the error that ended the request; with `client_` before it if the client chose that.
         close_code: of a WebSocket. None for other requests, and if the client vanished.
     """
 
@@ -132,6 +133,7 @@ class RequestRecord:
     task: Task[Any] | None = None
     stream: bool = False
     most_tokens: int | None = None
+    sequences: int = 1
     patient: bool = False
     waited_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -158,7 +160,7 @@ class RequestRecord:
         return self.task.name if self.task else NO_MODEL
 
     def failed(self, error: ServingError) -> None:
-        self.code = error.code
+        self.code = f"client_{error.code}" if error.by_choice else error.code
 
     @property
     def primary(self) -> Call | None:

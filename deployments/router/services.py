@@ -12,6 +12,7 @@ from deployments.router.addressing import application_of, applications_of
 from deployments.router.admission import Admission
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from deployments.router.media_store import MediaStore
+from deployments.router.suspects import Suspects
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
 from models.specs import ModelSpec
@@ -49,6 +50,7 @@ class Services:
         websocket_limit: bytes of all messages that a client sends on one WebSocket.
         websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
         keep_alive_s: seconds of silence after which a stream sends a comment.
+        suspects: requests that replicas worked on when they died.
         media: keeps files that are answered as links; None if links are off.
     """
 
@@ -62,6 +64,7 @@ class Services:
     websocket_limit: int = 64 << 20
     websocket_idle_s: float = 60
     keep_alive_s: float = 10
+    suspects: Suspects = field(default_factory=Suspects)
     media: MediaStore | None = None
 
     def state(self, model: str) -> ModelState:

@@ -76,6 +76,19 @@ class Refused:
     error: ServingError
 
 
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The engine has died, and its replica goes. It replaces the answer, or the rest of a stream.
+
+    Attributes:
+        replica: Serve's id of the replica.
+        ran: the engine lived when the call began, so the call may be what killed it.
+    """
+
+    replica: str
+    ran: bool
+
+
 class BusyClock:
     """Measures the time in which at least one call is running."""
 

@@ -14,6 +14,7 @@ from deployments.servers import chat
 
 
 class Server(chat.Server):
+    engine: Any
     places_workers = True
 
     def import_engine(self) -> type[Any]:
@@ -26,6 +27,9 @@ class Server(chat.Server):
         config = self.llm_config(str(folder), engine.dtype(self.variant))
         self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
         return engine(self.spec, self.server.engine)
+
+    def engine_died(self) -> bool:
+        return self.engine.client.errored
 
     def llm_config(self, weights: str, dtype: str) -> dict[str, Any]:
         """The fields of ray.serve.llm's LLMConfig for the model."""

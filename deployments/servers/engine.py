@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -17,7 +18,7 @@ from deployments.loopback import listen_where_the_node_does
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
-from deployments.servers.calls import CONTEXT, Answer, Begun, CallContext, CallLog, Ended, Refused
+from deployments.servers.calls import CONTEXT, Answer, Begun, CallContext, CallLog, Died, Ended, Refused
 from deployments.servers.cold_start import ColdStart
 from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
@@ -31,6 +32,9 @@ from models.tasks.usage import NOTHING, Usage
 
 logger = logging.getLogger("ray.serve")
 
+# Seconds from the death of the engine to the end of its process, for answers that are on their way.
+GOODBYE_S = 0.2
+
 
 class EngineServer:
     """A replica with one engine. Subclasses handle the methods of a task."""
@@ -38,6 +42,7 @@ class EngineServer:
     engine: Any
     calls: CallLog
     handlers: dict[str, str]
+    leaving = False
 
     # Whether the engine has its own worker processes, which it places on the replica's GPUs.
     places_workers = False
@@ -64,6 +69,7 @@ class EngineServer:
             board: receives the progress of the start.
         """
         self.args = args
+        self.replica = replica
         self.spec = args.spec
         self.variant = args.variant_spec
         self.meter = meter
@@ -121,6 +127,8 @@ class EngineServer:
 
         A ServingError is returned, not raised, because Serve would log an exception with its message.
         """
+        if self.engine_died():
+            return Answer(self.died(ran=False), 0.0, 0.0, NOTHING)
         call = self.calls.begin(context, method)
         try:
             with call:
@@ -128,11 +136,14 @@ class EngineServer:
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
         except ServingError as error:
-            return Answer(Refused(error), call.queue_s, call.engine_s, NOTHING)
+            return Answer(self.failed(error), call.queue_s, call.engine_s, NOTHING)
 
     async def serve_stream(self, context: CallContext, method: str, asked: Any) -> AsyncGenerator[Any, None]:
         """Run a streaming or duplex method. Yields the first item in a Begun, the others as they are, and an Ended. For
-        a ServingError at any point, it yields a Refused and stops."""
+        a ServingError at any point, it yields a Refused or Died and stops."""
+        if self.engine_died():
+            yield self.died(ran=False)
+            return
         call = self.calls.begin(context, method)
         try:
             with call:
@@ -149,7 +160,31 @@ class EngineServer:
                             yield Begun(item, call.queue_s)
                 yield Ended(call.engine_s, call.usage)
         except ServingError as error:
-            yield Refused(error)
+            yield self.failed(error)
+
+    def failed(self, error: ServingError) -> Refused | Died:
+        """The end of a call that the engine did not answer."""
+        return self.died(ran=True) if self.engine_died() else Refused(error)
+
+    def died(self, ran: bool) -> Died:
+        self.leave()
+        return Died(self.replica, ran)
+
+    def engine_died(self) -> bool:
+        """Whether the engine can never answer again although this process lives: it has processes of its own."""
+        return False
+
+    def leave(self) -> None:
+        """End this process in a moment. Serve replaces a replica that is gone at its next look, but one that says it is
+        broken only at the third, and that one holds its memory meanwhile."""
+        if not self.leaving:
+            self.leaving = True
+            logger.error("the engine of %s died; its replica ends, for Serve to start another", self.spec.id)
+            asyncio.get_running_loop().call_later(GOODBYE_S, self.end_process)
+
+    def end_process(self) -> None:
+        logging.shutdown()  # writes what handlers still hold
+        os._exit(1)
 
     def handler(self, method: str) -> Any:
         """The function that handles the method of this name."""
@@ -168,7 +203,10 @@ class EngineServer:
         return {"service_s": self.calls.service_s}
 
     async def check_health(self) -> None:
-        """Raises if the engine is broken. After three times in a row, Serve replaces the replica."""
+        """Raises if the engine is broken. After three times in a row, Serve replaces the replica. One whose engine died
+        leaves at the first."""
+        if self.engine_died():
+            self.leave()
         check = getattr(self.engine, "check_health", None)
         if check is not None:
             await check()

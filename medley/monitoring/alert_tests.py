@@ -1,8 +1,8 @@
 """alerts_test.yml: for each alert a little history of series in which it fires, and then stops (`promtool test rules`).
 
 All histories stand beside each other in one test, each of a model of its own, so that every rule is evaluated once a
-minute for all of them: promtool's work grows with the number of promises, not with its square. Only the alert for
-silence, which any series would end, has a test to itself.
+minute for all of them: promtool's work grows with the number of promises, not with its square. Only the alerts of
+routers have a test to themselves: any series would end the one for silence.
 
 Histories are written in promtool's way: `0+60x30` starts at 0 and grows by 60, 30 times, once a minute.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.telemetry import ERRORS, QUEUE_WAIT, REQUESTS, STATE, Metric
+from deployments.telemetry import DISCOVERY_AGE, ERRORS, QUEUE_WAIT, REQUESTS, STATE, Metric
 from medley.monitoring.objectives import Objective
 from medley.monitoring.promql import bound, series
 from medley.monitoring.rules import ALERTING_GROUP, RECORDING_GROUP, SPEEDS, Alert, alerts, burn_alert_name
@@ -50,7 +50,7 @@ def alert_tests_document(promises: list[Objective]) -> dict[str, Any]:
         "group_eval_order": [RECORDING_GROUP, ALERTING_GROUP],
         "tests": [
             one_test("alerts of one model", scenarios(promises), by_name),
-            one_test("the alert for silence", [_silence()], by_name),
+            one_test("alerts of routers", [_silence(), _blindness()], by_name),
         ],
     }
 
@@ -130,6 +130,11 @@ def _of_states() -> Iterator[Scenario]:
 def _silence() -> Scenario:
     gone_and_back = {_named(STATE, {"model": "ready", "state": "ready"}): "1x5 stale _x10 1x10"}
     return Scenario("MedleyRouterSilent", {}, gone_and_back, 8, 18, waits=True)
+
+
+def _blindness() -> Scenario:
+    hangs_and_is_back = {_named(DISCOVERY_AGE, {}): "1x3 61+60x5 1x20"}
+    return Scenario("MedleyControlPlaneSilent", {}, hangs_and_is_back, 5, 10, waits=True)
 
 
 def _of_refusals() -> Scenario:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from deployments.router.dispatch import BLIND_S
 from deployments.telemetry import (
     BATCH_SIZE,
     BUSY,
     COLD_START,
+    DISCOVERY_AGE,
     ERRORS,
     IN_FLIGHT,
     METRICS,
@@ -21,7 +23,7 @@ from deployments.telemetry import (
     Metric,
 )
 from medley.monitoring.objectives import LATENCIES
-from medley.monitoring.promql import VLLM_SERIES, gauge_by, names, quantile, rate_by, series_in
+from medley.monitoring.promql import VLLM_SERIES, gauge_by, names, quantile, rate_by, series, series_in
 from medley.monitoring.rules import BURN, LIMIT, SPEEDS
 from models.catalog import Catalog
 from models.tasks import chat
@@ -281,6 +283,13 @@ STATES = Row(
             "Those that take requests. Fewer than min_replicas: one is starting, or there is no room for it.",
             "short",
             (Target(gauge_by("max", "model", REPLICAS, CHOSEN), "{{model}}"),),
+        ),
+        Panel(
+            "Age of what routers know",
+            "The oldest. A second while all is well. Growing: Serve's controller or Ray's GCS does not answer.",
+            "s",
+            (Target(f"max({series(DISCOVERY_AGE)})", "seconds"),),
+            levels=(5, 15, BLIND_S),
         ),
     ),
 )

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.telemetry import QUEUE_WAIT, REQUESTS, STATE
+from deployments.router.dispatch import BLIND_S
+from deployments.telemetry import DISCOVERY_AGE, QUEUE_WAIT, REQUESTS, STATE
 from medley.monitoring.objectives import AVAILABILITY, Objective
-from medley.monitoring.promql import gauge_by, quantile, rate_by
+from medley.monitoring.promql import gauge_by, quantile, rate_by, series
 
 RUNBOOK = "docs/runbook.md"
 LIMIT = "medley:slo_limit_seconds"
@@ -185,6 +186,16 @@ def _other_alerts() -> list[Alert]:
             "Either nothing serves, or Prometheus cannot scrape. Ask GET /readyz; then see Prometheus's targets.",
             "router-silent",
             hold="2m",
+        ),
+        Alert(
+            "MedleyControlPlaneSilent",
+            f"max({series(DISCOVERY_AGE)}) > {BLIND_S:g}",
+            "page",
+            "A router has learnt nothing of its models for half a minute.",
+            "Requests still reach the replicas that were known before, but no replica is replaced, started or stopped. "
+            "See whether Serve's controller and Ray's GCS answer.",
+            "control-plane-silent",
+            hold="1m",
         ),
         Alert(
             "MedleyModelFailed",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from models.tasks.methods import Ask, Stream
@@ -23,12 +23,12 @@ class GenerationRequest:
     """
     Attributes:
         body: the request's JSON body, validated by the wire model: OpenAI's fields and vLLM's extensions.
-        request_id: the id in logs, and the end of the answer's `id`.
+        request_id: the id in logs, and the end of the answer's `id`. Two requests for the same are equal without it.
         size: of the body as it was sent, in bytes.
     """
 
     body: dict[str, Any]
-    request_id: str
+    request_id: str = field(compare=False)
     size: int = 0
 
     @property

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from models.catalog import load_catalog
 DOODLE = "doodle"
 PROFILE = "cpu"
 END = object()
+NUMBERS = count()
 
 
 async def slow_chat(seconds_per_token: float = 0.0) -> Any:
@@ -60,9 +62,15 @@ class Replica:
         self.server = server
         self.calls: set[Call] = set()
 
-    def die(self, application: Application) -> None:
-        """As with its process: what it worked on is lost, and it is known by nobody any more."""
+    def die(self, application: Application, known: bool = True) -> None:
+        """As with its process: what it worked on is lost, and it is known by nobody any more.
+
+        Args:
+            known: the controller has seen it.
+        """
         application.replicas.remove(self)
+        if known:
+            application.listed.remove(self)
         for call in list(self.calls):
             call.lose()
 
@@ -77,14 +85,17 @@ class Application:
     def __init__(self, serve: LocalServe, name: str, places: int = 64, queue: int = 64, lowest: int = 1):
         self.serve, self.name, self.places, self.queue, self.lowest = serve, name, places, queue, lowest
         self.replicas: list[Replica] = []
+        self.listed: list[Replica] = []  # which the controller knows of: it may not know yet of one that died
         self.waiting = 0
         self.state = "RUNNING"  # of its replicas
         self.called: list[str] = []
         self.changed = asyncio.Event()
 
     def add(self, server: Any) -> Replica:
-        replica = Replica(f"{self.name}-{len(self.called)}-{len(self.replicas)}", server)
+        replica = Replica(f"{self.name}-{next(NUMBERS)}", server)
+        server.replica, server.end_process = replica.name, lambda: replica.die(self)
         self.replicas.append(replica)
+        self.listed.append(replica)
         self.change()
         return replica
 
@@ -107,7 +118,8 @@ class Application:
     def details(self) -> dict[str, Any]:
         """As the controller tells of it."""
         replicas = [
-            {"replica_id": one.name, "state": self.state, "pid": 1, "start_time_s": 1.0} for one in self.replicas
+            {"replica_id": one.name, "actor_id": one.name, "state": self.state, "pid": 1, "start_time_s": 1.0}
+            for one in self.listed
         ]
         config = {"autoscaling_config": {"min_replicas": self.lowest}}
         return {
@@ -144,7 +156,9 @@ class Call:
             return await self.work(getattr(replica.server, method)(*args))
         except asyncio.CancelledError:
             if self.lost:
-                raise ActorDiedError from None
+                error = ActorDiedError()
+                error.actor_id = replica.name
+                raise error from None
             raise
         finally:
             replica.calls.discard(self)
@@ -189,6 +203,7 @@ class LocalServe:
     """
     Attributes:
         error: what the controller answers with instead of what it knows.
+        hangs: it does not answer at all.
         asked: how often it was.
     """
 
@@ -196,6 +211,7 @@ class LocalServe:
         self.applications: dict[str, Application] = {}
         self.board, self.meter, self.mailbox = MemoryBoard(), MemoryMeter(), MemoryMailbox()
         self.error: Exception | None = None
+        self.hangs = False
         self.asked = 0
         self.routers: list[Any] = []
         controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=self.details))
@@ -207,6 +223,8 @@ class LocalServe:
 
     async def details(self) -> dict[str, Any]:
         self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.error is not None:
             raise self.error
         return {"applications": {name: one.details() for name, one in self.applications.items()}}

@@ -312,7 +312,7 @@ async def test_a_model_that_sleeps_is_woken_each_time_and_those_who_wait_are_ser
             assert not any(one.done() for one in waiting)
             replica = application.add(await slow_chat())
             assert {(await one).status_code for one in waiting} == {200}
-            application.replicas.remove(replica)
+            replica.die(application)
             await asyncio.sleep(2)
 
 

@@ -171,7 +171,7 @@ async def test_the_second_call_has_what_is_left_of_the_deadline(serve, line):
     await asyncio.sleep(1)
     assert chat.engine.tokens_made == made
     assert [call["code"] for call in line().calls] == [None, "deadline_exceeded"]
-    assert serve.meter.total(ERRORS, CHAT, "chat", "deadline_exceeded") == 1
+    assert serve.meter.total(ERRORS, CHAT, "chat", "client_deadline_exceeded") == 1
 
 
 async def test_the_second_of_two_answers_has_what_is_left_of_the_deadline(serve, line):

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
 
-from deployments.router.admission import Admission, AdmissionRequest, is_batch, key_of
+from deployments.router.admission import Admission, AdmissionRequest, address_of, is_batch
 from deployments.router.prediction import LEAST, Line, Predictor
 from deployments.router.record import RequestRecord
 from models.catalog import load_catalog
@@ -189,20 +190,20 @@ def test_batch_gives_way_to_people():
     enter(made, stack, AdmissionRequest())  # for them there is room still
 
 
-def test_a_greedy_key_leaves_room_for_the_others():
+def test_a_greedy_client_leaves_room_for_the_others():
     made = admission(slope=0.01, base=0.0)
     stack = []
-    enter(made, stack, AdmissionRequest(key="quiet"))
+    enter(made, stack, AdmissionRequest(client="quiet"))
     stack.pop().__exit__(None, None, None)
-    count, error, _ = full(made, AdmissionRequest(key="greedy"))
+    count, error, _ = full(made, AdmissionRequest(client="greedy"))
     assert 70 <= count <= 80
     assert "share" in error.message
     for _ in range(20):
-        enter(made, stack, AdmissionRequest(key="quiet"))
+        enter(made, stack, AdmissionRequest(client="quiet"))
 
 
-def test_a_key_alone_may_have_all():
-    assert 97 <= full(admission(slope=0.01, base=0.0), AdmissionRequest(key="one"))[0] <= 100
+def test_a_client_alone_may_have_all():
+    assert 97 <= full(admission(slope=0.01, base=0.0), AdmissionRequest(client="one"))[0] <= 100
 
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
@@ -291,10 +292,56 @@ def test_priority_is_read_as_its_rfc_says(header, batch):
     assert is_batch(header) is batch
 
 
-def test_keys_are_not_kept():
-    assert key_of("Bearer secret") == key_of("Bearer secret") != key_of("Bearer other")
-    assert "secret" not in key_of("Bearer secret")
-    assert key_of(None) == "anonymous"
+@pytest.mark.parametrize(
+    ("peer", "told", "address"),
+    [
+        ("203.0.113.7", [], "203.0.113.7"),
+        ("203.0.113.7", ["198.51.100.1"], "203.0.113.7"),  # anybody can send a header
+        ("10.0.0.2", ["198.51.100.1"], "10.0.0.2"),
+        ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),  # from our HAProxy
+        ("::1", ["198.51.100.1"], "198.51.100.1"),
+        ("::ffff:127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["192.0.2.1", "198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["somebody"], "127.0.0.1"),
+        ("127.0.0.1", ["1.2.3.4, 5.6.7.8"], "127.0.0.1"),
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("127.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["2001:db8:1:2:3:4:5:6"], "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", [], "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", [], "2001:db8:1:3::/64"),
+        ("testclient", ["198.51.100.1"], "unknown"),
+        (None, ["198.51.100.1"], "unknown"),
+    ],
+)
+def test_who_shares_is_an_address_that_the_client_cannot_choose(peer, told, address):
+    headers = [(b"x-medley-client", one.encode()) for one in told] + [(b"authorization", b"Bearer invented")]
+    scope = {"type": "http", "headers": headers, "client": peer and (peer, 4711)}
+    assert address_of(HTTPConnection(scope)) == address
+
+
+def test_a_request_for_many_answers_takes_the_place_of_many():
+    made, stack = admission(), []  # room for nine
+    enter(made, stack, AdmissionRequest(sequences=16))  # alone it may have all
+    with pytest.raises(TooBusy):
+        enter(made, stack)
+    stack.pop().__exit__(None, None, None)
+    assert made.load(CHAT.id).in_flight == 0
+    for _ in range(5):
+        enter(made, stack)
+    with pytest.raises(TooBusy):
+        enter(made, stack, AdmissionRequest(sequences=16))
+    stack.pop().__exit__(None, None, None)
+    enter(made, stack, AdmissionRequest(sequences=16))  # half of the room is free
+
+
+def test_many_answers_count_in_the_share_of_a_client():
+    made, stack = admission(slope=0.01, base=0.0), []  # room for a hundred
+    enter(made, stack, AdmissionRequest(client="quiet"))
+    for _ in range(4):
+        enter(made, stack, AdmissionRequest(client="greedy", sequences=16))
+    with pytest.raises(TooBusy, match="address"):
+        enter(made, stack, AdmissionRequest(client="greedy", sequences=16))
+    enter(made, stack, AdmissionRequest(client="quiet", sequences=16))
 
 
 def goodput(promises, monkeypatch, seconds=60, rate=100, capacity=50):

@@ -1,4 +1,4 @@
-"""Admission where several things are true at once: several promises, keys that come again, replicas, failures."""
+"""Admission where several things are true at once: several promises, clients that come again, replicas, failures."""
 
 from contextlib import ExitStack
 
@@ -40,15 +40,15 @@ def test_the_strictest_promise_decides(strict):
     assert made.limit(CHAT.id, 1) == pytest.approx(5, rel=0.1)
 
 
-def test_a_key_that_has_come_and_gone_often_has_no_more_than_is_inside(let_in):
+def test_a_client_that_has_come_and_gone_often_has_no_more_than_is_inside(let_in):
     made = taught(**{FIRST: 0.1})
     for _ in range(50):
-        with made.admit(CHAT, 1, AdmissionRequest(key="often"), RequestRecord("test")):
+        with made.admit(CHAT, 1, AdmissionRequest(client="often"), RequestRecord("test")):
             pass
-    assert not made.load(CHAT.id).of_key
+    assert not made.load(CHAT.id).of_client
     for _ in range(7):
-        let_in(made, AdmissionRequest(key="other"))
-    let_in(made, AdmissionRequest(key="often"))  # its first, and it shares with one: half of ten
+        let_in(made, AdmissionRequest(client="other"))
+    let_in(made, AdmissionRequest(client="often"))  # its first, and it shares with one: half of ten
 
 
 def test_a_deadline_is_held_against_the_load_of_one_replica(let_in):

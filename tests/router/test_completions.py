@@ -52,3 +52,41 @@ async def test_a_prompt_over_the_context_is_refused_with_its_code(client, chat_m
     with pytest.raises(openai.BadRequestError) as caught:
         await client.completions.create(model=chat_model, prompt="word " * 8193, stream=stream)
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "param"),
+    [
+        (["a"] * 40, 16, "prompt"),
+        (["a"] * 1025, None, "prompt"),
+        ([[1, 2]] * 65, 1, "prompt"),
+        ([[1]] * 13, 5, "prompt"),
+    ],
+)
+async def test_a_request_for_more_answers_than_a_replica_makes_at_once_is_refused(
+    *, client, chat, chat_model, prompt, n, param
+):
+    with pytest.raises(openai.BadRequestError, match="Send several requests") as caught:
+        await client.completions.create(model=chat_model, prompt=prompt, n=n)
+    assert (caught.value.param, "64" in caught.value.message) == (param, True)
+    assert chat.engine.tokens_made == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "sequences"),
+    [("a", None, 1), ("a", 16, 16), (["a"] * 4, 16, 64), ([1] * 1000, 2, 2), ([[1]] * 64, None, 64)],
+)
+async def test_admission_counts_the_answers_that_are_asked_for(
+    *, client, services, chat, chat_model, prompt, n, sequences
+):
+    complete, seen = chat.engine.complete, []
+
+    async def watched(request):
+        seen.append(services.admission.load(chat_model).in_flight)
+        async for item in complete(request):
+            yield item
+
+    chat.engine.complete = watched
+    await client.completions.create(model=chat_model, prompt=prompt, n=n)
+    assert seen == [sequences]
+    assert services.admission.load(chat_model).in_flight == 0

@@ -16,6 +16,7 @@ async def test_ready_when_every_deployed_model_takes_requests(router, chat_model
     assert response.status_code == 200
     assert response.json() == {
         "ready": True,
+        "age_s": 0.0,
         "models": {
             chat_model: {"state": "ready", "variant": "fake", "release": None, "replicas": 1},
             embedding_model: {"state": "scaled_to_zero", "variant": "onnx", "release": None, "replicas": 0},
@@ -38,4 +39,4 @@ async def test_not_ready_while_a_model_takes_no_requests(router, chat_model, emb
 async def test_not_ready_before_any_model_is_known(router):
     async with router(dispatcher=LocalDispatcher({})) as http:
         response = await http.get("/readyz")
-    assert (response.status_code, response.json()) == (503, {"ready": False, "models": {}})
+    assert (response.status_code, response.json()) == (503, {"ready": False, "age_s": 0.0, "models": {}})

@@ -1,13 +1,21 @@
 """Promises at the endpoint: refusals, deadlines, priorities, and what a request would take."""
 
 import asyncio
+import re
 
 import pytest
+from clients import http_client
+from local_dispatcher import LocalDispatcher
 from patience import until
 from virtual_time import now
 
+from deployments.metering import MemoryMeter
 from deployments.router.admission import Admission
+from deployments.router.application import create_application
+from deployments.router.dispatch import ModelState, State
 from deployments.router.services import Services
+from deployments.telemetry import ERRORS
+from medley.monitoring.objectives import server_errors
 from models.catalog import load_catalog
 from models.slo import Targets
 
@@ -84,6 +92,40 @@ async def test_a_deadline_stops_what_takes_longer(http, embedding_model, embeddi
     assert now() - began == pytest.approx(0.2)
     assert late.status_code == 504
     assert late.json()["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("headers", "state", "status", "code", "ours"),
+    [
+        ({"X-Deadline": "0.001"}, State.READY, 504, "client_deadline_exceeded", False),
+        ({"X-Deadline": "0.001"}, State.SCALED_TO_ZERO, 504, "client_deadline_exceeded", False),
+        ({"X-Deadline": "9000"}, State.READY, 504, "deadline_exceeded", True),  # the operator's is shorter
+        ({}, State.READY, 504, "deadline_exceeded", True),
+        ({"Prefer": "wait=0"}, State.SCALED_TO_ZERO, 503, "client_model_starting", False),
+        ({"Prefer": "wait=1"}, State.SCALED_TO_ZERO, 503, "client_model_starting", False),
+        ({"Prefer": "wait=1"}, State.LOADING, 503, "model_starting", True),  # it would not have been waited for
+        ({}, State.LOADING, 503, "model_starting", True),
+    ],
+)
+async def test_what_the_client_chose_breaks_no_promise(
+    *, services, embedding_model, embeddings, headers, state, status, code, ours
+):
+    class Asleep(LocalDispatcher):
+        def wake(self, model):
+            pass
+
+    async def never(request):
+        await asyncio.sleep(60)
+
+    embeddings.embed = never
+    states = {} if state is State.READY else {embedding_model: ModelState(state, "fake")}
+    meter = MemoryMeter()
+    made = Services(load_catalog(), Asleep({embedding_model: embeddings}, states), meter=meter, deadline_s=2)
+    async with http_client(create_application(made)) as http:
+        answer = await http.post("/v1/embeddings", json={"model": embedding_model, "input": "hi"}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code.removeprefix("client_"))
+    assert meter.total(ERRORS, embedding_model, "embeddings", code) == 1
+    assert bool(re.fullmatch(server_errors(), code)) is ours
 
 
 @pytest.mark.parametrize("deadline", ["soon", "-1", "0", "1e3", "", "9" * 30])

@@ -11,6 +11,7 @@ from deployments.router import calling
 from deployments.router.endpoint import Example
 from deployments.router.openapi import documented
 from deployments.router.record import record_of
+from deployments.router.sequences import count_sequences
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
@@ -227,6 +228,7 @@ async def generate(
     """Run a generation and pass on the model's output, which is already in OpenAI's form."""
     services: Services = request.app.state.services
     asked = GenerationRequest(to_engine(body), request.scope["request_id"], len(await request.body()))
+    count_sequences(record_of(request.scope), getattr(body, "prompt", None), body.n)
     record_of(request.scope).most_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
     events = calling.stream(request, spec, method, asked)
     if body.stream:

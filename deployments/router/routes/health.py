@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from deployments.router.dispatch import BLIND_S
 from deployments.router.services import Services
 
 router = APIRouter(tags=["Health"])
@@ -18,12 +21,16 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="Is every model ready?",
-    responses={503: {"description": "A model is loading or failed."}},
+    responses={503: {"description": "A model is loading or failed, or nobody knows."}},
 )
 async def readyz(request: Request) -> Response:
-    """200 when every deployed model takes requests, else 503. Either way each model's state, and why."""
+    """200 when every deployed model takes requests, else 503. Either way each model's state, and why, and how many
+    seconds ago that was learnt. 503 too if that is over 30; requests still go to the replicas that were known then."""
     services: Services = request.app.state.services
-    models = {name: state.document() for name, state in services.dispatcher.states().items()}
-    ready = bool(models) and all(state.takes_requests for state in services.dispatcher.states().values())
-    document = orjson.dumps({"ready": ready, "models": models})
-    return Response(document, 200 if ready else 503, media_type="application/json")
+    states, age_s = services.dispatcher.states(), services.dispatcher.age_s()
+    ready = bool(states) and all(state.takes_requests for state in states.values()) and age_s <= BLIND_S
+    document: dict[str, Any] = {"ready": ready, "age_s": round(age_s, 1)}
+    if age_s > BLIND_S:
+        document["cause"] = f"The control plane does not answer for {age_s:.0f} s. The states are from before."
+    document["models"] = {name: state.document() for name, state in states.items()}
+    return Response(orjson.dumps(document), 200 if ready else 503, media_type="application/json")

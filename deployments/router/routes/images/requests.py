@@ -19,6 +19,7 @@ from deployments.router.routes.images.bodies import (
     Prompted,
     VariationBody,
 )
+from deployments.router.sequences import check_pictures
 from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
 from models.specs import ModelSpec
 from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
@@ -105,12 +106,14 @@ def unprompted(body: Making, spec: ModelSpec) -> ImageRequest:
             f"{spec.id} makes opaque pictures only. Leave background out, or send opaque.", "background"
         )
     width, height = _size(body, spec, settings)
+    steps = _steps(body, spec, settings)
+    check_pictures(n, width, height, steps, settings)
     return ImageRequest(
         prompt="",
         n=n,
         width=width,
         height=height,
-        steps=_steps(body, spec, settings),
+        steps=steps,
         scheduler=body.scheduler,
         seed=body.seed,
         adapters=_adapters(body, spec),
