@@ -62,7 +62,7 @@ class LocalDispatcher:
         with record.call(spec, method.name, self._states[spec.id].variant) as call:
             replies = server.serve_stream(call.context(), method.name, asked)
             try:
-                async with aclosing(replies), aclosing(items_of(replies, call, deadline)) as items:
+                async with aclosing(replies), aclosing(items_of(replies, call, deadline.limit)) as items:
                     async for item in items:
                         yield item
             except TimeoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -114,6 +114,10 @@ class Deadline:
         """Seconds; negative after the deadline."""
         return self.end - time.monotonic()
 
+    def limit(self) -> asyncio.Timeout:
+        """Around a wait. Raises TimeoutError when the deadline passes."""
+        return asyncio.timeout(self.left())
+
     def exceeded(self) -> DeadlineExceeded:
         error = DeadlineExceeded(
             f"The request took longer than {self.seconds:g} s and was stopped. Ask for less, or try later."
@@ -204,16 +208,21 @@ def _raise_if_failed(reply: Any, call: Call) -> None:
         raise lost(message, reply.replica, reply.ran)
 
 
-async def items_of(replies: AsyncIterator[Any], call: Call, deadline: Deadline) -> AsyncGenerator[Any, None]:
+async def items_of(
+    replies: AsyncIterator[Any], call: Call, limit: Callable[[], asyncio.Timeout]
+) -> AsyncGenerator[Any, None]:
     """Unwrap a method's items from what its replica sends: Begun, items and Ended, or at any point Refused or Died.
+
+    Args:
+        limit: gives the limit of one wait, such as `Deadline.limit`.
 
     Raises:
         ServingError: the one that the method ended with.
-        TimeoutError: the deadline has passed.
+        TimeoutError: a wait took longer than its limit.
     """
     while True:
         try:
-            async with asyncio.timeout(deadline.left()):
+            async with limit():
                 reply = await anext(replies)
         except StopAsyncIteration:
             return

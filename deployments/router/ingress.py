@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -32,6 +32,7 @@ from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_mailbox import RayMailbox
 from deployments.ray_metering import ray_meter
+from deployments.router import silence
 from deployments.router.admission import Admission
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, replicas_of, scheduling_s, stale
@@ -44,7 +45,7 @@ from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
-from models.errors import RateLimited
+from models.errors import RateLimited, ReplicaLost
 from models.specs import ModelSpec
 from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
 
@@ -63,6 +64,7 @@ ROUTER_ENV = {
 }
 REPLICA_LOST = (ActorDiedError, ActorUnavailableError)
 RETRY_AFTER_FULL_QUEUE_S = 1.0
+RETRY_AFTER_SILENCE_S = 10.0
 # If a model is still not up after this long, the next request wakes it again.
 LONGEST_WAKE_S = 600.0
 # Of one look at what runs: the controller's answer and the facts of the board.
@@ -128,6 +130,39 @@ def admission_of(args: RouterArgs) -> Admission:
     return Admission({model: promises.of_model(model) for model in promised})
 
 
+class Wait:
+    """What one call waits for.
+
+    Attributes:
+        silent: the wait was ended because nobody answers.
+    """
+
+    def __init__(self, model: str, response: Any, deadline: Deadline):
+        self.model = model
+        self.silent = False
+        self._response = response
+        self._deadline = deadline
+        self._scope: asyncio.Timeout | None = None
+
+    def limit(self) -> asyncio.Timeout:
+        """Around each wait for the replica. Raises TimeoutError at the deadline, or when it is ended."""
+        self._scope = self._deadline.limit()
+        return self._scope
+
+    def is_for(self, silent: Collection[str], actors: Collection[str]) -> bool:
+        """Whether its replica is among the silent ones. Where Serve does not tell which one has it: whether all of its
+        model's are."""
+        result = getattr(self._response, "_replica_result", None)
+        actor = getattr(result, "_actor_id", None)
+        return actor.hex() in silent if actor is not None else bool(actors) and set(actors) <= set(silent)
+
+    def end(self) -> None:
+        self.silent = True
+        if self._scope is not None:
+            with contextlib.suppress(RuntimeError):  # it has just ended by itself
+                self._scope.reschedule(asyncio.get_running_loop().time())
+
+
 class ServeDispatcher:
     """Calls models through Serve's handles. Polls Serve's controller in the background to learn what runs."""
 
@@ -146,11 +181,17 @@ class ServeDispatcher:
         self._looked = time.monotonic()
         # Of its own, and a single one: if Ray's store hangs, one thread does.
         self._board_thread = ThreadPoolExecutor(1, "board")
+        self._waits: set[Wait] = set()
+        self._silence = silence.Silence(self._ask)
+        self._silent: set[str] = set()
+        self._actor_names: dict[str, str] = {}  # by the ids of actors, as `_actors`
+        self._actors: dict[str, Any] = {}
 
     async def start(self) -> None:
         self._controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         await self._discover()
         self._poll = asyncio.create_task(self._keep_discovering())
+        self._listener = asyncio.create_task(self._keep_listening())
 
     def states(self) -> Mapping[str, ModelState]:
         return self._states
@@ -180,8 +221,9 @@ class ServeDispatcher:
         with self._under_way(spec, method, record) as call, self._noting_the_lost(spec.id, deadline):
             response = handle.remote(call.context(), method.name, asked)
             try:
-                async with asyncio.timeout(deadline.left()):
-                    answer: Answer = await response
+                with self._listening(spec.id, response, deadline) as wait:
+                    async with wait.limit():
+                        answer: Answer = await response
             finally:
                 response.cancel()  # no effect on a finished call
             self._note_that_it_answers(spec.id)
@@ -224,12 +266,13 @@ class ServeDispatcher:
         with self._under_way(spec, method, record) as call, self._noting_the_lost(spec.id, deadline):
             replies: Any = handle.remote(call.context(), method.name, asked)
             try:
-                async with aclosing(items_of(replies, call, deadline)) as items:
-                    async for item in items:
-                        if not begun:
-                            begun = True
-                            self._note_that_it_answers(spec.id)
-                        yield item
+                with self._listening(spec.id, replies, deadline) as wait:
+                    async with aclosing(items_of(replies, call, wait.limit)) as items:
+                        async for item in items:
+                            if not begun:
+                                begun = True
+                                self._note_that_it_answers(spec.id)
+                            yield item
                 ended = True
             finally:
                 if not ended:
@@ -245,6 +288,63 @@ class ServeDispatcher:
                 yield call
         finally:
             self._in_flight[spec.id] -= 1
+
+    @contextlib.contextmanager
+    def _listening(self, model: str, response: Any, deadline: Deadline) -> Iterator[Wait]:
+        """Note what a call waits for, so that the wait can be ended if its replica falls silent.
+
+        Raises:
+            ReplicaLost: it did.
+        """
+        wait = Wait(model, response, deadline)
+        self._waits.add(wait)
+        try:
+            yield wait
+        except TimeoutError:
+            if not wait.silent:
+                raise
+            message = f"The replica of {model} that holds this request does not answer. Send it again."
+            raise ReplicaLost(message, None, RETRY_AFTER_SILENCE_S) from None
+        finally:
+            self._waits.discard(wait)
+
+    async def _keep_listening(self) -> None:
+        while True:
+            await asyncio.sleep(silence.LOOK_S)
+            try:
+                self._listen()
+            except Exception:
+                logger.exception("asking the replicas failed")
+
+    def _listen(self) -> None:
+        """End waits for replicas that have fallen silent, and count those out until they answer."""
+        busy = {wait.model for wait in self._waits}
+        actors = {actor: name for model in busy for actor, name in self._actors_of(model).items()}
+        self._actor_names = {**{actor: self._actor_names[actor] for actor in self._silent}, **actors}
+        silent = self._silence.look({*actors, *self._silent})
+        for wait in [wait for wait in self._waits if wait.is_for(silent, self._actors_of(wait.model))]:
+            wait.end()
+        if silent or self._silent:
+            until = time.monotonic() + 2 * silence.LOOK_S
+            self._lost |= dict.fromkeys(silent, until)
+            for replica in self._silent - silent:
+                self._lost.pop(replica, None)
+            self._silent = silent
+            self._states = self._read_states()
+
+    def _actors_of(self, model: str) -> dict[str, str]:
+        """Names of the actors of a model's running replicas by their ids."""
+        replicas = replicas_of(self._applications.get(model, {}))
+        return {one["actor_id"]: one["actor_name"] for one in replicas if one["state"] == "RUNNING"}
+
+    async def _ask(self, replica: str) -> None:
+        """Returns when a replica, by the id of its actor, has answered."""
+        actor = self._actors.get(replica)
+        if actor is None:
+            # Ray's control plane tells it, and may hang.
+            get = partial(ray.get_actor, self._actor_names[replica], namespace=SERVE_NAMESPACE)
+            actor = self._actors[replica] = await self._on_board(get)
+        await actor.get_num_ongoing_requests.remote()
 
     def _note_that_it_answers(self, model: str) -> None:
         """Mark a model that just answered as ready, because the controller's state may be a second old."""

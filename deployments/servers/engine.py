@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator
@@ -10,6 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray import serve
 
 from deployments.board import Board
@@ -34,6 +36,9 @@ logger = logging.getLogger("ray.serve")
 
 # Seconds from the death of the engine to the end of its process, for answers that are on their way.
 GOODBYE_S = 0.2
+
+# How often processes of an engine are looked at, and how long one may be stopped.
+WORKERS_LOOK_S, WORKERS_STOPPED_S = 2.0, 6.0
 
 
 class EngineServer:
@@ -87,6 +92,18 @@ class EngineServer:
             await self.prepare()
             await self.warm_up()
         self.cold_start.ready()
+        if self.places_workers:
+            self.watching = asyncio.create_task(self.watch_workers())
+
+    async def watch_workers(self) -> None:
+        """Leave when a process of the engine has been stopped for some time: it may never go on, and nothing else would
+        tell, for the engine waits for it."""
+        stopped = 0
+        while not self.leaving:
+            await asyncio.sleep(WORKERS_LOOK_S)
+            stopped = stopped + 1 if await asyncio.to_thread(a_child_is_stopped) else 0
+            if stopped * WORKERS_LOOK_S >= WORKERS_STOPPED_S:
+                self.leave()
 
     def import_engine(self) -> type[Any]:
         """Import the engine's class and its libraries. Blocks."""
@@ -210,6 +227,13 @@ class EngineServer:
         check = getattr(self.engine, "check_health", None)
         if check is not None:
             await check()
+
+
+def a_child_is_stopped() -> bool:
+    """Whether a process that this one started, or one of theirs, is stopped. Reads the whole process table."""
+    with contextlib.suppress(psutil.Error):
+        return any(child.status() == psutil.STATUS_STOPPED for child in psutil.Process().children(recursive=True))
+    return False
 
 
 async def once(request: Q) -> AsyncGenerator[Q, None]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from ray.exceptions import ActorDiedError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME
 from ray.serve.exceptions import BackPressureError
 from replicas import chat_server, embedding_server, faked, started
 
@@ -61,6 +62,8 @@ class Replica:
         self.name = name
         self.server = server
         self.calls: set[Call] = set()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     def die(self, application: Application, known: bool = True) -> None:
         """As with its process: what it worked on is lost, and it is known by nobody any more.
@@ -118,7 +121,14 @@ class Application:
     def details(self) -> dict[str, Any]:
         """As the controller tells of it."""
         replicas = [
-            {"replica_id": one.name, "actor_id": one.name, "state": self.state, "pid": 1, "start_time_s": 1.0}
+            {
+                "replica_id": one.name,
+                "actor_id": one.name,
+                "actor_name": one.name,
+                "state": self.state,
+                "pid": 1,
+                "start_time_s": 1.0,
+            }
             for one in self.listed
         ]
         config = {"autoscaling_config": {"min_replicas": self.lowest}}
@@ -153,6 +163,7 @@ class Call:
     async def run(self, method: str, args: tuple[Any, ...]) -> Any:
         replica = await self.application.place(self)
         try:
+            await replica.goes_on.wait()
             return await self.work(getattr(replica.server, method)(*args))
         except asyncio.CancelledError:
             if self.lost:
@@ -215,7 +226,8 @@ class LocalServe:
         self.asked = 0
         self.routers: list[Any] = []
         controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=self.details))
-        patch.setattr(ingress.ray, "get_actor", lambda *_, **__: controller)
+        named = {SERVE_CONTROLLER_NAME: controller}
+        patch.setattr(ingress.ray, "get_actor", lambda name, **_: named.get(name) or self.actor(name))
         patch.setattr(ingress, "DeploymentHandle", lambda _, application: Handle(self.applications[application]))
         patch.setattr(ingress, "RayBoard", lambda: self.board)
         patch.setattr(ingress, "RayMailbox", lambda: self.mailbox)
@@ -228,6 +240,16 @@ class LocalServe:
         if self.error is not None:
             raise self.error
         return {"applications": {name: one.details() for name, one in self.applications.items()}}
+
+    def actor(self, name: str) -> Any:
+        """A replica as Ray sees it, which may be stopped."""
+        (replica,) = [one for of in self.applications.values() for one in of.replicas if one.name == name]
+
+        async def answer() -> int:
+            await replica.goes_on.wait()
+            return 0
+
+        return SimpleNamespace(get_num_ongoing_requests=SimpleNamespace(remote=answer))
 
     def deploy(self, name: str, *servers: Any, **options: Any) -> Application:
         self.applications[name] = application = Application(self, name, **options)
