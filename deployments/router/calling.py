@@ -87,7 +87,10 @@ class Calls:
         self.spec = spec
         wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
-        self.deadline = Deadline.after(min(wanted_s or math.inf, self.services.deadline_s))
+        # Of a WebSocket, each group of calls has its own.
+        self.deadline = request.scope.get("deadline") or Deadline.after(
+            min(wanted_s or math.inf, self.services.deadline_s)
+        )
         asked = admission_request(request, self.record, wanted_s)
         self.record.patient = asked.batch
         self._asked = asked if counted else None
