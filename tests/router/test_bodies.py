@@ -129,6 +129,7 @@ async def test_utf_8_by_any_spelling_is_taken(http, charset):
         ("identity, gzip", gzip.compress(HELLO)),
         ("GZIP", HELLO),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_compressed_body_is_a_415_that_says_so(http, assert_error, coding, raw):
     response = await http.post("/v1/embeddings", content=raw, headers={**JSON, "content-encoding": coding})
