@@ -1,7 +1,7 @@
 """The arguments of the two builders: `args:` in serve_config.yaml."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,9 @@ from models.specs import ModelSpec, VariantSpec
 AUTO = "auto"
 # Beside the packages, both in a checkout and in the images.
 SLO = Path(__file__).parents[1] / "slo.yaml"
+
+
+HostName = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
 
 
 class ModelArgs(BaseModel):
@@ -82,6 +85,12 @@ class RouterArgs(BaseModel):
         websocket_limit_mib: the limit for all messages that a client sends on one WebSocket.
         websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
         deadline_s: a request that takes longer is answered with 504 and cancelled.
+        body_timeout_s: how long a client may take to send its body, and one more second for each 16 KiB that have come;
+            then it is answered with 408.
+        read_timeout_s: a client that reads nothing of its answer for so long is cut off.
+        allowed_hosts: names that requests may be for, besides addresses in numbers; `*.example.com` stands for all
+            below example.com. None allows every name. On a machine with a browser, name them: a web page could
+            otherwise call the cluster under a name of its own.
         discovery_interval_s: how often the router asks Serve what is running.
         keep_alive_s: a stream that has nothing to send yet sends a comment at this interval.
         media_folder: the folder for files that are answered as links; MEDLEY_HOME/media by default. Routers on several
@@ -105,6 +114,9 @@ class RouterArgs(BaseModel):
     websocket_limit_mib: float = Field(default=64, gt=0)
     websocket_idle_s: float = Field(default=60, gt=0)
     deadline_s: float = Field(default=600, gt=0)
+    body_timeout_s: float = Field(default=20, gt=0)
+    read_timeout_s: float = Field(default=60, gt=0)
+    allowed_hosts: tuple[HostName, ...] | None = None
     discovery_interval_s: float = Field(default=1.0, gt=0)
     keep_alive_s: float = Field(default=10, gt=0)
     media_folder: Path | None = None

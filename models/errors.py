@@ -8,8 +8,10 @@
     │   ├── ContentPolicyViolation  400  content_policy_violation
     │   ├── SuspectedRequest        400  suspected_request
     │   ├── ModelNotFound           404  model_not_found
+    │   ├── ClientTooSlow           408  request_timeout          retryable
     │   ├── PayloadTooLarge         413  payload_too_large
-    │   └── UnsupportedMediaType    415  unsupported_media_type
+    │   ├── UnsupportedMediaType    415  unsupported_media_type
+    │   └── WrongHost               421  wrong_host
     ├── RateLimited                 429  queue_full               retryable, Retry-After
     │   └── TooBusy                 429  too_busy                 retryable, Retry-After
     ├── Unavailable                 503
@@ -87,6 +89,14 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class ClientTooSlow(InvalidRequest):
+    """Its body came too slowly, or it did not read its answer."""
+
+    status = 408
+    code = "request_timeout"
+    retryable = True
+
+
 class PayloadTooLarge(InvalidRequest):
     status = 413
     code = "payload_too_large"
@@ -95,6 +105,13 @@ class PayloadTooLarge(InvalidRequest):
 class UnsupportedMediaType(InvalidRequest):
     status = 415
     code = "unsupported_media_type"
+
+
+class WrongHost(InvalidRequest):
+    """Asked for under a name that this server does not have."""
+
+    status = 421
+    code = "wrong_host"
 
 
 class RateLimited(ServingError):

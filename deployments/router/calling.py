@@ -94,8 +94,8 @@ class Calls:
         self.spec = spec
         wanted_s = wanted_deadline(request)
         self.wait_s = wanted_wait(request)
-        most_s = self.services.deadline_s
-        self.deadline = Deadline.after(min(wanted_s or most_s, most_s), by_choice=(wanted_s or most_s) < most_s)
+        # Of a WebSocket, each group of calls has its own.
+        self.deadline = request.scope.get("deadline") or Deadline.within(self.services.deadline_s, wanted_s)
         asked = admission_request(request, self.record, wanted_s)
         self.record.patient = asked.batch
         self._asked = asked if counted else None

@@ -110,6 +110,12 @@ class Deadline:
     def after(cls, seconds: float, by_choice: bool = False) -> Self:
         return cls(seconds, time.monotonic() + seconds, by_choice)
 
+    @classmethod
+    def within(cls, most_s: float, wanted_s: float | None) -> Self:
+        """The operator's limit, or the client's if that is shorter."""
+        seconds = min(wanted_s or most_s, most_s)
+        return cls.after(seconds, by_choice=seconds < most_s)
+
     def left(self) -> float:
         """Seconds; negative after the deadline."""
         return self.end - time.monotonic()

@@ -50,14 +50,16 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         messages = {
-            404: f"There is nothing at {request.method} {request.url.path[:200]}. GET /docs lists what there is.",
-            405: f"{request.method} is not allowed here. GET /docs lists what is.",
+            404: f"There is nothing at {request.url.path[:200]}. GET /docs lists what there is.",
+            405: "This method is not allowed here; the header Allow says which are. GET /docs lists what there is.",
         }
         ours = _NoSuchRoute(messages.get(error.status_code, "The request cannot be served."))
         record_of(request.scope).failed(ours)
         response = error_response(ours)
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
+        if "GET" in response.headers.get("allow", "").split(", "):
+            response.headers["allow"] += ", HEAD"  # see Equivalents
         return response
 
 

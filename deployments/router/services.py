@@ -49,6 +49,9 @@ class Services:
         body_limit: bytes of a body, or of one message on a WebSocket.
         websocket_limit: bytes of all messages that a client sends on one WebSocket.
         websocket_idle_s: seconds without a message in either direction after which a WebSocket is closed.
+        body_s: seconds for a client to send its body, and one more for each 16 KiB that have come.
+        read_s: seconds for a client to read a piece of its answer.
+        allowed_hosts: the names that requests may be for; None allows every name. See middleware.Hosts.
         keep_alive_s: seconds of silence after which a stream sends a comment.
         suspects: requests that replicas worked on when they died.
         media: keeps files that are answered as links; None if links are off.
@@ -63,6 +66,9 @@ class Services:
     body_limit: int = 8 << 20
     websocket_limit: int = 64 << 20
     websocket_idle_s: float = 60
+    body_s: float = 20
+    read_s: float = 60
+    allowed_hosts: tuple[str, ...] | None = None
     keep_alive_s: float = 10
     suspects: Suspects = field(default_factory=Suspects)
     media: MediaStore | None = None

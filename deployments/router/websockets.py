@@ -36,7 +36,8 @@ class WebSockets:
 
     Args:
         message_limit: bytes of one message. limit: bytes of all messages that a client sends.
-        idle_s: seconds without a message in either direction after which it is closed.
+        idle_s: seconds without a message in either direction after which it is closed. A client that does not read for
+            so long is cut off.
     """
 
     def __init__(self, app: ASGIApp, *, meter: Meter, message_limit: int, limit: int, idle_s: float):
@@ -82,7 +83,7 @@ class WebSockets:
                 case "websocket.close":
                     status = status or DENIED
                     scope["close_code"] = message.get("code", NORMAL)
-            await send(message)
+            await self._send(message, scope, send)
             active = time.monotonic()
 
         try:
@@ -112,6 +113,15 @@ class WebSockets:
         finally:
             arriving.cancel()
         return arriving.result()
+
+    async def _send(self, message: Message, scope: Scope, send: Send) -> None:
+        """Raises Idle if the client reads nothing for too long."""
+        try:
+            async with asyncio.timeout(self.idle_s):
+                await send(message)
+        except TimeoutError:
+            scope["close_code"] = ABNORMAL  # a close frame would not be read either
+            raise Idle(f"Nothing was read for {self.idle_s:g} s.") from None
 
 
 async def refuse(error: ServingError, accepted: bool, scope: Scope, receive: Receive, send: Send) -> None:

@@ -222,7 +222,7 @@ MISTAKES = [
             "request_timeout_s: 900", "request_timeout_s: 300", ": 300",
             "http_options.request_timeout_s", "300 is not above the router's deadline_s (600): a late request would get Serve's error, which is not in OpenAI's form. Write more than 600."),
     Mistake("a router's argument below its range", SERVE,
-            'args: {promises: cpu, release: "1"}', "args: {deadline_s: 0}", "deadline_s: 0",
+            "args: {promises: cpu,", "args: {promises: cpu, deadline_s: 0,", "deadline_s: 0",
             "application router, args.deadline_s", "must be above 0, but is 0."),
     Mistake("a profile of promises that does not exist", SERVE,
             "promises: cpu", "promises: moon", "promises: moon",

@@ -1,7 +1,11 @@
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
 
+import httpx
 import openai
 import pytest
 from replicas import chat_server
@@ -354,16 +358,114 @@ async def through_edge(headers: list[tuple[bytes, bytes]]) -> tuple[dict, list[d
     return inner.scope, sent
 
 
-async def test_control_headers_of_serve_never_pass_the_edge():
-    control = [
+@pytest.mark.parametrize(
+    "name",
+    [
         b"x-request-timeout-seconds",
         b"x-request-disconnect-disabled",
         b"serve_multiplexed_model_id",
-        b"serve-multiplexed-model-id",
         b"x-session-id",
-    ]
-    scope, _ = await through_edge([(name, b"1") for name in control] + [(b"content-type", b"application/json")])
+        b"x-serve-router-pin",
+        b"x-haproxy-reload-id",
+        b"x-request-id",
+    ],
+)
+@pytest.mark.parametrize("value", [b"1", b"\xff", b"?1"])
+async def test_control_headers_of_serve_never_pass_the_edge_however_they_are_spelt(name, value):
+    spellings = [name.replace(b"-", b"_"), name.replace(b"_", b"-"), name.upper(), name.title().replace(b"-", b"_", 1)]
+    scope, _ = await through_edge([(one, value) for one in spellings] + [(b"content-type", b"application/json")])
     assert [name for name, _ in scope["headers"]] == [b"content-type", b"x-request-id"]
+    assert scope["headers"][-1][1] != value or value == b"1"
+
+
+def test_the_name_that_an_operator_gave_serves_session_header_is_one_of_them():
+    code = "from deployments.router.edge import CONTROL_HEADERS; assert {b'my-own', b'x-session-id'} <= CONTROL_HEADERS"
+    environment = {**os.environ, "RAY_SERVE_SESSION_ID_HEADER_KEY": "My_Own"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+async def test_what_serve_would_fail_to_decode_is_left_out():
+    sent = [(b"traceparent", b"00-\xff"), (b"TraceState", b"a=\xff"), (b"\xff", b"a"), (b"authorization", b"\xff")]
+    scope, _ = await through_edge([*sent, (b"traceparent", b"00-1")])
+    assert scope["headers"][:-1] == [(b"authorization", b"\xff"), (b"traceparent", b"00-1")]
+
+
+async def answered_by(answer, assert_error, *, path: str = "/v1/models", version: str = "1.1"):
+    """What a client gets of an application behind Edge."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "http_version": version, "headers": []}
+    await Edge(answer)(scope, None, send)
+    headers = [(name, value) for name, value in sent[0]["headers"]]
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return httpx.Response(sent[0]["status"], headers=headers, content=body), sent
+
+
+def saying(status: int, text: bytes = b"Request dropped due to backpressure", kind: bytes = b"text/plain"):
+    """An application that answers so, as Serve's own code does."""
+
+    async def answer(scope, receive, send):
+        headers = [[b"content-type", kind + b"; charset=utf-8"]]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text, "more_body": True})
+        await send({"type": "http.response.body", "body": text})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retry"),
+    [
+        (503, "unavailable", "1"),
+        (429, "queue_full", "1"),
+        (408, "deadline_exceeded", None),
+        (404, "invalid_value", None),
+        (500, "internal_error", None),
+    ],
+)
+async def test_an_error_of_serves_own_gets_openais_form(assert_error, status, code, retry):
+    response, _ = await answered_by(saying(status), assert_error)
+    assert_error(response, status, code)
+    assert "backpressure" not in response.text
+    assert response.headers.get("retry-after") == retry
+    assert response.headers["x-request-id"]
+
+
+async def test_pages_of_serve_and_what_is_no_error_stay_as_they_are(assert_error):
+    for answer, path in [
+        (saying(503), "/-/healthz"),
+        (saying(200), "/v1"),
+        (saying(400, kind=b"application/json"), "/"),
+    ]:
+        assert (await answered_by(answer, assert_error, path=path))[0].text.startswith("Request dropped")
+
+
+async def test_what_serve_fails_with_is_a_clean_500(assert_error, caplog):
+    async def failing(scope, receive, send):
+        raise UnicodeDecodeError("utf-8", b"secret", 0, 1, SECRET)
+
+    response, _ = await answered_by(failing, assert_error)
+    assert_error(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert SECRET not in caplog.text
+
+
+async def test_to_a_client_of_http_1_0_an_answer_has_a_length_and_one_piece(assert_error):
+    response, sent = await answered_by(saying(200, b"data: a\n\n", b"text/event-stream"), assert_error, version="1.0")
+    assert len(sent) == 2
+    assert response.headers["content-length"] == "18"
+    assert response.text == "data: a\n\n" * 2
+
+    async def breaking(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError(SECRET)
+
+    response, _ = await answered_by(breaking, assert_error, version="1.0")
+    assert_error(response, 500, "internal_error")
 
 
 async def test_the_edge_gives_the_client_and_the_application_one_and_the_same_id():

@@ -206,6 +206,25 @@ def test_a_websocket_on_which_nothing_happens_is_closed(make, line):
     assert (end.code, line().code) == (1008, "idle")
 
 
+async def test_a_client_that_does_not_read_is_cut_off(make, line):
+    """On the bare protocol: a test client always reads."""
+    incoming = [{"type": "websocket.receive", "text": "hello"}, {"type": "websocket.connect"}]
+
+    async def receive():
+        if not incoming:
+            await asyncio.Event().wait()
+        return incoming.pop()
+
+    async def send(message):
+        if message["type"] != "websocket.accept":
+            await asyncio.Event().wait()
+
+    scope = {"type": "websocket", "path": "/echo/", "headers": [], "query_string": b"", "subprotocols": []}
+    async with asyncio.timeout(3000):
+        await make(websocket_idle_s=30)(scope, receive, send)
+    assert (line().code, line().status, line().close_code) == ("idle", 499, 1006)
+
+
 def test_a_path_that_is_not_there_is_refused(make, line):
     with pytest.raises(WebSocketDisconnect), TestClient(make()).websocket_connect("/nothing"):
         pass
