@@ -1,10 +1,12 @@
 """A YAML document with the line of every key and value, so that a mistake can be shown where it stands.
 
-Stricter than PyYAML's own loader: a duplicate key is a mistake, and so are aliases that expand without bound.
+Stricter than PyYAML's own loader: a duplicate key is a mistake, and so are aliases that expand without bound, and
+numbers that are none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +108,11 @@ class Document:
         return None
 
 
+def is_number(value: Any) -> bool:
+    """Python has it that True is 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def sorted_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Each problem once, by file and line."""
     return sorted(dict.fromkeys(problems), key=lambda problem: (str(problem.path), problem.line or 0))
@@ -151,7 +158,9 @@ def _build(document: Document, loader: Any) -> None:
     try:
         node = loader.get_single_node()
         if node is not None:
-            document.value = _Builder(document, loader).build(node, ())
+            builder = _Builder(document, loader)
+            document.value = builder.build(node, ())
+            document.problems += builder.problems()
     finally:
         loader.dispose()
 
@@ -171,6 +180,7 @@ class _Builder:
         self.document = document
         self.loader = loader
         self.nodes = 0
+        self.noted: list[tuple[KeyPath, int, str]] = []
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.nodes += 1
@@ -180,8 +190,15 @@ class _Builder:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self.sequence(node, path)
         return self.scalar(node)
+
+    def sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:
+        values = [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        for index, value in enumerate(values):
+            if isinstance(value, float) and not math.isfinite(value):
+                self.note_not_finite((*path, index), node.value[index])
+        return values
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
@@ -196,7 +213,11 @@ class _Builder:
                 self.note_twice((*path, key), line)
                 continue
             self.document.lines[*path, key] = line
-            values[key] = self.build(value_node, (*path, key))
+            value = self.build(value_node, (*path, key))
+            if isinstance(value, float) and not math.isfinite(value):
+                self.note_not_finite((*path, key), value_node)
+            else:
+                values[key] = value
         for source in merged:
             if not isinstance(source, yaml.MappingNode):
                 raise _RefusedError(source, "only a mapping can be merged with `<<`. Name one.")
@@ -206,8 +227,18 @@ class _Builder:
 
     def note_twice(self, path: KeyPath, line: int) -> None:
         first = self.document.lines[path]
-        message = f"this key is already in line {first}. Keep one of the two."
-        self.document.problems.append(Problem(self.document.path, line, self.document.where(path), message))
+        self.noted.append((path, line, f"this key already stands in line {first}. Keep one of the two."))
+
+    def note_not_finite(self, path: KeyPath, node: yaml.ScalarNode) -> None:
+        """Once, and nothing more is said of this place: any rule would only say that it is above or below."""
+        line = node.start_mark.line + 1
+        self.noted.append((path, line, f"must be a finite number, but is {node.value}. Write a number."))
+        self.document.meant.add(path)
+
+    def problems(self) -> list[Problem]:
+        """Once all is built, because a place is named by what is around it."""
+        document = self.document
+        return [Problem(document.path, line, document.where(path), message) for path, line, message in self.noted]
 
     def key(self, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):

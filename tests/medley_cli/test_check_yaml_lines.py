@@ -77,8 +77,8 @@ def test_anchors_and_merges_read_as_pyyaml_reads_them(read):
 def test_every_key_that_stands_twice_is_named_and_the_first_one_kept(read):
     document = read("a: 1\nb: {c: 1, c: 2}\na: 3\n")
     assert [str(problem).split(":", 1)[1] for problem in document.problems] == [
-        "2: b.c: this key is already in line 2. Keep one of the two.",
-        "3: a: this key is already in line 1. Keep one of the two.",
+        "2: b.c: this key already stands in line 2. Keep one of the two.",
+        "3: a: this key already stands in line 1. Keep one of the two.",
     ]
     assert document.at(("a",)) == 1
     assert document.at(("b", "d")) is MISSING
