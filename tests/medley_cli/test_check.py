@@ -132,7 +132,13 @@ def assert_judged_without_a_traceback(file: str, folder: Path, odd: Callable[[],
     assert refused > len(places) / 2
 
 
-NO_NUMBERS = [lambda number: str(number), lambda _: True, lambda _: float("nan"), lambda _: float("-inf"), lambda _: "1e1"]
+NO_NUMBERS = [
+    lambda number: str(number),
+    lambda _: True,
+    lambda _: float("nan"),
+    lambda _: float("-inf"),
+    lambda _: "1e1",
+]
 
 
 @pytest.mark.parametrize("file", [SERVE, SLO, CATALOG])
