@@ -24,6 +24,7 @@ from medley.change.deploy import (
     plan,
     rollback,
     start,
+    wait_for_models,
 )
 from medley.change.lock import only_writer
 from medley.checks.command import check
@@ -102,10 +103,16 @@ def fetch(
     verify: Annotated[
         bool, typer.Option(help="also compare every file with its checksum, and replace what is damaged")
     ] = False,
+    wait: Annotated[
+        float | None, typer.Option(min=0, help="fetch nothing: wait so many seconds until another process has")
+    ] = None,
 ) -> None:
     """Download and convert the models of a config. Done once; the second time takes no time."""
     with failures_in_words():
-        fetch_models(read_config(config), verify)
+        if wait is None:
+            fetch_models(read_config(config), verify)
+        else:
+            wait_for_models(read_config(config), wait)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -28,6 +29,7 @@ from models.secret_file import SecretUnsafe
 
 console = Console(highlight=False, soft_wrap=True)
 DEFAULT_CONFIG = Path("serve_config.yaml")
+WAIT_POLL_S = 2.0
 
 ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
 Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
@@ -263,10 +265,33 @@ def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
         get = weights.mend if verify else weights.fetch
         try:
             get(model.spec, model.variant, lambda text, name=model.app: console.print(f"  {name}: {text}"))
+            weights.note_fetched(model.spec, model.variant)
         except Exception as error:
             raise ClusterError(f"{model.app}: its weights cannot be had. {error}") from error
         if verify:
             console.print(f"  {model.app}: every file is whole")
+
+
+def wait_for_models(config: ClusterConfig, patience_s: float) -> None:
+    """Wait until another process has fetched the weights of every model to the folder that this one reads.
+
+    Raises:
+        ClusterError: not all of them are there in time. The message says which, and what fetches them.
+    """
+    from models import weights
+
+    deadline, shown = time.monotonic() + patience_s, ""
+    while wanting := ", ".join(one.app for one in config.models if not weights.is_fetched(one.spec, one.variant)):
+        if wanting != shown:
+            console.print(f"Waiting for the weights of {wanting}.", markup=False)
+            shown = wanting
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{wanting}: nobody has fetched the weights to {weights.home()} in {patience_s:g} s, and --wait "
+                f"fetches nothing itself. `medley fetch {config.path}` does, where the hub is in reach. On Kubernetes "
+                "it is the Job medley-preload: look at its log, or delete it and apply the overlay again."
+            )
+        time.sleep(WAIT_POLL_S)
 
 
 @contextlib.contextmanager
