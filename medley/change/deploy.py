@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +33,16 @@ DEFAULT_CONFIG = Path("serve_config.yaml")
 WAIT_POLL_S = 2.0
 
 ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
-Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
+
+
+def seconds(value: float) -> float:
+    """Refuses what is no time: a wait of `nan` seconds would never end."""
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter("write a number of seconds, such as 600.")
+    return value
+
+
+Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready", callback=seconds)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask, even if clients would notice")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be done")]
 To = Annotated[int | None, typer.Option(help="the number of a document that went live, of this cluster or another")]

@@ -287,6 +287,12 @@ def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, 
     assert history.started_with().document == on(serve, DOCUMENT)
 
 
+@pytest.mark.parametrize("patience_s", ["nan", "inf", "-1"])
+def test_a_wait_that_would_never_end_is_refused(medley, serve, patience_s):
+    assert medley("deploy", with_release("2"), "--patience", patience_s).exit_code == 2
+    assert serve.puts == []
+
+
 # One writer.
 
 
