@@ -7,6 +7,7 @@ numbers that are none.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ KeyPath = tuple[Any, ...]  # keys and indexes from the top of the document, such
 MOST_NODES = 100_000  # far above any real document; a few lines of nested aliases stand for billions
 NAMED_LISTS = {"applications": "application", "models": "model"}
 MISSING: Any = object()
+# A number of YAML 1.1 that begins with a zero.
+OCTAL = re.compile("[-+]?0[0-7_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,20 @@ def _build(document: Document, loader: Any) -> None:
         loader.dispose()
 
 
+def misread(node: yaml.Node, value: Any) -> str:
+    """Why a number is not taken for one, or for another than was probably meant. Empty for everything else."""
+    if not isinstance(node, yaml.ScalarNode) or not is_number(value):
+        return ""
+    if not math.isfinite(value):
+        return f"must be a finite number, but is {node.value}. Write a number."
+    if ":" in node.value or OCTAL.fullmatch(node.value):
+        base = "60" if ":" in node.value else "8"
+        return (
+            f"YAML reads {node.value} to the base {base}, as {value}. Write {value}, or put it in quotes if it is text."
+        )
+    return ""
+
+
 class _RefusedError(Exception):
     """YAML that is valid and refused all the same."""
 
@@ -196,8 +213,8 @@ class _Builder:
     def sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:
         values = [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         for index, value in enumerate(values):
-            if isinstance(value, float) and not math.isfinite(value):
-                self.note_not_finite((*path, index), node.value[index])
+            if reason := misread(node.value[index], value):
+                self.note_misread((*path, index), node.value[index], reason)
         return values
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Any]:
@@ -214,8 +231,8 @@ class _Builder:
                 continue
             self.document.lines[*path, key] = line
             value = self.build(value_node, (*path, key))
-            if isinstance(value, float) and not math.isfinite(value):
-                self.note_not_finite((*path, key), value_node)
+            if reason := misread(value_node, value):
+                self.note_misread((*path, key), value_node, reason)
             else:
                 values[key] = value
         for source in merged:
@@ -229,10 +246,9 @@ class _Builder:
         first = self.document.lines[path]
         self.noted.append((path, line, f"this key already stands in line {first}. Keep one of the two."))
 
-    def note_not_finite(self, path: KeyPath, node: yaml.ScalarNode) -> None:
-        """Once, and nothing more is said of this place: any rule would only say that it is above or below."""
-        line = node.start_mark.line + 1
-        self.noted.append((path, line, f"must be a finite number, but is {node.value}. Write a number."))
+    def note_misread(self, path: KeyPath, node: yaml.Node, reason: str) -> None:
+        """Nothing more is said of this place: any rule would only say that the number is above or below."""
+        self.noted.append((path, node.start_mark.line + 1, reason))
         self.document.meant.add(path)
 
     def problems(self) -> list[Problem]:
