@@ -128,8 +128,9 @@ def requests_here(port: int) -> float | None:
         return None
     finally:
         connection.close()
-    found = [float(number) for number in UNDER_WAY.findall(text)]
-    return sum(found) if found and answer.status == 200 else None
+    if answer.status != 200 or "\nray_" not in text:
+        return None
+    return sum(float(number) for number in UNDER_WAY.findall(text))  # a replica that was never asked has no series
 
 
 @dataclass(slots=True)

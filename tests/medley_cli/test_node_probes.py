@@ -247,6 +247,12 @@ def test_a_request_that_comes_meanwhile_is_waited_for_too(away, clock):
     assert clock.now >= 50 + drain.QUIET_S
 
 
+def test_a_node_that_was_never_asked_for_anything_may_go(away, clock):
+    with serving(metrics()) as port:
+        away.drain(240, port)
+    assert clock.now < 60
+
+
 @pytest.mark.parametrize("told", [{}, {"/metrics": (200, "")}, {"/metrics": (500, "broken")}])
 def test_where_nobody_counts_requests_the_deadline_ends_the_wait(away, clock, told):
     with serving(told) as port:
