@@ -92,7 +92,7 @@ def main() -> None:
             for number in range(ROUNDS):
                 for name, (args, traces) in SETTINGS.items():
                     config.write_text(yaml.safe_dump(document_with(args), sort_keys=False))
-                    subprocess.run([COMMAND, "deploy", str(config)], check=True, stdout=subprocess.DEVNULL)
+                    subprocess.run([COMMAND, "deploy", "--yes", str(config)], check=True, stdout=subprocess.DEVNULL)
                     rounds[name].append(measure(traces))
                     print(f"round {number + 1}, {name}: {rounds[name][-1]}")
         finally:

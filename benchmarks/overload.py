@@ -114,10 +114,10 @@ def main() -> None:
             runs: dict[str, list[dict[str, Any]]] = {"at_capacity": [], "without": [], "with": []}
             for turn in range(given.turns):
                 if turn:
-                    medley("deploy", str(config(folder, None)))
+                    medley("deploy", "--yes", str(config(folder, None)))
                 runs["at_capacity"].append(at(folder, rate, given.seconds, 10 + turn))
                 runs["without"].append(at(folder, 2 * rate, given.seconds, 20 + turn))
-                medley("deploy", str(config(folder, "cpu")))
+                medley("deploy", "--yes", str(config(folder, "cpu")))
                 at(folder, 0.8 * rate, 20, 30 + turn)  # for admission to learn from
                 runs["with"].append(at(folder, 2 * rate, given.seconds, 20 + turn))
                 print(json.dumps({key: value[-1] for key, value in runs.items()}, indent=1), flush=True)

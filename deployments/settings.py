@@ -33,7 +33,7 @@ class ModelArgs(BaseModel):
         safety: which pictures may leave; for image models.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     variant: str | None = None
@@ -108,7 +108,7 @@ class RouterArgs(BaseModel):
         access_log: write a line for each request: id, path, status, milliseconds; never its content.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     body_limit_mib: float = Field(default=8, gt=0, le=256)
     websocket_limit_mib: float = Field(default=64, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,6 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -31,7 +31,7 @@ class WrongScenario(ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StageRow(Strict):
@@ -134,9 +134,20 @@ def load(name: str) -> Scenario:
             f"There is no scenario {name!r}. There are {', '.join(names())}; or give the path of a file."
         )
     try:
-        return Scenario.model_validate({"name": file.stem} | yaml.safe_load(file.read_text()))
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        return read({"name": file.stem} | yaml.safe_load(file.read_text()))
+    except OSError as error:
+        raise WrongScenario(f"{file} cannot be read: {error.strerror}.") from None
+    except (ValueError, yaml.YAMLError, TypeError) as error:
         raise WrongScenario(f"{file}: {error}") from None
+
+
+def read(document: dict[str, Any]) -> Scenario:
+    """A scenario, strictly by the types of JSON: a quoted number is no number, and neither is `yes` or `.inf`.
+
+    Raises:
+        ValueError, TypeError: pydantic's own words, or what JSON cannot say, such as a date.
+    """
+    return Scenario.model_validate_json(json.dumps(document, allow_nan=False), strict=True)
 
 
 def names() -> list[str]:

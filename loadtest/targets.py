@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,17 @@ class Promises:
             raise WrongTargets(f"the profile {self.name!r} promises nothing for {task}")
         found = of_task | self.models.get(model.partition("@")[0], {}) | self.models.get(model, {})
         try:
-            limits = {name: float(found[name]) for name in LIMITS if found.get(name) is not None}
-            return Targets(limits, float(found["good"]))
+            limits = {name: _number(found[name]) for name in LIMITS if found.get(name) is not None}
+            return Targets(limits, _number(found["good"]))
         except (KeyError, TypeError, ValueError) as error:
             raise WrongTargets(f"{self.name}: {task}: {error!r}") from None
+
+
+def _number(value: Any) -> float:
+    """Raises ValueError: it is text, true or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def promises(file: Path, profile: str) -> Promises:

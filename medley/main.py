@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from loadtest.commands import app as loadtest
 from medley import guard
@@ -21,6 +25,7 @@ from medley.change.deploy import (
     plan,
     rollback,
     start,
+    wait_for_models,
 )
 from medley.change.lock import only_writer
 from medley.checks.command import check
@@ -34,9 +39,37 @@ from medley.look import doctor, logs, status, top
 from medley.monitoring.command import monitoring
 from medley.simulation.command import command as simulate
 from medley.variants import command as variant
+from models.catalog import load_catalog
+from models.secret_file import SecretUnsafe
 from models.tasks import TASKS
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models.")
+
+class Commands(TyperGroup):
+    """The commands. What any of them may meet is said in words here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SecretUnsafe as error:
+            fail(str(error))
+        except TyperException as error:
+            error.message += of_a_model(error.message)
+            raise
+
+
+def of_a_model(message: str) -> str:
+    """What to write where a model was named to a command that takes none. Empty for any other complaint."""
+    model = None
+    with contextlib.suppress(ValueError):  # a catalog that cannot be read is told by `medley check`
+        model = next((word for word in re.findall(r"[\w.@-]+", message) if word in load_catalog()), None)
+    if model is None:
+        return ""
+    return f" {model} is a model: `medley doctor {model}` says how it is, `medley logs --model {model}` what it logged."
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, help="One endpoint in front of many open models."
+)
 
 Cpus = Annotated[int | None, typer.Option(help="CPUs that Ray may use; all of this machine's unless given")]
 
@@ -71,10 +104,16 @@ def fetch(
     verify: Annotated[
         bool, typer.Option(help="also compare every file with its checksum, and replace what is damaged")
     ] = False,
+    wait: Annotated[
+        float | None, typer.Option(min=0, help="fetch nothing: wait so many seconds until another process has")
+    ] = None,
 ) -> None:
     """Download and convert the models of a config. Done once; the second time takes no time."""
     with failures_in_words():
-        fetch_models(read_config(config), verify)
+        if wait is None:
+            fetch_models(read_config(config), verify)
+        else:
+            wait_for_models(read_config(config), wait)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from models.documents import read_yaml
+from models.documents import read_yaml, strictly
 from models.errors import ModelNotFound
 from models.specs import ModelSpec
 from models.tasks.task import Task
@@ -86,7 +86,7 @@ def read_catalog(folder: Path) -> Catalog:
         raise ValueError(f"the folder {folder} is not there")
     specs: list[ModelSpec] = []
     for file in sorted(folder.glob("*.yaml")):
-        for spec in _CatalogFile.model_validate(read_yaml(file.read_text())).models:
+        for spec in strictly(_CatalogFile, read_yaml(file.read_text())).models:
             if spec.task.name != file.stem:
                 raise ValueError(f"{file.name} holds {spec.id}, whose task is {spec.task}")
             specs.append(spec)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from models.catalog import load_catalog
-from models.documents import read_yaml
+from models.documents import read_yaml, strictly
 from models.sources import Spec
 from models.specs import ModelId
 from models.tasks import BY_NAME
@@ -126,7 +126,7 @@ def load_slo(path: Path) -> Slo:
         ValueError: it cannot be read, is not YAML, or has an unknown key or a wrong value. The message says where.
     """
     try:
-        return Slo.model_validate(read_yaml(path.read_text()))
+        return strictly(Slo, read_yaml(path.read_text()))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:

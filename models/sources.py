@@ -13,7 +13,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Spec(BaseModel):
     """The base of the types of the catalog and `slo.yaml`: frozen, and an unknown key is an error that names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class WheelSource(Spec):

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from models.documents import strictly
 from models.sources import Source, Spec
 from models.tasks import BY_NAME, task_named
 from models.tasks.task import Settings, Task
@@ -166,7 +167,7 @@ class ModelSpec(Spec):
         if (task := info.data.get("task")) is None:  # already reported as an error
             return Settings()
         given = value.model_dump(exclude_unset=True) if type(value) is Settings else value
-        return task.settings.model_validate(given)
+        return strictly(task.settings, given)
 
     @model_validator(mode="after")
     def _states_how_much_it_reads(self) -> Self:

@@ -127,6 +127,38 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fract
     return locate(spec, variant)
 
 
+def note_fetched(spec: ModelSpec, variant: VariantSpec) -> None:
+    """Leave a mark that all of a variant's files are on this machine. A folder of the hub's cache does not say so,
+    because it is there from the first file on."""
+    mark = _mark_of(spec, variant)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def is_fetched(spec: ModelSpec, variant: VariantSpec) -> bool:
+    """Whether somebody has fetched all of a variant's files to this MEDLEY_HOME. Fetches and writes nothing."""
+    try:
+        for folder in _folders_of(spec, variant):
+            _whole(folder, spec.row)
+    except WeightsMissing:
+        return False
+    return _mark_of(spec, variant).exists()
+
+
+def _folders_of(spec: ModelSpec, variant: VariantSpec) -> list[Path]:
+    """The folders, managed by Medley, that a variant is loaded from; they need not be there."""
+    folders = [_source_folder(spec.row, one) for one in all_sources(spec, variant) if isinstance(one, WheelSource)]
+    return folders if variant.artifact is None else [*folders, artifact_folder(spec, variant)]
+
+
+def _mark_of(spec: ModelSpec, variant: VariantSpec) -> Path:
+    inputs = [source.model_dump_json() for source in all_sources(spec, variant)]
+    if variant.artifact is not None:
+        inputs.append(artifact_folder(spec, variant).name)
+    digest = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:12]
+    return home() / "models" / spec.row / f"fetched-{digest}"
+
+
 def _make_and_judge(spec: ModelSpec, variant: VariantSpec, target: Path, report: Report) -> None:
     artifact = variant.artifact
     assert artifact is not None

@@ -97,7 +97,7 @@ def edited(tmp_path):
         ("args: {model: all-minilm-l6-v2,", "args: {model: all-minilm-l6,", "Did you mean all-minilm-l6-v2"),
         ("variant: onnx,", "variant: onyx,", "has no variant 'onyx'; it has onnx"),
         ("- name: all-minilm-l6-v2", "- name: minilm", "minilm serves all-minilm-l6-v2. Name it all-minilm-l6-v2"),
-        ("applications:", "aplications:", "has no applications"),
+        ("applications:", "aplications:", "names no applications"),
         ("proxy_location: HeadOnly", "proxy_location: [", "not valid YAML"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_mistake_in_an_application_is_refused_with_its_name(edited):
 def test_a_file_without_applications_is_refused(tmp_path, text):
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="has no applications"):
+    with pytest.raises(ConfigError, match="names no applications"):
         read_config(file)
 
 

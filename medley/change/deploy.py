@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,15 +25,28 @@ from medley.change.serve_rest import edge, live, put
 from medley.change.surge import SURGE, free_resources
 from medley.checks.config import ClusterConfig, ConfigError, read_config
 from medley.local.cluster import ClusterError, dashboard
+from medley.local.home import make_home
+from models.secret_file import SecretUnsafe
 
 console = Console(highlight=False, soft_wrap=True)
 DEFAULT_CONFIG = Path("serve_config.yaml")
+WAIT_POLL_S = 2.0
 
 ConfigPath = Annotated[Path, typer.Argument(help="the serve config")]
-Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready")]
+
+
+def seconds(value: float) -> float:
+    """Refuses what is no time: a wait of `nan` seconds would never end."""
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter("write a number of seconds, such as 600.")
+    return value
+
+
+Patience = Annotated[float, typer.Option(help="seconds to wait for every model to be ready", callback=seconds)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask, even if clients would notice")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be done")]
-To = Annotated[int | None, typer.Option(help="the number of a document that went live; see MEDLEY_HOME/history")]
+To = Annotated[int | None, typer.Option(help="the number of a document that went live, of this cluster or another")]
+List = Annotated[bool, typer.Option("--list", help="only show the documents that there are to go back to")]
 
 
 def plan(config: ConfigPath = DEFAULT_CONFIG) -> None:
@@ -48,19 +63,51 @@ def deploy(
         change(read_config(config), patience, f"deploy of {config.name}", yes, dry_run)
 
 
-def rollback(to: To = None, patience: Patience = 600, yes: Yes = False, dry_run: DryRun = False) -> None:
-    """Bring the cluster back to the last document that went live before the one that is deployed now."""
+def rollback(
+    to: To = None, patience: Patience = 600, yes: Yes = False, dry_run: DryRun = False, show_list: List = False
+) -> None:
+    """Bring the cluster back to the last document that went live on it before the one that is deployed now."""
     with failures_in_words():
-        entry = target(to)
-        console.print(f"Back to {entry}, by {entry.by}:", markup=False)
+        for sentence in history.damaged():
+            console.print(sentence, markup=False)
+        if show_list:
+            list_documents()
+            return
+        with dashboard() as serve:
+            answer = live(serve)
+        entry = target(to, answer)
+        console.print(f"Back to {entry}, by {entry.by}, {whose(entry, answer)}:", markup=False)
         change(history.config_of(entry), patience, f"rollback to document {entry.number}", yes, dry_run)
 
 
-def target(to: int | None) -> history.Entry:
+def list_documents() -> None:
+    """Every document that went live, newest first. It needs no cluster."""
+    answer: dict[str, Any] = {}
+    with contextlib.suppress(ClusterError), dashboard() as serve:
+        answer = live(serve)
+    found = history.entries()
+    for entry in reversed(found):
+        console.print(f"{entry}, by {entry.by}, {whose(entry, answer)}", markup=False)
+    if not found:
+        console.print("No document has gone live completely yet.")
+
+
+def whose(entry: history.Entry, answer: dict[str, Any]) -> str:
+    """On which cluster a document went live: this one, or which other one."""
+    if entry.cluster and entry.cluster == history.cluster_of(answer):
+        return "of this cluster"
+    started = history.started_with(entry.cluster) if entry.cluster else None
+    which = f"that was started at {started.time:%Y-%m-%d %H:%M} UTC" if started else "of another time"
+    return f"of another cluster, {which}"
+
+
+def target(to: int | None, answer: dict[str, Any]) -> history.Entry:
     """The document to go back to.
 
     Args:
-        to: its number. None: the last document that went live, or the one before it if the last is live now.
+        to: its number. None: the last document that went live on this cluster, or the one before it if the last is
+            live now. What another cluster ran is never meant without its number.
+        answer: what is deployed.
 
     Raises:
         ClusterError: there is none.
@@ -70,14 +117,25 @@ def target(to: int | None) -> history.Entry:
             return entry
         have = ", ".join(str(entry.number) for entry in history.entries()) or "none"
         raise ClusterError(f"Document {to} is not kept. There are: {have}.")
-    last = history.latest_good()
+    cluster = history.cluster_of(answer)
+    last = history.latest_good(cluster)
     if last is None:
-        raise ClusterError("No document has gone live completely yet, so there is none to go back to.")
-    with dashboard() as serve:
-        entry = history.before(last.number) if is_live(last.document, live(serve)) else last
-    if entry is None:
-        raise ClusterError(f"{last} is live, and there is none before it.")
-    return entry
+        why = "No document has gone live completely on this cluster yet, so there is none to go back to."
+    elif not is_live(last.document, answer):
+        return last
+    elif entry := history.before(last.number, cluster):
+        return entry
+    else:
+        why = f"{last} is live, and there is none before it of this cluster."
+    raise ClusterError(f"{why}{of_others(cluster)}")
+
+
+def of_others(cluster: str) -> str:
+    """How to go back to what another cluster ran; empty where there is nothing."""
+    others = [entry for entry in history.entries() if entry.cluster != cluster]
+    if not others:
+        return ""
+    return f" The last of another cluster is {others[-1]}: `medley rollback --to {others[-1].number}`."
 
 
 def is_live(document: dict[str, Any], answer: dict[str, Any]) -> bool:
@@ -90,7 +148,7 @@ def is_live(document: dict[str, Any], answer: dict[str, Any]) -> bool:
 
 
 def change(wanted: ClusterConfig, patience_s: float, note: str, yes: bool = False, dry_run: bool = False) -> None:
-    """Plan, ask first if clients would notice and somebody is there to answer, then go live.
+    """Plan, ask first if clients would notice, then go live. Where nobody can be asked, only `yes` goes on.
 
     Raises:
         ClusterError: nothing was changed, or not all of it came up; the message says what serves and how to go back.
@@ -101,20 +159,39 @@ def change(wanted: ClusterConfig, patience_s: float, note: str, yes: bool = Fals
         show(proposal)
         if dry_run:
             return
-        if proposal.interrupts and not yes and someone_answers():
-            typer.confirm("Go on?", abort=True)
+        if proposal.interrupts and not yes:
+            ask(proposal)
         fetch_models(wanted)
         refuse_if_changed(before, live(serve))
-        put(proposal.document, wanted.path.name, serve)
-        try:
-            see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
-        except DeployFailed as error:
-            raise DeployFailed(f"{error}\n{way_back(wanted)}".rstrip()) from None
-        history.keep(wanted.document, note, started=not before.get("controller_info"))
+        with history.prepared(wanted.document, note, started=not before.get("controller_info")) as pending:
+            put(proposal.document, wanted.path.name, serve)
+            try:
+                see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
+            except DeployFailed as error:
+                raise DeployFailed(f"{error}\n{way_back(wanted, before)}".rstrip()) from None
+            pending.keep(history.cluster_of(before) or history.cluster_of(live(serve)))
+
+
+def ask(proposal: Plan) -> None:
+    """Have a person say that it may go on.
+
+    Raises:
+        ClusterError: nobody is there: this is a script, or a job of a machine.
+        typer.Abort: the person says no.
+    """
+    if someone_answers():
+        typer.confirm("Go on?", abort=True)
+        return
+    noticed = ", ".join(change.app for change in proposal.changes if change.interrupts)
+    raise ClusterError(
+        f"Requests would notice this ({noticed}), and there is no terminal to ask in. Nothing was done. "
+        "With --yes it is done without asking."
+    )
 
 
 def someone_answers() -> bool:
-    return sys.stdin.isatty()
+    """Whether a person can read the question and answer it."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def start(wanted: ClusterConfig, patience_s: float) -> None:
@@ -130,9 +207,10 @@ def start(wanted: ClusterConfig, patience_s: float) -> None:
             console.print(f"{app}: {choice}", markup=False)
         for warning in proposal.warnings:
             console.print(f"Warning: {warning}", markup=False)
-        put(proposal.document, wanted.path.name, serve)
-        see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
-        history.keep(wanted.document, f"start with {wanted.path.name}", started=True)
+        with history.prepared(wanted.document, f"start with {wanted.path.name}", started=True) as pending:
+            put(proposal.document, wanted.path.name, serve)
+            see_through(Rollout(proposal, before), serve, edge(wanted, before), patience_s)
+            pending.keep(history.cluster_of(live(serve)))
 
 
 def refuse_if_changed(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -153,7 +231,8 @@ def see_through(rollout: Rollout, serve: httpx.Client, router: httpx.Client, pat
 
 
 def propose(answer: dict[str, Any], wanted: ClusterConfig, serve: httpx.Client) -> Plan:
-    started, good = history.started_with(), history.latest_good()
+    cluster = history.cluster_of(answer)
+    started, good = history.started_with(cluster), history.latest_good(cluster)
     return plan_of(
         answer,
         wanted,
@@ -171,11 +250,12 @@ def show(proposal: Plan) -> None:
         console.print("Nothing differs.")
 
 
-def way_back(wanted: ClusterConfig) -> str:
+def way_back(wanted: ClusterConfig, before: dict[str, Any]) -> str:
     """What a rollback would do after a deploy of `wanted` failed; empty when there is nothing to go back to."""
-    entry = history.latest_good()
+    cluster = history.cluster_of(before)
+    entry = history.latest_good(cluster)
     if entry and entry.document == wanted.document:
-        entry = history.before(entry.number)
+        entry = history.before(entry.number, cluster)
     return f"`medley rollback` goes back to {entry}." if entry else ""
 
 
@@ -190,14 +270,38 @@ def fetch_models(config: ClusterConfig, verify: bool = False) -> None:
     """
     from models import weights
 
+    make_home()
     for model in config.models:
         get = weights.mend if verify else weights.fetch
         try:
             get(model.spec, model.variant, lambda text, name=model.app: console.print(f"  {name}: {text}"))
+            weights.note_fetched(model.spec, model.variant)
         except Exception as error:
             raise ClusterError(f"{model.app}: its weights cannot be had. {error}") from error
         if verify:
             console.print(f"  {model.app}: every file is whole")
+
+
+def wait_for_models(config: ClusterConfig, patience_s: float) -> None:
+    """Wait until another process has fetched the weights of every model to the folder that this one reads.
+
+    Raises:
+        ClusterError: not all of them are there in time. The message says which, and what fetches them.
+    """
+    from models import weights
+
+    deadline, shown = time.monotonic() + patience_s, ""
+    while wanting := ", ".join(one.app for one in config.models if not weights.is_fetched(one.spec, one.variant)):
+        if wanting != shown:
+            console.print(f"Waiting for the weights of {wanting}.", markup=False)
+            shown = wanting
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{wanting}: nobody has fetched the weights to {weights.home()} in {patience_s:g} s, and --wait "
+                f"fetches nothing itself. `medley fetch {config.path}` does, where the hub is in reach. On Kubernetes "
+                "it is the Job medley-preload: look at its log, or delete it and apply the overlay again."
+            )
+        time.sleep(WAIT_POLL_S)
 
 
 @contextlib.contextmanager
@@ -205,7 +309,7 @@ def failures_in_words() -> Iterator[None]:
     """Turn an error into a message and exit code 1."""
     try:
         yield
-    except (ClusterError, ConfigError) as error:
+    except (ClusterError, ConfigError, SecretUnsafe) as error:
         fail(str(error))
 
 

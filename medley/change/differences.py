@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medley.checks.config import ConfigError
+from medley.checks.yaml_lines import is_number
 
 ABSENT = object()
 KeyPath = tuple[str, ...]
@@ -91,9 +92,29 @@ def as_deployed(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one.name: one.model_dump(mode="json", exclude_unset=True) for one in schema.applications}
 
 
+def written_alike(live: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """The document with each number as it is written in what is deployed, where it is the same number.
+
+    Serve compares texts, so it would replace replicas because of 16.0 in the place of 16.
+    """
+    old = deployed(live)
+    entries = [_alike(old.get(entry.get("name"), {}), entry) for entry in document["applications"]]
+    return {**copy.deepcopy(document), "applications": entries}
+
+
+def _alike(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: _alike(old.get(key), value) for key, value in new.items()}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [_alike(*pair) for pair in zip(old, new, strict=True)]
+    if is_number(old) and is_number(new) and old == new:
+        return old
+    return copy.deepcopy(new)
+
+
 def compare(live: dict[str, Any], document: dict[str, Any]) -> list[Comparison]:
     """What a deploy of the document does to each application: those of the document in its order, then removed ones."""
-    old, new = deployed(live), as_deployed(document)
+    old, new = deployed(live), as_deployed(written_alike(live, document))
     applications = live.get("applications", {})
     found = [
         _compare_one(name, old[name], entry, applications[name]) if name in old else Comparison(name, Kind.ADD)
@@ -140,9 +161,14 @@ def _leaves(old: Tree, new: Tree, path: KeyPath) -> list[tuple[KeyPath, Any, Any
         was, will_be = old.get(key, ABSENT), new.get(key, ABSENT)
         if isinstance(was, dict) and isinstance(will_be, dict):
             found += _leaves(was, will_be, (*path, key))
-        elif was is ABSENT or will_be is ABSENT or was != will_be:
+        elif was is ABSENT or will_be is ABSENT or _text(was) != _text(will_be):
             found.append(((*path, key), was, will_be))
     return found
+
+
+def _text(value: Any) -> str:
+    """As Serve compares. To Python, True is 1."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _restarts(tree: Tree, path: KeyPath, value: Any) -> bool:

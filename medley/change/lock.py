@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medley.local.cluster import ClusterError
-from medley.local.home import home
+from medley.local.home import make_home
 
 
 @contextlib.contextmanager
@@ -20,22 +20,36 @@ def only_writer() -> Iterator[None]:
     """Allow one deploy at a time. Serve takes whole documents, so one of two at once would be lost.
 
     Raises:
-        ClusterError: another process is deploying. The message names it.
+        ClusterError: another process is deploying, and the message names it; or MEDLEY_HOME cannot be written to.
     """
-    home().mkdir(parents=True, exist_ok=True)
-    holder = home() / "deploy.holder"  # not in the lock file, which each attempt to lock it empties
-    lock = FileLock(home() / "deploy.lock")
+    with _written():
+        holder = make_home() / "deploy.holder"  # not in the lock file, which each attempt to lock it empties
+        lock = FileLock(holder.with_name("deploy.lock"))
     try:
-        lock.acquire(timeout=0)
+        with _written():
+            lock.acquire(timeout=0)
+            holder.write_text(json.dumps({"pid": os.getpid(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}))
     except Timeout:
         message = f"Another deploy is under way{_who(holder)}. Nothing was done. Try again when it is over."
         raise ClusterError(message) from None
+    except ClusterError:
+        lock.release()
+        raise
     try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}))
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        raise ClusterError(f"MEDLEY_HOME cannot be written to: {error}. Nothing was done.") from None
 
 
 def _who(holder: Path) -> str:

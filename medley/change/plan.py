@@ -68,12 +68,17 @@ class Plan:
         width = max((len(change.app) for change in self.changes), default=0)
         lines = []
         for change in self.changes:
-            keys = ": " + ", ".join(map(str, change.differences)) if change.differences else ""
+            keys = ": " + ", ".join(map(str, change.differences)) if change.differences else _reason(change)
             lines.append(f"  {SIGNS[change.kind]} {change.app:<{width}}  {change.kind}{keys}")
             for text in (self.choices.get(change.app), change.effect):
                 if text:
                     lines.append(f"    {'':<{width}}  {text}")
         return lines + [f"  Warning: {warning}" for warning in self.warnings]
+
+
+def _reason(change: Change) -> str:
+    """Why replicas are replaced although no key differs, after a colon."""
+    return ": its deployments stand in another order" if change.kind is Kind.RESTART else ""
 
 
 def plan(

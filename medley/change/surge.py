@@ -6,14 +6,13 @@ default, an old replica stops before its successor starts.
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from medley.change.differences import Kind, compare
+from medley.change.differences import Kind, compare, written_alike
 from medley.checks.config import ClusterConfig
 
 SURGE = "max_surge_percent"
@@ -109,7 +108,7 @@ def with_surge(
     Raises:
         ConfigError: Serve would refuse the document.
     """
-    document = copy.deepcopy(wanted.document)
+    document = written_alike(live, wanted.document)
     applications = live.get("applications", {})
     entries = {entry.get("name"): entry for entry in document["applications"]}
     stated = {name: percent for name, entry in entries.items() if (percent := _stated(entry)) is not None}

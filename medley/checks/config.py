@@ -54,7 +54,8 @@ class ClusterConfig:
     @property
     def address(self) -> str:
         """Where a client on this machine finds the edge."""
-        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def memory_gib(self) -> float:

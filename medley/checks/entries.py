@@ -9,7 +9,7 @@ from typing import Any
 
 from deployments.settings import AUTO, RouterArgs
 from medley.checks.words import nearest
-from medley.checks.yaml_lines import MISSING, Document, KeyPath
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, is_number
 from models.catalog import load_catalog
 from models.slo import Profile
 from models.specs import ModelSpec
@@ -33,12 +33,9 @@ class Application:
         return self.document.at((*self.path, *keys))
 
     def number(self, *keys: Any) -> float | None:
-        """A number, in quotes or not, as pydantic takes it. None for anything else."""
+        """A number. None for anything else."""
         value = self.get(*keys)
-        try:
-            return float(value) if isinstance(value, int | float | str) else None
-        except ValueError:
-            return None
+        return float(value) if is_number(value) else None
 
     def lacks(self, *keys: Any) -> bool:
         """Whether a key is missing, and neither it nor a key above it is just misspelt."""

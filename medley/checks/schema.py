@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from medley.checks.annotations import generic_arguments, model_for, models_below, models_in
 from medley.checks.words import did_you_mean, import_problem, in_words, nearest
 from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
+from models.documents import strictly
 from models.specs import ModelSpec
 from models.tasks import task_named
 
@@ -142,7 +143,7 @@ def errors_of(model: Model, value: Any) -> list[dict[str, Any]]:
     """Pydantic's errors. Whatever else a validator raises becomes one of the whole value."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of settings that Ray will rename one day
-            model.model_validate(copy.deepcopy(value))  # some of Ray's validators change what they are given
+            strictly(model, copy.deepcopy(value))  # some of Ray's validators change what they are given
     except ValidationError as error:
         return [dict(one) for one in error.errors(include_url=False)]
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import re
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from medley.checks.entries import ROUTER_BUILDER, Application, Found, applicatio
 from medley.checks.machine import Machine
 from medley.checks.schema import schema_problems
 from medley.checks.words import did_you_mean, shown
-from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem
+from medley.checks.yaml_lines import MISSING, Document, KeyPath, Problem, is_number
 from models.slo import Targets
 
 # Messages of Ray's that a rule here replaces by one with the line and the remedy.
@@ -27,6 +28,7 @@ LEFT_TO_RULES = (
     "must be str (got",
 )
 HIGHEST_PORT = 65535
+LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 def serve_problems(document: Document, machine: Machine | None = None) -> list[Problem]:
@@ -54,11 +56,12 @@ def serve_problems(document: Document, machine: Machine | None = None) -> list[P
 def _rules(document: Document, applications: list[Application]) -> Found:
     """What is wrong with the document as a whole."""
     if not applications:
-        yield ("applications",), "this file has no applications; serve_config.yaml shows an example."
+        yield ("applications",), "this file names no applications; serve_config.yaml shows an example."
         return
     yield from _names(applications)
     yield from _routers(applications)
     yield from _ports(document)
+    yield from _host(document)
     yield from _timeout(document, applications)
     yield from _waits(applications)
     yield from _environment(document, ("controller_options", "runtime_env"))
@@ -113,14 +116,33 @@ def _routers(applications: list[Application]) -> Found:
 def _ports(document: Document) -> Found:
     for path in (("http_options", "port"), ("grpc_options", "port")):
         port = document.at(path)
-        if isinstance(port, int) and not 0 < port <= HIGHEST_PORT:
+        if is_number(port) and not 0 < port <= HIGHEST_PORT:
             yield path, f"{port} is not a port number. Write one from 1 to {HIGHEST_PORT}, such as 8000."
+
+
+def _host(document: Document) -> Found:
+    path = ("http_options", "host")
+    host = document.at(path)
+    if isinstance(host, str) and not is_host(host):
+        message = f"{shown(host)} is neither an IP address nor the name of a host. Write one of the two alone, without"
+        yield path, f"{message} http://, port or path, such as 127.0.0.1."
+
+
+def is_host(text: str) -> bool:
+    """An IP address or a host's name (RFC 1123). Digits in the last part are an address, and then it must be a right
+    one (WHATWG URL, 3.5)."""
+    try:
+        ipaddress.ip_address(text)
+        return True
+    except ValueError:
+        parts = text.split(".")
+        return len(text) <= 253 and all(LABEL.fullmatch(part) for part in parts) and not parts[-1].isdecimal()
 
 
 def _timeout(document: Document, applications: list[Application]) -> Found:
     path = ("http_options", "request_timeout_s")
     timeout, deadline_s = document.at(path), deadline_of(applications)
-    if isinstance(timeout, int | float) and timeout <= deadline_s:
+    if is_number(timeout) and timeout <= deadline_s:
         message = f"{timeout:g} is not above the router's deadline_s ({deadline_s:g}): a late request would get Serve's"
         yield path, f"{message} error, which is not in OpenAI's form. Write more than {deadline_s:g}."
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +23,7 @@ KINDS = {
     "frozen_set": "be a list (`- ` lines)",
     "path": "be a path",
 }
+TRUE = ("true", "yes", "on", "1")
 BOUNDS = {
     "greater_than": ("above", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -56,11 +59,25 @@ def in_words(error: dict[str, Any]) -> str:
     if kind in ("literal_error", "enum", "union_tag_invalid"):
         return _one_of(context.get("expected") or context["expected_tags"], context.get("tag", given))
     if must := _must_be(kind, context):
-        quotes = " Put it in quotes." if must == KINDS["string"] and isinstance(given, int | float) else ""
-        return f"must {must}, but is {shown(given)}.{quotes}"
+        return f"must {must}, but is {shown(given)}.{_remedy(must, given)}"
     if members := re.findall(r"<\w+\.\w+: ('\w+')>", error["msg"]):  # Ray prints a set of enum members
         return _one_of(" ".join(sorted(members)), given)
     return _sentence(error["msg"].removeprefix("Value error, "))
+
+
+def _remedy(must: str, given: Any) -> str:
+    """What to write instead, where the right text has another type in YAML than was meant."""
+    if must == KINDS["string"] and isinstance(given, int | float):
+        return " Put it in quotes."
+    if must in (KINDS["int"], KINDS["float"]):
+        if isinstance(given, bool):
+            return " YAML reads yes, no, on and off as true and false."
+        with contextlib.suppress(TypeError, ValueError):
+            if isinstance(given, str) and math.isfinite(number := float(given)):
+                return f" Write {number:.15g} without quotes."
+    if must == KINDS["bool"] and isinstance(given, str | int):
+        return f" Write {'true' if str(given).lower() in TRUE else 'false'} without quotes."
+    return ""
 
 
 def _must_be(kind: str, context: dict[str, Any]) -> str | None:

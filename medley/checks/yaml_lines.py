@@ -1,10 +1,13 @@
 """A YAML document with the line of every key and value, so that a mistake can be shown where it stands.
 
-Stricter than PyYAML's own loader: a duplicate key is a mistake, and so are aliases that expand without bound.
+Stricter than PyYAML's own loader: a duplicate key is a mistake, and so are aliases that expand without bound, and
+numbers that are none.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,8 @@ KeyPath = tuple[Any, ...]  # keys and indexes from the top of the document, such
 MOST_NODES = 100_000  # far above any real document; a few lines of nested aliases stand for billions
 NAMED_LISTS = {"applications": "application", "models": "model"}
 MISSING: Any = object()
+# A number of YAML 1.1 that begins with a zero.
+OCTAL = re.compile("[-+]?0[0-7_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,11 @@ class Document:
         return None
 
 
+def is_number(value: Any) -> bool:
+    """Python has it that True is 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def sorted_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Each problem once, by file and line."""
     return sorted(dict.fromkeys(problems), key=lambda problem: (str(problem.path), problem.line or 0))
@@ -151,9 +161,25 @@ def _build(document: Document, loader: Any) -> None:
     try:
         node = loader.get_single_node()
         if node is not None:
-            document.value = _Builder(document, loader).build(node, ())
+            builder = _Builder(document, loader)
+            document.value = builder.build(node, ())
+            document.problems += builder.problems()
     finally:
         loader.dispose()
+
+
+def misread(node: yaml.Node, value: Any) -> str:
+    """Why a number is not taken for one, or for another than was probably meant. Empty for everything else."""
+    if not isinstance(node, yaml.ScalarNode) or not is_number(value):
+        return ""
+    if not math.isfinite(value):
+        return f"must be a finite number, but is {node.value}. Write a number."
+    if ":" in node.value or OCTAL.fullmatch(node.value):
+        base = "60" if ":" in node.value else "8"
+        return (
+            f"YAML reads {node.value} to the base {base}, as {value}. Write {value}, or put it in quotes if it is text."
+        )
+    return ""
 
 
 class _RefusedError(Exception):
@@ -171,6 +197,7 @@ class _Builder:
         self.document = document
         self.loader = loader
         self.nodes = 0
+        self.noted: list[tuple[KeyPath, int, str]] = []
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.nodes += 1
@@ -180,8 +207,15 @@ class _Builder:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self.sequence(node, path)
         return self.scalar(node)
+
+    def sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:
+        values = [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        for index, value in enumerate(values):
+            if reason := misread(node.value[index], value):
+                self.note_misread((*path, index), node.value[index], reason)
+        return values
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
@@ -196,7 +230,11 @@ class _Builder:
                 self.note_twice((*path, key), line)
                 continue
             self.document.lines[*path, key] = line
-            values[key] = self.build(value_node, (*path, key))
+            value = self.build(value_node, (*path, key))
+            if reason := misread(value_node, value):
+                self.note_misread((*path, key), value_node, reason)
+            else:
+                values[key] = value
         for source in merged:
             if not isinstance(source, yaml.MappingNode):
                 raise _RefusedError(source, "only a mapping can be merged with `<<`. Name one.")
@@ -206,8 +244,17 @@ class _Builder:
 
     def note_twice(self, path: KeyPath, line: int) -> None:
         first = self.document.lines[path]
-        message = f"this key is already in line {first}. Keep one of the two."
-        self.document.problems.append(Problem(self.document.path, line, self.document.where(path), message))
+        self.noted.append((path, line, f"this key already stands in line {first}. Keep one of the two."))
+
+    def note_misread(self, path: KeyPath, node: yaml.Node, reason: str) -> None:
+        """Nothing more is said of this place: any rule would only say that the number is above or below."""
+        self.noted.append((path, node.start_mark.line + 1, reason))
+        self.document.meant.add(path)
+
+    def problems(self) -> list[Problem]:
+        """Once all is built, because a place is named by what is around it."""
+        document = self.document
+        return [Problem(document.path, line, document.where(path), message) for path, line, message in self.noted]
 
     def key(self, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):

@@ -122,7 +122,7 @@ def containers_of(tree: Any) -> Iterator[Object]:
 
 def name_of_image(image: str) -> str:
     """`cpu` of registry.example.com/medley:0.1.0-cpu, `redis` of redis:7: an organisation may keep them elsewhere."""
-    name, _, tag = image.rpartition("/")[2].partition(":")
+    name, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
     return tag.rpartition("-")[2] if name == "medley" else name
 
 

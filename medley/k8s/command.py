@@ -23,7 +23,7 @@ from medley.k8s.operator_rules import operator_problems
 from medley.k8s.overlays import Object, OverlayError, of_kind, overlay_of, overlays, render, text_of
 from medley.k8s.pod_security import pod_problems
 from medley.k8s.pods import pods_of
-from medley.k8s.rules import house_problems, serve_config_of
+from medley.k8s.rules import house_problems, placeholders, serve_config_of
 from medley.k8s.scheduling import UNREADABLE, placements, scheduling_problems, words
 from medley.k8s.schemas import CRDS, core_problems, crds, ray_problems
 
@@ -79,9 +79,12 @@ def write_chart(
 @app.command()
 def check(
     names: Annotated[list[str] | None, typer.Argument(help="overlays; all of them when none is named")] = None,
+    as_shipped: Annotated[
+        bool, typer.Option("--as-shipped", help="let pass what is left for you to fill in before it can be applied")
+    ] = False,
 ) -> None:
     """Check overlays: Kubernetes' and KubeRay's schemas, pod security, what the operator and Medley ask for, and which
-    group each model starts. Exit code 1: something is wrong.
+    group each model starts. Exit code 1: something is wrong, or is left to fill in.
     """
     try:
         wanted = [overlay_of(name) for name in names] if names else overlays()
@@ -94,7 +97,7 @@ def check(
         for finding in stale:
             typer.secho(f"  {finding}", fg=typer.colors.RED)
         for overlay in wanted:
-            wrong += show(overlay)
+            wrong += show(overlay, as_shipped)
     except OverlayError as error:
         raise fail(error) from None
     if wrong:
@@ -102,10 +105,10 @@ def check(
         raise typer.Exit(1)
 
 
-def show(overlay: Path) -> int:
+def show(overlay: Path, as_shipped: bool) -> int:
     """Check an overlay and say what was found. Returns how many mistakes there are."""
     objects = render(overlay)
-    found = list(dict.fromkeys(problems_of(objects)))
+    found = list(dict.fromkeys([*problems_of(objects), *(() if as_shipped else placeholders(objects))]))
     typer.secho(f"{overlay.name}: {len(objects)} objects, {len(found)} mistakes", bold=True)
     for finding in found:
         typer.secho(f"  {finding}", fg=typer.colors.RED)

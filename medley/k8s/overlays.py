@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from models.documents import loader_for
+from models.documents import loader_for, read_yaml, strictly
 from models.sources import Spec
 
 FOLDER = Path("k8s")
@@ -57,7 +57,7 @@ def settings_of(overlay: Path) -> Settings:
     """Raises OverlayError."""
     file = overlay / SETTINGS
     try:
-        return Settings.model_validate(yaml.safe_load(file.read_text()))
+        return strictly(Settings, read_yaml(file.read_text()))
     except OSError as error:
         raise OverlayError(f"{file} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, ValidationError) as error:

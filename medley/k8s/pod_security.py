@@ -47,6 +47,8 @@ def _of_pod(spec: Object) -> Iterator[tuple[str, str]]:
     for volume in spec.get("volumes") or []:
         if strange := set(volume) - {"name"} - VOLUMES:
             yield f"volumes {volume['name']}", f"{', '.join(strange)} is not allowed. Use a claim or an emptyDir."
+        if "emptyDir" in volume and not (volume["emptyDir"] or {}).get("sizeLimit"):
+            yield f"volumes {volume['name']}", "has no sizeLimit: one pod can fill the disk of its node. Give it one."
     if spec.get("automountServiceAccountToken", True) and not _needs_token(spec):
         yield "automountServiceAccountToken", "a token of the API server that nothing here uses. Set it to false."
 

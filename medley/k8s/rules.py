@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,19 @@ from medley.checks.yaml_lines import read_document
 from medley.k8s.findings import Finding, Findings
 from medley.k8s.operator_rules import INCREMENTAL
 from medley.k8s.overlays import Object, groups_of, name_of, of_kind, worker_groups_of
+from medley.k8s.pod_security import containers
+from medley.k8s.pods import pods_of
 from models.documents import read_yaml
 
 DRAIN, READY = "medley.node.drain", "medley.node.ready"
 # A replica leaves a drained node when its successor runs elsewhere, for which this much is allowed, and when it has
 # finished its requests.
 START_S = 60
+# As docker/Dockerfile is built, without a registry.
+LOCAL_IMAGE = "medley"
+DIGEST = re.compile("sha256:[0-9a-f]{64}")
+NO_DIGEST = "@sha256:" + 64 * "0"
+BY_DIGEST = "Write newName, newTag and digest under images of the overlay's kustomization.yaml."
 
 
 def house_problems(objects: list[Object]) -> Findings:
@@ -33,6 +41,8 @@ def house_problems(objects: list[Object]) -> Findings:
         for rule in (_network, _routes, _references):
             yield from rule(service, objects)
     yield from _budgets(objects)
+    yield from _fetchers(objects)
+    yield from _images(objects)
 
 
 Found = Iterator[tuple[str, str]]
@@ -179,6 +189,66 @@ def _network(service: Object, objects: list[Object]) -> Findings:
             yield Finding("NetworkPolicy", "", f"none opens port {port} of Ray's pods.")
 
 
+def _fetchers(objects: list[Object]) -> Findings:
+    """Where a policy denies all traffic, only a pod that another policy lets out can fetch weights."""
+    policies = of_kind(objects, "NetworkPolicy")
+    if not any(not policy["spec"].get("podSelector") for policy in policies):
+        return
+    for one in objects:
+        for subject, pod in pods_of(one):
+            labels = pod["metadata"]["labels"]
+            for place, container in containers(pod["spec"]):
+                if not _fetches(container) or any(_lets_out(policy, labels, 443) for policy in policies):
+                    continue
+                what = (
+                    "fetches weights, and no NetworkPolicy lets this pod out to port 443. Let the Job fetch, and wait:"
+                )
+                yield Finding(subject, f"{place} {container['name']}", f"{what} `medley fetch FILE --wait SECONDS`.")
+
+
+def _fetches(container: Object) -> bool:
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    return "medley" in words and "fetch" in words and "--wait" not in words
+
+
+def _lets_out(policy: Object, labels: dict[str, str], port: int) -> bool:
+    """Whether a policy lets pods with these labels reach a port anywhere."""
+    selector = policy["spec"].get("podSelector") or {}
+    wanted = selector.get("matchLabels") or {}
+    if not wanted or not wanted.items() <= labels.items() or selector.get("matchExpressions"):
+        return False
+    rules = [rule for rule in policy["spec"].get("egress") or [] if not rule.get("to")]
+    return any(not rule.get("ports") or any(port == each.get("port") for each in rule["ports"]) for rule in rules)
+
+
+def _images(objects: list[Object]) -> Findings:
+    """An image from a registry is named by its digest. Medley's own name without a registry is a local image, which has
+    none: what a small cluster such as kind is given by hand."""
+    for subject, image in images_of(objects):
+        if "@" not in image and image.partition(":")[0] != LOCAL_IMAGE:
+            yield Finding(subject, "image", f"{image} is named by its tag, which may be moved. {BY_DIGEST}")
+        elif "@" in image and not DIGEST.fullmatch(image.partition("@")[2]):
+            yield Finding(subject, "image", f"{image} has no right digest: sha256: and 64 hexadecimal digits.")
+
+
+def placeholders(objects: list[Object]) -> Findings:
+    """What an overlay as it ships leaves to whoever applies it."""
+    for subject, image in images_of(objects):
+        if image.endswith(NO_DIGEST) or image.startswith("registry.example.com/"):
+            yield Finding(subject, "image", f"{image} is a placeholder and no image. {BY_DIGEST}")
+
+
+def images_of(objects: list[Object]) -> Iterator[tuple[str, str]]:
+    """Every image once, with a pod that runs it."""
+    subjects: dict[str, str] = {}
+    for one in objects:
+        for subject, pod in pods_of(one):
+            for _, container in containers(pod["spec"]):
+                subjects.setdefault(str(container.get("image", "")), subject)
+    for image, subject in subjects.items():
+        yield subject, image
+
+
 def _admits(policy: Object, port: int, node_type: str) -> bool:
     for rule in policy["spec"].get("ingress") or []:
         ports = [each.get("port") for each in rule.get("ports") or []]
@@ -225,8 +295,6 @@ def _seconds(text: str | None) -> float | None:
 
 def _references(service: Object, objects: list[Object]) -> Findings:
     """Config maps, claims and accounts that pods name are there. Secrets are not in any file."""
-    from medley.k8s.pods import pods_of
-
     kinds = {"configMap": ("ConfigMap", "name"), "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName")}
     there = {(one["kind"], one["metadata"]["name"]) for one in objects}
     for one in objects:

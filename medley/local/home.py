@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from pathlib import Path
 
 from medley.local.run_folder import control_plane_folder, edge_folder
 from models.catalog import VARIABLE as CATALOG_VARIABLE
 from models.catalog import own_folder
+from models.secret_file import SecretUnsafe, secret_of_file
 from models.weights import home
 
 # Every process of the cluster inherits this, which is how `medley down` finds them all and nothing else.
 CLUSTER_VARIABLE = "MEDLEY_CLUSTER"
 
 
+def make_home() -> Path:
+    """MEDLEY_HOME, which is its owner's alone if it is made now: there are a token and documents with environments."""
+    home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home()
+
+
 def auth_token_file() -> Path:
-    """The file with the token that Ray's own interfaces ask for. Made on first use, readable by its owner only."""
+    """The file with the token that Ray's own interfaces ask for. Made on first use, readable by its owner only.
+
+    Raises:
+        SecretUnsafe: others may know the token, or it is none. It is not replaced here: a cluster may run with it.
+    """
     file = home() / "auth_token"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_hex(32))
+    try:
+        secret_of_file(file)
+    except SecretUnsafe as error:
+        there = os.path.lexists(file)
+        when = " If a cluster runs, `medley down` first and `medley up` afterwards." if there else ""
+        raise SecretUnsafe(f"{error}{when}") from None
     return file
 
 

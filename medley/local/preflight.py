@@ -10,6 +10,8 @@ import sys
 import psutil
 
 from medley.checks.config import ClusterConfig
+from medley.local.home import auth_token_file
+from models.secret_file import SecretUnsafe
 from models.specs import Backend
 
 HEAD_PORT = 6379
@@ -25,7 +27,9 @@ def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
         cpus: CPUs that Ray may use; None is all of this machine's.
     """
     found = _cpus(config, cpus or psutil.cpu_count() or 1)
-    return found + [problem for check in (_python, _libraries, _memory, _ports, _gpus) for problem in check(config)]
+    return found + [
+        problem for check in (_python, _libraries, _memory, _ports, _gpus, _token) for problem in check(config)
+    ]
 
 
 def _python(config: ClusterConfig) -> list[str]:
@@ -89,6 +93,14 @@ def _ports(config: ClusterConfig) -> list[str]:
         for port, what in ports.items()
         if _in_use(port)
     ]
+
+
+def _token(config: ClusterConfig) -> list[str]:
+    try:
+        auth_token_file()
+    except SecretUnsafe as error:
+        return [str(error)]
+    return []
 
 
 def _in_use(port: int) -> bool:

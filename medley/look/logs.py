@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from deployments.settings import RouterArgs
 from medley.change import history
+from medley.checks.words import nearest
 from medley.local import cluster
 from medley.look.application_status import is_model
 from medley.look.live import Live, look_here
@@ -37,6 +40,8 @@ def logs(request_id: RequestId = None, model: OfModel = None, follow: Follow = F
         raise typer.BadParameter("name a request id, or a model with --model, and not both.")
     folder = cluster.logs()
     reader = reader_of_request(folder, request_id) if request_id else reader_of_model(folder, model or "", last)
+    if follow and (slip := meant_instead(folder, request_id, model)):  # it would wait for ever
+        typer.echo(slip, err=True)
     try:
         found = show(reader, follow, elapsed=bool(request_id))
     except KeyboardInterrupt:
@@ -44,10 +49,30 @@ def logs(request_id: RequestId = None, model: OfModel = None, follow: Follow = F
     finally:
         reader.close()
     if not found:
-        why = why_no_request(folder, look_here()) if request_id else why_no_model(folder, model or "")
+        if slip := meant_instead(folder, request_id, model):
+            why = [slip]
+        else:
+            why = why_no_request(folder, look_here()) if request_id else why_no_model(folder, model or "")
         wanted = f"the request {request_id}" if request_id else model
         typer.echo("\n".join([f"No line of {wanted} is in {folder}.", *(f"  {one}" for one in why)]), err=True)
         raise typer.Exit(1)
+
+
+def meant_instead(folder: Path, request_id: str | None, model: str | None) -> str:
+    """What to write where a model's name stands for a request's id, or the other way round. Empty otherwise."""
+    if request_id is not None:
+        has_logs = list(folder.glob(f"replica_{escape(request_id)}_model_*.log*"))
+        known = [request_id] if has_logs or request_id in load_catalog() else nearest(request_id, load_catalog())
+        said = "" if request_id in known else "perhaps "
+        return f"{request_id} is {said}a model. Did you mean `medley logs --model {known[0]}`?" if known else ""
+    if model == "router":
+        return "The router is no model. `medley logs REQUEST_ID` shows what it wrote of a request."
+    if model in load_catalog():
+        return ""
+    with contextlib.closing(reader_of_request(folder, str(model))) as reader:
+        if any(reader.read()):
+            return f"{model} is a request, and not a model. Did you mean `medley logs {model}`?"
+    return ""
 
 
 def reader_of_request(folder: Path, request_id: str) -> LogReader:
@@ -55,7 +80,7 @@ def reader_of_request(folder: Path, request_id: str) -> LogReader:
 
 
 def reader_of_model(folder: Path, model: str, last: int | None = None) -> LogReader:
-    return LogReader(folder, pattern=f"replica_{model}_model_*.log", last=last)
+    return LogReader(folder, pattern=f"replica_{escape(model)}_model_*.log", last=last)
 
 
 def show(reader: LogReader, follow: bool, elapsed: bool) -> bool:
@@ -91,7 +116,7 @@ def _is_call(line: Line) -> bool:
 
 
 def _by_age(folder: Path, model: str) -> list[Path]:
-    files = folder.glob(f"replica_{model}_model_*.log")
+    files = folder.glob(f"replica_{escape(model)}_model_*.log")
     return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -138,7 +163,7 @@ def why_no_model(folder: Path, model: str) -> list[str]:
         load_catalog().resolve(model)
     except ModelNotFound as error:
         return [error.message]
-    if list(folder.glob(f"replica_{model}_model_*.log*")):
+    if list(folder.glob(f"replica_{escape(model)}_model_*.log*")):
         return ["Its replicas have written nothing yet.", *kept_back()]
     return [f"No replica of it has run here. `medley doctor {model}` says why."]
 

@@ -9,12 +9,17 @@ The deadline must be less than `terminationGracePeriodSeconds`, and more than `g
 deployment plus the time that a replica takes to start: a replica whose grace does not fit in the time that is left is
 stopped at once, before there is another.
 
-Exit code 0: nothing is left, or the deadline is over; 1: Ray did not take the drain. A sentence on stderr says which.
+If Ray's head is away, it is asked again and again. Until it answers nobody takes the replicas away, so the hook goes by
+the requests on this node: Ray's metrics count them. It ends when there has been none for a while.
+
+Exit code 0: nothing is left, or the deadline is over; 1: several Ray nodes run here. A sentence on stderr says which.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import re
 import subprocess
 import sys
 import time
@@ -27,8 +32,13 @@ RAY = str(Path(sys.executable).parent / "ray")
 # As Ray and HAProxy name their processes.
 SERVE = ("ray::ServeReplica", "ray::HAProxyManager", "ray::ProxyActor", "haproxy")
 LOOK_S = 0.5
-# How long the head may take to accept.
-ASK_S = 30.0
+# How long the head may take to accept, and how long after it has not it is asked again.
+ASK_S, ASK_AGAIN_S = 30.0, 15.0
+# Requests that replicas, the router's too, work on. Ray publishes them every ten seconds: a none may be so old, and a
+# request that has come since is seen with the next but one.
+SERIES = ("ray_serve_replica_processing_queries", "ray_medley_requests_in_flight")
+UNDER_WAY = re.compile(rf"^(?:{'|'.join(SERIES)})\{{.*\}} (\S+)$", re.MULTILINE)
+METRICS_PORT, QUIET_S = 8080, 25.0
 
 
 class NotDrained(Exception):
@@ -87,7 +97,9 @@ def ask_to_drain(node: RayNode, deadline_s: float, ray: str = RAY) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=min(ASK_S, deadline_s))
     except subprocess.TimeoutExpired:
-        raise NotDrained(f"Ray's head at {node.head_address} did not answer in time; nothing was drained.") from None
+        raise NotDrained(f"Ray's head at {node.head_address} did not answer in time.") from None
+    except OSError as error:
+        raise NotDrained(f"{ray} cannot be run: {error.strerror}.") from None
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it does not say why"]
         raise NotDrained(f"Ray's head at {node.head_address} did not take the drain: {last[0]}")
@@ -105,11 +117,64 @@ def wait_until_empty(end: float, proc: Path = PROC) -> int:
     return left
 
 
-def drain(deadline_s: float, proc: Path = PROC, ray: str = RAY) -> str:
+def requests_here(port: int) -> float | None:
+    """How many requests are under way on this node, by the metrics that Ray publishes here. None if nobody says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if answer.status != 200 or "\nray_" not in text:
+        return None
+    return sum(float(number) for number in UNDER_WAY.findall(text))  # a replica that was never asked has no series
+
+
+@dataclass(slots=True)
+class Quiet:
+    """Since when nothing has been under way here."""
+
+    port: int
+    since: float | None = None
+
+    def lasts(self) -> bool:
+        if requests_here(self.port) != 0:  # some, or nobody says
+            self.since = None
+            return False
+        self.since = time.monotonic() if self.since is None else self.since
+        return time.monotonic() - self.since >= QUIET_S
+
+
+def ask_until_taken(node: RayNode, end: float, port: int, proc: Path, ray: str) -> str:
+    """Ask the head until it takes the drain, or until there is no need of it any more.
+
+    Returns:
+        Empty when it has taken the drain; else why it is not needed, or that the time is over, in a sentence.
+    """
+    quiet, ask_next, why = Quiet(port), 0.0, ""
+    while (now := time.monotonic()) < end:
+        if not left_of_serve(command_lines(proc)):
+            return f"{why} Nothing of Serve is left on this node.".strip()
+        if now >= ask_next:
+            try:
+                ask_to_drain(node, end - now, ray)
+                return ""
+            except NotDrained as reason:
+                why, ask_next = str(reason), time.monotonic() + ASK_AGAIN_S
+        if quiet.lasts():
+            return f"{why} No request has been under way here for {QUIET_S:g} s."
+        time.sleep(LOOK_S)
+    return f"{why} The deadline is over."
+
+
+def drain(deadline_s: float, proc: Path = PROC, ray: str = RAY, metrics_port: int = METRICS_PORT) -> str:
     """Drain the Ray node of this pod. Returns what came of it, in a sentence.
 
     Raises:
-        NotDrained
+        NotDrained: there are several.
     """
     began = time.monotonic()
     node = ray_node(command_lines(proc))
@@ -117,7 +182,8 @@ def drain(deadline_s: float, proc: Path = PROC, ray: str = RAY) -> str:
         return "No Ray node runs here, so there is nothing to drain."
     if node.is_head:
         return "This is Ray's head, which holds no replica: it is not drained."
-    ask_to_drain(node, deadline_s, ray)
+    if not_taken := ask_until_taken(node, began + deadline_s, metrics_port, proc, ray):
+        return not_taken
     left = wait_until_empty(began + deadline_s, proc)
     took = time.monotonic() - began
     if left:
@@ -130,9 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--deadline", type=float, required=True, help="seconds; less than the pod's terminationGracePeriodSeconds"
     )
+    parser.add_argument("--metrics-port", type=int, default=METRICS_PORT, help="where Ray publishes metrics")
     given = parser.parse_args(arguments)
     try:
-        print(drain(given.deadline), file=sys.stderr)  # noqa: T201
+        print(drain(given.deadline, metrics_port=given.metrics_port), file=sys.stderr)  # noqa: T201
     except NotDrained as reason:
         print(reason, file=sys.stderr)  # noqa: T201
         return 1

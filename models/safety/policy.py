@@ -22,7 +22,7 @@ class OutputPolicy(BaseModel):
             of 0.2 and more.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     enabled: bool = False
     nsfw_threshold: float = Field(default=0.5, gt=0, le=1)

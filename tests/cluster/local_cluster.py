@@ -39,7 +39,9 @@ class Cluster:
 
     def deploy(self, document: dict[str, Any]) -> str:
         """Bring the cluster to another document and wait until it is ready. Returns what the command said."""
-        return run([*MEDLEY, "deploy", str(self.written(document)), "--patience", f"{patience(COMMAND_S):.0f}"])
+        return run(
+            [*MEDLEY, "deploy", str(self.written(document)), "--yes", "--patience", f"{patience(COMMAND_S):.0f}"]
+        )
 
     @contextlib.contextmanager
     def deployed(self, document: dict[str, Any]) -> Iterator[None]:

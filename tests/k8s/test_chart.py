@@ -16,6 +16,7 @@ from medley.k8s.overlays import name_of, of_kind, overlay_of, render
 
 ROOT = Path(__file__).resolve().parents[2]
 HELM = Path(sys.executable).with_name("helm")
+DIGEST = "sha256:" + "ab" * 32
 NAMES = ("cpu-dev", "gpu-prod", "gpu-prod-incremental")
 
 
@@ -97,7 +98,8 @@ def test_a_changed_chart_has_no_mistake(overlay, monkeypatch):
     name, _, folder = overlay
     monkeypatch.chdir(ROOT)
     group = next(iter(yaml.safe_load((folder / "values.yaml").read_text())["groups"]))
-    made = template(folder, "--set", f"groups.{group}.maxReplicas=7", "--set", "images.cpu=mirror.example.com/m:1-cpu")
+    mirrored = f"images.cpu=mirror.example.com/m:1-cpu@{DIGEST}"
+    made = template(folder, "--set", f"groups.{group}.maxReplicas=7", "--set", mirrored)
     (service,) = of_kind(list(made.values()), "RayService")
     sizes = {one["groupName"]: one["maxReplicas"] for one in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
     assert sizes[group] == 7
@@ -136,6 +138,8 @@ def test_images_by_their_use():
     assert name_of_image("registry.example.com:5000/team/medley:0.1.0-cuda") == "cuda"
     assert name_of_image("medley:0.1.0-cpu") == "cpu"
     assert name_of_image("docker.io/library/redis:7.4.2-bookworm") == "redis"
+    assert name_of_image(f"registry.example.com:5000/team/medley:0.1.0-cuda@{DIGEST}") == "cuda"
+    assert name_of_image(f"redis@{DIGEST}") == "redis"
 
 
 def leaves(tree, path=()):

@@ -13,7 +13,7 @@ from medley.k8s.command import app, problems_of
 from medley.k8s.generated import for_kubernetes, generated
 from medley.k8s.overlays import OverlayError, Settings, of_kind, overlay_of, overlays, render
 from medley.k8s.pods import pods_of
-from medley.k8s.rules import serve_config_of
+from medley.k8s.rules import placeholders, serve_config_of
 from medley.k8s.scheduling import placements
 from medley.k8s.schemas import CRDS, crds, ray_problems
 
@@ -102,6 +102,35 @@ def test_a_label_for_a_model_that_is_not_served_is_refused():
     settings = Settings(serve_config="serve_config.yaml", label_selectors={"llama": {"a": "b"}})
     with pytest.raises(OverlayError, match=r"has no llama"):
         for_kubernetes(document, settings)
+
+
+@pytest.mark.parametrize(("name", "left"), [("cpu-dev", 0), ("gpu-prod", 3), ("gpu-prod-incremental", 3)])
+def test_what_is_left_to_fill_in_is_refused_in_words(name, left, rendered, monkeypatch):
+    """But not of the overlay as it ships: nobody knows the digest of an image that is not built yet."""
+    monkeypatch.setattr("medley.k8s.command.render", lambda overlay: rendered[name])
+    monkeypatch.setattr("medley.k8s.command.problems_of", lambda objects: ())
+    done = CliRunner().invoke(app, ["check", name])
+    assert done.exit_code == bool(left)
+    assert done.output.count("is a placeholder and no image. Write newName, newTag and digest") == left
+    assert CliRunner().invoke(app, ["check", name, "--as-shipped"]).exit_code == 0
+
+
+def test_an_image_of_ones_own_is_no_placeholder(objects):
+    text = yaml.safe_dump_all(objects).replace("registry.example.com", "ghcr.io/mine").replace("0" * 64, "ab" * 32)
+    mine = list(yaml.load_all(text, yaml.CSafeLoader))
+    assert list(placeholders(mine)) == []
+    assert not [finding for finding in problems_of(mine) if finding.where == "image"]
+
+
+def test_only_the_job_may_reach_the_hub(objects):
+    """It alone has the hub's token and may write to the weights."""
+    for one in objects:
+        for subject, pod in pods_of(one):
+            for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
+                text = yaml.safe_dump(container)
+                assert ("HF_TOKEN" in text) is (subject == "Job medley-preload")
+                mounts = [mount for mount in container.get("volumeMounts", []) if mount["name"] == "models"]
+                assert all(mount.get("readOnly") for mount in mounts) or subject == "Job medley-preload"
 
 
 def test_render_prints_what_kubectl_would_apply(rendered):
@@ -313,6 +342,45 @@ MISTAKES = {
         ],
         "there is no ConfigMap medley-serve-config",
     ),
+}
+
+
+def init_container(objects, number=0):
+    return group(objects, number)["template"]["spec"]["initContainers"][0]
+
+
+MISTAKES |= {
+    "an init container that fetches where nothing lets it out": (
+        lambda o: init_container(o).update(args=["medley", "fetch", "/etc/medley/serve_config.yaml"]),
+        "group cpu, initContainers models: fetches weights, and no NetworkPolicy lets this pod out to port 443",
+    ),
+    "a job that is not let out": (
+        lambda o: o.remove(named(o, "NetworkPolicy", "medley-preload")),
+        "Job medley-preload, containers preload: fetches weights",
+    ),
+    "an image by its tag": (
+        lambda o: ray_container(o).update(image="registry.example.com/medley:0.1.0-cpu"),
+        "registry.example.com/medley:0.1.0-cpu is named by its tag, which may be moved",
+    ),
+    "an image of the public registry by its tag": (
+        lambda o: the(o, "StatefulSet")["spec"]["template"]["spec"]["containers"][0].update(image="redis:7"),
+        "redis:7 is named by its tag",
+    ),
+    "half a digest": (
+        lambda o: ray_container(o, 1).update(image="registry.example.com/medley@sha256:abc"),
+        "has no right digest",
+    ),
+    **{
+        f"{place} without a limit of size": (
+            lambda o, volumes=volumes, empty=empty: volumes(o)[0].update(emptyDir=empty),
+            "volumes tmp: has no sizeLimit",
+        )
+        for place, volumes, empty in (
+            ("a worker's disk", lambda o: group(o)["template"]["spec"]["volumes"], {}),
+            ("a head's disk", lambda o: cluster(o)["headGroupSpec"]["template"]["spec"]["volumes"], None),
+            ("a job's memory", lambda o: the(o, "Job")["spec"]["template"]["spec"]["volumes"], {"medium": "Memory"}),
+        )
+    },
 }
 
 

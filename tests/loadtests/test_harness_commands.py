@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from runs import SLO
 from typer.testing import CliRunner
 
@@ -139,6 +140,36 @@ def test_a_plan_says_what_a_scenario_would_prove(tmp_path):
     assert "too few" in planned("smoke", "--rate", 0.5)[1]
     assert planned("none")[0] == 2
     assert planned("smoke", "--promises", "moon")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"looks": True},
+        {"looks": "2"},
+        {"burstiness": float("nan")},
+        {"drain_s": float("inf")},
+        {"refusals_count": "yes"},
+        {"stages": [{"rate": "1", "seconds": 15}]},
+        {"parts": [{"task": "chat", "options": {"x": float("nan")}}]},
+        {"name": 5},
+    ],
+    ids=str,
+)
+def test_a_scenario_with_a_value_of_another_type_is_refused(tmp_path, change):
+    right = {"proves": "it", "stages": [{"rate": 1, "seconds": 15}], "parts": [{"task": "chat"}]}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(right))
+    scenario.load(str(file))
+    file.write_text(yaml.safe_dump(right | change))
+    with pytest.raises(scenario.WrongScenario, match=r"mine\.yaml"):
+        scenario.load(str(file))
+
+
+def test_a_scenario_that_is_no_file_is_refused(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(scenario.WrongScenario, match="cannot be read"):
+        scenario.load(str(tmp_path / "folder.yaml"))
 
 
 @pytest.mark.parametrize("name", scenario.names())

@@ -208,6 +208,14 @@ def test_sound_is_judged_by_its_own_limits():
     assert Targets({"time_to_first_audio_s": 0.4}).miss(record) == "time_to_first_audio_s 0.5 over 0.4"
 
 
+@pytest.mark.parametrize("limit", ['"2"', "yes", ".nan", ".inf", "2026-11-28"])
+def test_a_promise_that_is_no_number_is_refused(tmp_path, limit):
+    file = tmp_path / "slo.yaml"
+    file.write_text(f"profiles: {{cpu: {{tasks: {{chat: {{duration_s: {limit}, good: 0.9}}}}}}}}\n")
+    with pytest.raises(WrongTargets, match="is no number"):
+        promises(file, "cpu").of("chat", "x")
+
+
 def test_what_must_never_happen_is_said_in_the_file_of_promises(tmp_path):
     file = tmp_path / "slo.yaml"
     profiles = "profiles: {cpu: {tasks: {chat: {good: 0.9}}}}\n"

@@ -1,6 +1,7 @@
 """`medley check` on the shipped files, on every seeded mistake, and on what is not even a document."""
 
 import copy
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from seeded_mistakes import CATALOG, MISTAKES, SERVE, SLO, shipped
 from typer.testing import CliRunner
 
 from medley.checks.command import check, default_files, problems_of
-from medley.checks.config import ConfigError, read_config
+from medley.checks.config import ClusterConfig, ConfigError, read_config
 from medley.checks.entries import MODEL_BUILDER
 from medley.checks.machine import Machine
 from medley.checks.serve import serve_variables
@@ -129,6 +130,108 @@ def assert_judged_without_a_traceback(file: str, folder: Path, odd: Callable[[],
         refused += bool(found)
     # Few places take anything at all, such as a text for people.
     assert refused > len(places) / 2
+
+
+NO_NUMBERS = [
+    str,
+    lambda _: True,
+    lambda _: float("nan"),
+    lambda _: float("-inf"),
+    lambda _: "1e1",
+]
+
+
+@pytest.mark.parametrize("file", [SERVE, SLO, CATALOG])
+def test_what_is_no_number_is_refused_wherever_a_number_stands(file, tmp_path):
+    """Another one in each place, by the seed."""
+    document = yaml.safe_load(shipped(file))
+    target = tmp_path / Path(file).name
+    passed = []
+    for path in paths(document):
+        changed = copy.deepcopy(document)
+        holder = changed
+        for key in path[:-1]:
+            holder = holder[key]
+        if not path or isinstance(holder[path[-1]], bool) or not isinstance(holder[path[-1]], int | float):
+            continue
+        if {"engine", "options"} & set(path):  # of a backend or a maker, which says itself what it takes
+            continue
+        holder[path[-1]] = random.choice(NO_NUMBERS)(holder[path[-1]])
+        target.write_text(yaml.dump(changed, Dumper=yaml.CSafeDumper, sort_keys=False))
+        if not problems_of(target):
+            passed.append((path, holder[path[-1]]))
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "models.example.com", "node-1", "1.node"],
+)
+def test_a_host_is_an_address_or_a_name(tmp_path, host):
+    assert messages(with_host(tmp_path, host)) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://127.0.0.1",
+        "",
+        "not a host",
+        "127.0.0.1:8000",
+        "[::1]",
+        "localhost/v1",
+        "256.1.1.1",
+        "1.2.3",
+        "-a",
+        "a..b",
+        "a" * 64,
+        "under_score",
+        " localhost",
+        "*",
+        "l\u043ecalhost",
+    ],
+)
+def test_what_is_no_host_is_refused(tmp_path, host):
+    (message,) = messages(with_host(tmp_path, host))
+    assert "http_options.host: " in message
+    assert "is neither an IP address nor the name of a host" in message
+
+
+@pytest.mark.parametrize("host", ["[]", "yes", "5", "null"])
+def test_what_is_no_text_is_no_host(tmp_path, host):
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(shipped(SERVE).replace("host: 127.0.0.1", f"host: {host}"))
+    (message,) = messages(file)
+    assert "http_options.host: must be text" in message
+
+
+def with_host(folder, host):
+    file = folder / "serve_config.yaml"
+    file.write_text(shipped(SERVE).replace("host: 127.0.0.1", f"host: {json.dumps(host)}"))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("a.example", "a.example")]
+)
+def test_a_client_on_this_machine_finds_every_host(host, address):
+    assert ClusterConfig(Path(), {"http_options": {"host": host}}, []).address == f"http://{address}:8000"
+
+
+@pytest.mark.parametrize("written", ["16.0", "0x10", "1_6", "1.6e+1"])
+def test_a_whole_number_may_be_written_otherwise(tmp_path, written):
+    """Where Serve itself takes it: of max_queued_requests it takes no 16.0."""
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(shipped(SERVE).replace("keep_alive_timeout_s: 90", f"keep_alive_timeout_s: {written}"))
+    assert messages(file) == []
+    assert read_config(file).document["http_options"]["keep_alive_timeout_s"] == 16
+
+
+@pytest.mark.parametrize("written", ["16.5", "1e1", '"16"', "16 s", "on"])
+def test_what_only_looks_like_a_whole_number_is_refused(tmp_path, written):
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(shipped(SERVE).replace("max_queued_requests: 64", f"max_queued_requests: {written}", 1))
+    assert "max_queued_requests: must be a whole number, but is" in messages(file)[0]
 
 
 def paths(value, path=()):

