@@ -5,6 +5,7 @@ import io
 import random
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,9 +107,9 @@ def blank(width: int, height: int, kind: str = "png", mode: str = "RGB") -> byte
     return file.getvalue()
 
 
-def memory_of(**request) -> float:
-    """Bytes for each pixel of 400x300, without what a file costs whatever its size."""
-    image = {"image": blank(400, 300)} | request
+def memory_of(**request: Any) -> int:
+    """Bytes that an edit of 400x300 takes."""
+    image: dict[str, Any] = {"image": blank(400, 300)} | request
     settings = DOODLE.task.settings_of(DOODLE)
     return needed(ImageRequest("a", **image), settings, 16, 1 << 28).all
 
