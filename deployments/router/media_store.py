@@ -139,7 +139,8 @@ class FolderStore:
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)  # or a power cut could leave zeros under a good name
-            part.rename(self.folder / name)
+            with self._locked():  # or who counts the files meanwhile could see both names, or none
+                part.rename(self.folder / name)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
