@@ -23,7 +23,7 @@ def secret_of_file(file: Path) -> str:
     Two first uses at once get the same secret. A folder that is made for the file is its owner's alone.
 
     Raises:
-        SecretUnsafe: others may read or write the file or own it, it is no plain file, it is empty, too short or
+        SecretUnsafe: others may read, write or replace the file or own it, it is no plain file, it is empty, too short or
             damaged, or it can be neither read nor made. Nothing is mended silently: whoever has read a secret has it.
     """
     try:
@@ -52,6 +52,9 @@ def _read(file: Path) -> str:
             raise SecretUnsafe(f"{file} belongs to another user (number {about.st_uid}). {_remedy()}")
         if (mode := stat.S_IMODE(about.st_mode)) & 0o077:
             raise SecretUnsafe(f"{file} was open to other users (mode {mode:04o}), who may know it. {_remedy()}")
+        folder = stat.S_IMODE(file.parent.stat().st_mode)
+        if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+            raise SecretUnsafe(f"Every user can replace {file}. Run `chmod o-w {file.parent}` and remove the file.")
         return _as_secret(os.read(descriptor, LONGEST + 1), file)
     finally:
         os.close(descriptor)

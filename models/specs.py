@@ -76,6 +76,15 @@ class Needs(Spec):
     cpus: float = Field(ge=0)
     gpus: float = Field(default=0, ge=0, description="a fraction shares one GPU; above 1 it is a whole number")
     memory_gib: float = Field(gt=0, description="resident memory of all processes of the replica")
+    pictures_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="of memory_gib, for pictures that are read, kept and written; a quarter if left out",
+    )
+
+    @property
+    def pictures_bytes(self) -> int:
+        return int((self.pictures_gib or self.memory_gib / 4) * (1 << 30))
 
     @property
     def device(self) -> tuple[str, float]:
@@ -90,6 +99,12 @@ class Needs(Spec):
     @property
     def gpus_per_worker(self) -> float:
         return self.gpus / self.workers
+
+    @model_validator(mode="after")
+    def _pictures_are_a_part(self) -> Self:
+        if self.pictures_gib and self.pictures_gib >= self.memory_gib:
+            raise ValueError("pictures_gib is a part of memory_gib")
+        return self
 
     @model_validator(mode="after")
     def _gpus_are_a_fraction_or_whole(self) -> Self:

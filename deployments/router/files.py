@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fastapi import Request
 
-from deployments.router.media_store import MediaStore, link
+from deployments.router.media_store import MediaStore, NotStored, link
 from deployments.router.services import Services
 from deployments.router.wire import WireModel
 from models.errors import InvalidRequest
@@ -60,14 +61,16 @@ def store_for_links(request: Request, body: WireModel) -> MediaStore | None:
 
 async def in_json(answer: WithFiles, request: Request, store: MediaStore | None) -> dict[str, Any]:
     """The answer as JSON, with its files as base64, or with links to them in the store."""
-    data = []
-    for file in answer.files:
-        if store is None:
-            delivered = {"b64_json": as_base64(file.data)}
-        else:
-            delivered = {"url": link(request, await store.put(file.data, file.format))}
-        data.append(delivered | dict(file.about))
+    data = [await _delivered(file, request, store) | dict(file.about) for file in answer.files]
     return {"created": int(time.time()), "data": data, **answer.document}
+
+
+async def _delivered(file: File, request: Request, store: MediaStore | None) -> dict[str, str]:
+    """A link to the file, or the file itself. A file that cannot be kept is answered itself, too: it would be lost."""
+    if store is not None:
+        with suppress(NotStored):
+            return {"url": link(request, await store.put(file.data, file.format))}
+    return {"b64_json": as_base64(file.data)}
 
 
 def as_base64(data: bytes) -> str:

@@ -7,8 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from PIL import Image
 
 from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer, broken
+from deployments.servers.image_memory import needed
+from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
 from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError
@@ -52,14 +53,16 @@ class SettledRequest:
         pictures: the pictures for the engine to make, at a size that it supports.
         size: width and height of the files.
         original: the picture to edit, at `size`.
-        repaint: the parts of it to repaint, 0 to 1; the others stay. None for all of it.
+        kept: the parts of it that stay, as booleans. None, as `original` is, where nothing has to stay.
+        writing: how many finished pictures may be composed and encoded at once.
     """
 
     request: ImageRequest
     pictures: tuple[Picture, ...]
     size: Size
     original: np.ndarray | None = None
-    repaint: np.ndarray | None = None
+    kept: np.ndarray | None = None
+    writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 class Server(EngineServer):
@@ -72,6 +75,7 @@ class Server(EngineServer):
         return await run_in(self._thread, engine.load, self.spec, self.variant, folder)
 
     async def prepare(self) -> None:
+        self._room = Room(self.variant.needs.pictures_bytes)
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
         largest = int(self.variant.engine.get("largest_batch", 16))
@@ -92,7 +96,14 @@ class Server(EngineServer):
     @handles(MAKE_STREAM)
     async def make_stream(self, request: ImageRequest) -> AsyncGenerator[ImageEvent | Usage, None]:
         """Progress, previews and finished pictures as they come, then a result that says how they were made."""
-        settled = await asyncio.to_thread(self.settle, request)
+        most, limit = self.spec.limits.most_megapixels, self._room.limit
+        need = needed(request, self.settings, most, limit)
+        async with self._room.holds(need.all, need.files), aclosing(self._made(request, need.writing)) as items:
+            async for item in items:
+                yield item
+
+    async def _made(self, request: ImageRequest, writing: int) -> AsyncGenerator[ImageEvent | Usage, None]:
+        settled = replace(await asyncio.to_thread(self.settle, request), writing=asyncio.Semaphore(writing))
         items: asyncio.Queue[Progress | PartialImage | EncodedImage | BaseException] = asyncio.Queue()
         tokens: list[int] = [0]
         tasks = [
@@ -168,8 +179,12 @@ class Server(EngineServer):
                 task.cancel()
 
     async def _encode(self, pixels: np.ndarray, picture: Picture, settled: SettledRequest) -> bytes:
-        pixels = await asyncio.to_thread(composed, pixels, settled)
-        await self.guard.check([pixels])
+        async with settled.writing:
+            pixels = await asyncio.to_thread(composed, pixels, settled)
+            await self.guard.check([pixels])
+            return await asyncio.to_thread(self._written, pixels, picture, settled)
+
+    def _written(self, pixels: np.ndarray, picture: Picture, settled: SettledRequest) -> bytes:
         facts = {
             "model": self.spec.id,
             "variant": self.args.variant_name,
@@ -179,10 +194,8 @@ class Server(EngineServer):
             "scheduler": picture.scheduler,
             "size": f"{settled.size[0]}x{settled.size[1]}",
         }
-        source = GENERATED if settled.original is None else EDITED
-        return await asyncio.to_thread(
-            partial(encode_image, pixels, settled.request.output, facts, digital_source=source)
-        )
+        source = GENERATED if settled.request.image is None else EDITED
+        return encode_image(pixels, settled.request.output, facts, digital_source=source)
 
     def settle(self, request: ImageRequest) -> SettledRequest:
         """Decode the client's pictures and choose values that the client left open. Blocks.
@@ -195,12 +208,18 @@ class Server(EngineServer):
         scheduler = request.scheduler or settings.scheduler
         if scheduler not in self.engine.schedulers:
             raise InvalidRequest(f"The schedulers here are {', '.join(self.engine.schedulers)}.", "scheduler")
-        original = self._decode(request.image, "image") if request.image is not None else None
-        mask = self._mask(request, original) if original is not None else None
-        size = wanted_size(request, original, settings)
+        sent = self._decode(request.image, "image") if request.image is not None else None
+        mask = self._mask(request, sent) if sent is not None else None
+        size = wanted_size(request, sent, settings)
         working = settings.nearest(*size)
         self._check_memory(working)
-        strength = request.strength or (1.0 if mask is not None else settings.strength)
+        image = None if sent is None else resized(sent.pixels, working)
+        original = None if sent is None or mask is None else resized(sent.pixels, size)
+        kept = None if mask is None else resized_mask(mask, size) == 0
+        repaint = None if mask is None else resized_mask(mask, working).astype(np.float32) / 255
+        edited = sent is not None
+        del sent, mask  # they may be large, and control pictures are decoded next
+        strength = request.strength or (1.0 if repaint is not None else settings.strength)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         first = Picture(
             prompt=request.prompt,
@@ -212,9 +231,9 @@ class Server(EngineServer):
             guidance=(settings.guidance if request.guidance is None else request.guidance) if request.prompt else 1.0,
             scheduler=scheduler,
             seed=seed,
-            image=None if original is None else resized(original.pixels, working),
-            mask=None if mask is None else resized_mask(mask, working),
-            strength=1.0 if original is None else strength,
+            image=image,
+            mask=repaint,
+            strength=strength if edited else 1.0,
             controls=tuple(
                 ControlPicture(
                     control.kind,
@@ -226,15 +245,7 @@ class Server(EngineServer):
             adapters=request.adapters,
         )
         pictures = tuple(replace(first, seed=(seed + number) % (1 << 63)) for number in range(request.n))
-        if original is None:
-            return SettledRequest(request, pictures, size)
-        return SettledRequest(
-            request,
-            pictures,
-            size,
-            resized(original.pixels, size),
-            None if mask is None else resized_mask(mask, size),
-        )
+        return SettledRequest(request, pictures, size, original, kept)
 
     @property
     def settings(self) -> ImageSettings:
@@ -244,11 +255,11 @@ class Server(EngineServer):
         return decode_image(data, self.spec.limits.most_megapixels, param)
 
     def _mask(self, request: ImageRequest, original: DecodedImage) -> np.ndarray | None:
-        """The parts to repaint, 0 to 1, as large as the picture; None for all of it."""
+        """The parts to repaint, 0 to 255, as large as the picture; None for all of it."""
         if request.mask is None:
             if original.alpha is None or original.alpha.min() == 255:
                 return None
-            return 1 - original.alpha.astype(np.float32) / 255
+            return 255 - original.alpha
         mask = self._decode(request.mask, "mask")
         if mask.pixels.shape != original.pixels.shape:
             there, here = mask.pixels.shape, original.pixels.shape
@@ -256,10 +267,7 @@ class Server(EngineServer):
                 f"The mask is {there[1]}x{there[0]} and the picture {here[1]}x{here[0]}. Send a mask of the same size.",
                 "mask",
             )
-        if mask.alpha is not None:
-            repaint = 1 - mask.alpha.astype(np.float32) / 255
-        else:
-            repaint = mask.pixels.astype(np.float32).mean(axis=2) / 255
+        repaint = brightness(mask.pixels) if mask.alpha is None else 255 - mask.alpha
         if not repaint.max():
             raise InvalidMedia(
                 "The mask leaves nothing to repaint. Make transparent, or white if it has no alpha, what is to change.",
@@ -295,13 +303,22 @@ def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
 def resized_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     if (mask.shape[1], mask.shape[0]) == size:
         return mask
-    return np.clip(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)), 0, 1)
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR))
+
+
+def brightness(pixels: np.ndarray) -> np.ndarray:
+    """The mean of the three colours: uint8, shape (height, width)."""
+    third = np.array([85, 86, 85], np.uint16)  # of 256
+    mean = np.empty(pixels.shape[:2], np.uint8)
+    for row in range(0, len(pixels), 64):
+        mean[row : row + 64] = pixels[row : row + 64] @ third >> 8
+    return mean
 
 
 def composed(pixels: np.ndarray, settled: SettledRequest) -> np.ndarray:
     """The picture at the requested size. Where the mask keeps it, it is the exact original."""
     pixels = resized(pixels, settled.size)
-    if settled.original is None or settled.repaint is None:
+    if settled.original is None or settled.kept is None:
         return pixels
     # The engine has already blended soft edges. Only parts that the mask keeps completely are taken from the original.
-    return np.where(settled.repaint[:, :, None] > 0, pixels, settled.original)
+    return np.where(settled.kept[:, :, None], settled.original, pixels)

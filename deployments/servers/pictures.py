@@ -1,4 +1,5 @@
-"""The base of servers that change one picture: decode it, run the engine in turn, and encode the result."""
+"""The base of servers that change one picture: make room for it, decode it, run the engine in turn, and encode the
+result."""
 
 from __future__ import annotations
 
@@ -6,18 +7,22 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from deployments.servers.engine import EngineServer, broken
+from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
 from models.errors import ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, encode_image
 from models.media.formats import Output
+from models.media.headers import ImageHeader, inspect_image
+from models.media.memory import DECODED, WRITTEN, decoding_bytes, encoding_bytes
 from models.tasks.pictures import PictureResult
 from models.tasks.usage import IMAGES, Usage
 
@@ -33,8 +38,31 @@ class PictureServer(EngineServer):
 
     async def prepare(self) -> None:
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._room = Room(self.variant.needs.pictures_bytes)
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
+
+    def inspect(self, data: bytes, param: str) -> ImageHeader:
+        return inspect_image(data, self.spec.limits.most_megapixels, param)
+
+    def room_for(
+        self, pictures: Mapping[str, bytes], pixels: int, output: Output, between: int = 0
+    ) -> AbstractAsyncContextManager[None]:
+        """`async with self.room_for(...)` around all work on these pictures.
+
+        Args:
+            pictures: files that are decoded one after the other and kept, by their parameters.
+            pixels: of the result.
+            between: bytes that are needed after the decoding and before the encoding.
+        """
+        files = sum(map(len, pictures.values()))
+        kept, most = 0, 0
+        for param, data in pictures.items():
+            header = self.inspect(data, param)
+            most = max(most, kept + decoding_bytes(data, header))
+            kept += DECODED * header.width * header.height
+        written = (DECODED + WRITTEN) * pixels + encoding_bytes(pixels, output)
+        return self._room.holds(files + max(most, kept + between, kept + written), files)
 
     async def decode(self, data: bytes, param: str) -> DecodedImage:
         return await asyncio.to_thread(decode_image, data, self.spec.limits.most_megapixels, param)

@@ -112,7 +112,7 @@ def catalog_row(spec: ModelSpec, live: Live) -> dict[str, Any]:
         "running_variant": now and now.variant,
         "running_variants": [one.variant for one in served if one.variant],
         "licence": spec.licence,
-        "needs": variant.needs.model_dump(),
+        "needs": variant.needs.model_dump(exclude_none=True),
         "weights_here": not missing,
         "weights_missing": missing or None,
         "state": now.state if now else "not_deployed" if live.reachable else None,

@@ -92,16 +92,18 @@ def xmp_packet(facts: Mapping[str, str], digital_source: DigitalSource) -> bytes
 
 def _with_background(pixels: np.ndarray, alpha: np.ndarray | None, output: Output) -> Image.Image:
     keeps_alpha = output.format != "jpeg" and output.background != "opaque"
+    image = Image.fromarray(pixels)
     if alpha is None:
-        image = Image.fromarray(pixels)
         if output.background == "transparent" and keeps_alpha:
             image.putalpha(255)
         return image
-    picture = Image.fromarray(np.dstack((pixels, alpha)))
+    transparency = Image.fromarray(alpha)
     if keeps_alpha:
-        return picture
-    paper = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(paper, picture).convert("RGB")
+        image.putalpha(transparency)
+        return image
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=transparency)
+    return paper
 
 
 def _text_chunks(facts: Mapping[str, str], packet: bytes) -> PngInfo:

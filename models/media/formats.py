@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from models.errors import InvalidRequest
+
 PictureFormat = Literal["png", "jpeg", "webp"]
 SoundFormat = Literal["wav", "mp3", "flac", "opus"]
 VideoFormat = Literal["mp4"]
@@ -23,6 +25,10 @@ MEDIA_TYPES: dict[Format, str] = {
 """The media type (`Content-Type`) of each format that models write. A format is also a file suffix."""
 
 
+# Pixels of a side that a file of the format can have. A png can have more than anything here.
+LONGEST_SIDE: dict[PictureFormat, int] = {"png": (1 << 31) - 1, "jpeg": 65_500, "webp": 16_383}
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How a picture is written.
@@ -35,3 +41,14 @@ class Output:
     format: PictureFormat = "png"
     compression: int = 100
     background: Literal["auto", "opaque", "transparent"] = "auto"
+
+    def check(self, width: int, height: int) -> None:
+        """Raises InvalidRequest if the format cannot hold a picture of this size."""
+        longest = LONGEST_SIDE[self.format]
+        if max(width, height) > longest:
+            others = [kind for kind, side in LONGEST_SIDE.items() if side >= max(width, height)]
+            raise InvalidRequest(
+                f"output_format: a {self.format} has at most {longest} pixels a side, and this picture would have "
+                f"{width}x{height}. Ask for {' or '.join(others) or 'a smaller size'}.",
+                "output_format",
+            )

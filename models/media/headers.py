@@ -14,10 +14,14 @@ BROKEN = "is broken or cut off. Send it again as a whole png, jpeg or webp file.
 
 # Markers that start a frame: baseline, extended, progressive and so on (ITU T.81, table B.1), except DHT, JPG and DAC.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+# Markers without a segment.
+JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 # The most chunks, segments and padding before the pixels. Other requests wait while a header is read.
 MOST_PARTS = 1000
+# A png has more of them after its pixels begin; encoders write parts of some kilobytes. This many bytes at least are in
+# each on average, because the decoder takes every part in turn.
+PART_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,18 @@ def _png(data: bytes) -> ImageHeader:
     at, animated = 8, False
     for _ in range(MOST_PARTS):
         if (kind := _slice(data, at + 4, 4)) == b"IDAT":
+            _check_parts(data, at)
             return ImageHeader("png", width, height, animated)
         animated = animated or kind == b"acTL"
+        at += 12 + int.from_bytes(data[at : at + 4])
+    raise ValueError
+
+
+def _check_parts(data: bytes, at: int) -> None:
+    """Raises ValueError if too many chunks follow."""
+    for _ in range(MOST_PARTS + len(data) // PART_BYTES):
+        if at >= len(data) or data[at + 4 : at + 8] == b"IEND":
+            return
         at += 12 + int.from_bytes(data[at : at + 4])
     raise ValueError
 
@@ -94,7 +108,7 @@ def _jpeg(data: bytes) -> ImageHeader:
             at += 1
             continue
         at += 2
-        if marker in _JPEG_ALONE:
+        if marker in JPEG_ALONE:
             continue
         if marker in _JPEG_FRAMES:
             height, width = int.from_bytes(_slice(data, at + 3, 2)), int.from_bytes(_slice(data, at + 5, 2))

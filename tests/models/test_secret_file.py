@@ -88,3 +88,12 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SecretUnsafe, match="can be neither read nor made"):
         secret_of_file(tmp_path / "file" / "secret")
+
+
+def test_a_file_that_every_user_can_replace_is_refused(tmp_path):
+    secret_of_file(tmp_path / "token")
+    tmp_path.chmod(0o777)
+    with pytest.raises(SecretUnsafe, match="chmod o-w"):
+        secret_of_file(tmp_path / "token")
+    tmp_path.chmod(0o1777)
+    assert secret_of_file(tmp_path / "token")

@@ -1,6 +1,8 @@
 """Links to files: they work for a while, for who has them, and for nobody else."""
 
+import asyncio
 import base64
+import errno
 import io
 import os
 import stat
@@ -76,8 +78,8 @@ async def test_a_link_that_was_changed_is_forbidden(images, assert_error):
         f"/v1/media/{name}?expires={expires}&signature=",
         f"/v1/media/{name}?expires={expires}&signature=é",
         f"/v1/media/{name}?expires=é%00&signature={signature}",
-        f"/v1/media/..%2f.secret?expires={expires}&signature={signature}",
-        f"/v1/media/.secret?expires={expires}&signature={signature}",
+        f"/v1/media/..%2f.key?expires={expires}&signature={signature}",
+        f"/v1/media/.key?expires={expires}&signature={signature}",
     ]:
         response = await images.get(changed)
         if response.status_code != 404:  # a path that is not one of ours at all
@@ -184,7 +186,7 @@ async def test_expired_files_are_removed(tmp_path):
     os.utime(tmp_path / name, (time.time() - 61, time.time() - 61))
     store._swept = 0
     new = parts(await store.put(b"new", "png"))[0]
-    assert {path.name for path in tmp_path.iterdir()} == {".secret", new}
+    assert {path.name for path in tmp_path.iterdir()} == {".key", ".usage", new}
 
 
 async def test_the_oldest_go_when_there_is_no_room(tmp_path):
@@ -199,6 +201,88 @@ async def test_the_oldest_go_when_there_is_no_room(tmp_path):
     assert (await store.get(*links[-1]))[0] == b"x" * 300
     with pytest.raises(MediaNotFound):
         await store.get(*links[0])
+
+
+async def test_the_limit_holds_between_looks_and_for_routers_together(tmp_path):
+    now = time.time()
+    stores = [FolderStore(tmp_path, 3600, 1000, clock=lambda: now) for _ in range(3)]
+    sizes = []
+    for _ in range(8):
+        links = await asyncio.gather(*[store.put(b"x" * 190, "png") for store in stores])
+        sizes.append(sum(path.stat().st_size for path in tmp_path.glob("*.png")))
+        assert (await stores[0].get(*parts(links[-1])))[0] == b"x" * 190
+    assert max(sizes) == 950
+
+
+def unwritable(store, monkeypatch):
+    store.folder.rename(store.folder.with_name("gone"))
+
+
+def full(store, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def too_small(store, monkeypatch):
+    store.limit = 10
+
+
+def read_only(store, monkeypatch):
+    real = os.open
+
+    def refuse(path, flags, *mode, **options):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "read-only")
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("broken", [unwritable, full, too_small, read_only])
+async def test_a_picture_that_cannot_be_kept_is_in_the_answer(image_router, open_http, tmp_path, monkeypatch, broken):
+    store = FolderStore(tmp_path / "a", 3600, 1 << 20)
+    async with open_http(image_router(media=store)) as http:
+        kept = (await http.post("/v1/images/generations", json=BODY | {"seed": 1})).json()["data"][0]
+        broken(store, monkeypatch)
+        answer = await http.post("/v1/images/generations", json=BODY | {"seed": 1, "n": 2})
+        monkeypatch.undo()
+        assert answer.status_code == 200
+        assert [set(item) for item in answer.json()["data"]] == [{"b64_json", "seed"}] * 2
+        assert str(tmp_path) not in answer.text
+    left = {path.name for folder in tmp_path.iterdir() for path in folder.iterdir()}
+    assert left == {".key", ".usage", parts(kept["url"])[0]}
+    file = next(tmp_path.glob(f"*/{parts(kept['url'])[0]}"))
+    assert base64.b64decode(answer.json()["data"][0]["b64_json"]) == file.read_bytes()
+
+
+async def test_what_a_router_that_died_left_unfinished_is_removed(tmp_path):
+    store = FolderStore(tmp_path, 60, 1000)
+    for age, name in [(0, "a"), (media_store.PART_S + 1, "b")]:
+        part = tmp_path / f".{name * 24}.png.part"
+        part.write_bytes(b"x" * 400)
+        os.utime(part, (time.time() - age, time.time() - age))
+    for _ in range(3):
+        await store.put(b"x" * 500, "png")
+    assert sorted(path.stat().st_size for path in tmp_path.glob("[!.]*.png")) == [500]
+    assert [path.name for path in tmp_path.glob("*.part")] == [f".{'a' * 24}.png.part"], "it may be being written"
+
+
+@pytest.mark.parametrize("written", ["", "nonsense", "-5", f"{1 << 60}"])
+async def test_a_wrong_count_is_counted_again(tmp_path, written):
+    store = FolderStore(tmp_path, 3600, 1000)
+    (tmp_path / media_store.USAGE).write_text(written)
+    for _ in range(3):
+        await store.put(b"x" * 400, "png")
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) == 800
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+def test_a_key_that_others_can_read_costs_the_links(tmp_path, mode):
+    folder_store(RouterArgs(media_folder=tmp_path))
+    (tmp_path / ".key").chmod(mode)
+    assert folder_store(RouterArgs(media_folder=tmp_path)) is None
 
 
 async def test_what_is_not_ours_in_the_folder_stays(tmp_path):
@@ -224,7 +308,7 @@ async def test_the_secret_of_the_environment_is_used_and_not_written(tmp_path, m
     monkeypatch.setenv(media_store.SECRET_VARIABLE, "one")
     store = FolderStore(tmp_path, 60, 1000)
     link = parts(await store.put(b"data", "png"))
-    assert not (tmp_path / ".secret").exists()
+    assert not (tmp_path / ".key").exists()
     monkeypatch.setenv(media_store.SECRET_VARIABLE, "two")
     with pytest.raises(LinkInvalid):
         await FolderStore(tmp_path, 60, 1000).get(*link)
@@ -234,9 +318,9 @@ async def test_files_are_their_owners_alone(tmp_path):
     folder = tmp_path / "media"
     store = FolderStore(folder, 60, 1000)
     name = parts(await store.put(b"data", "png"))[0]
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / ".secret", folder / name)]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / ".key", folder / name)]
     assert modes == [0o700, 0o600, 0o600]
-    assert len((folder / ".secret").read_bytes()) == 32
+    assert len((folder / ".key").read_bytes()) == 64
 
 
 async def test_names_are_not_guessable(tmp_path):

@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 
 from deployments.router.endpoint import Example, endpoint
 from deployments.router.openapi import ERRORS, refusal
-from deployments.router.pictures import Fraction, Picture, PictureBody, changed, inspected, output
+from deployments.router.pictures import (
+    Fraction,
+    Picture,
+    PictureBody,
+    changed,
+    inspected,
+    inspected_and_writable,
+    output,
+)
 from deployments.router.services import Services
 from models.media.samples import GREY_URL
 from models.specs import ModelSpec
@@ -34,13 +42,14 @@ class StyleBody(PictureBody):
 
 def to_request(body: StyleBody, spec: ModelSpec) -> StyleRequest:
     """Raises InvalidRequest, InvalidMedia, PayloadTooLarge."""
-    inspected(body.image, spec, "image")
+    written = output(body)
+    inspected_and_writable(body.image, spec, written)
     if body.style_image is not None:
         inspected(body.style_image, spec, "style_image")
         style: str | bytes = body.style_image
     else:
         style = TASK.settings_of(spec).style_named(body.style or "")
-    return StyleRequest(body.image, style, body.strength or 1.0, output(body))
+    return StyleRequest(body.image, style, body.strength or 1.0, written)
 
 
 # Every style model accepts a style picture, but each has its own named styles.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from deployments.router.endpoint import Example, endpoint
-from deployments.router.pictures import Picture, PictureBody, changed, inspected, output
+from deployments.router.pictures import Picture, PictureBody, changed, inspected_and_writable, output
 from models.errors import InvalidRequest
 from models.media.samples import GREY_URL
 from models.specs import ModelSpec
@@ -23,8 +23,9 @@ def to_request(body: UpscaleBody, spec: ModelSpec) -> UpscaleRequest:
     scale = TASK.settings_of(spec).scale
     if body.scale not in (None, scale):
         raise InvalidRequest(f"{spec.id} makes pictures {scale} times larger, no other scale.", "scale")
-    inspected(body.image, spec, "image")
-    return UpscaleRequest(body.image, output(body))
+    written = output(body)
+    inspected_and_writable(body.image, spec, written, scale)
+    return UpscaleRequest(body.image, written)
 
 
 EXAMPLE = Example("/v1/images/upscales", {"image": GREY_URL})

@@ -21,6 +21,7 @@ from deployments.router.routes.images.bodies import (
 )
 from deployments.router.sequences import check_pictures
 from models.errors import InvalidMedia, InvalidRequest, UnsupportedParameter
+from models.media.headers import ImageHeader
 from models.specs import ModelSpec
 from models.tasks.images import TASK, Adapter, Control, ImageRequest, ImageSettings
 
@@ -70,15 +71,22 @@ def edit(body: EditBody, spec: ModelSpec) -> ImageRequest:
                 "large as the image.",
                 "mask",
             )
-    return replace(prompted(body, spec), image=body.image[0], mask=body.mask, strength=body.strength)
+    return of_picture(replace(prompted(body, spec), mask=body.mask, strength=body.strength), body.image[0], image)
 
 
 def variation(body: VariationBody, spec: ModelSpec) -> ImageRequest:
     """Raises InvalidRequest, UnsupportedParameter, InvalidMedia, PayloadTooLarge."""
     _needs(spec, VARY, "vary pictures", "image")
-    inspected(body.image, spec, "image")
+    image = inspected(body.image, spec, "image")
     strength = body.strength or _settings(spec).variation_strength
-    return replace(unprompted(body, spec), image=body.image, strength=strength)
+    return of_picture(replace(unprompted(body, spec), strength=strength), body.image, image)
+
+
+def of_picture(asked: ImageRequest, image: bytes, header: ImageHeader) -> ImageRequest:
+    """The request for a picture that is sent. Without a size of its own, the result is as large as that one."""
+    if asked.width is None:
+        asked.output.check(header.width, header.height)
+    return replace(asked, image=image)
 
 
 def prompted(body: Prompted, spec: ModelSpec) -> ImageRequest:
@@ -108,6 +116,8 @@ def unprompted(body: Making, spec: ModelSpec) -> ImageRequest:
     width, height = _size(body, spec, settings)
     steps = _steps(body, spec, settings)
     check_pictures(n, width, height, steps, settings)
+    written = output(body)
+    written.check(width or settings.width, height or settings.height)
     return ImageRequest(
         prompt="",
         n=n,
@@ -117,7 +127,7 @@ def unprompted(body: Making, spec: ModelSpec) -> ImageRequest:
         scheduler=body.scheduler,
         seed=body.seed,
         adapters=_adapters(body, spec),
-        output=output(body),
+        output=written,
     )
 
 
