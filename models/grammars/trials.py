@@ -30,6 +30,7 @@ QUICK_S = 0.5
 SLOW_S = 3.0
 QUICK_PLACES = 2
 MOST_WAITING = 16
+MOST_SLOW = 4
 # Seconds on the clock after which the program itself is taken to be broken: CPU time is limited by itself.
 PATIENCE_S = 90.0
 REMEMBERED = 4096
@@ -46,6 +47,10 @@ REFUSALS: dict[str, str] = {
     "smaller counts in patterns.",
     "impossible": "The schema is impossible: no value follows it. Correct its patterns and limits.",
 }
+
+
+def too_many(seconds: float) -> RateLimited:
+    return RateLimited("Too many new schemas are being compiled. Try again soon.", None, max(1.0, seconds))
 
 
 class ProgramEnded(Exception):
@@ -73,6 +78,7 @@ class Trials:
         self._under_way: dict[bytes, asyncio.Task[Found]] = {}
         self._quick = asyncio.Semaphore(QUICK_PLACES)
         self._slow = asyncio.Lock()
+        self._slow_ones = 0
 
     async def check(self, kind: Kind, text: str, param: str) -> None:
         """
@@ -82,7 +88,7 @@ class Trials:
 
         Raises:
             InvalidRequest: it cannot be compiled, or not within the limits.
-            RateLimited: too many others are being tried.
+            RateLimited: too many others are being tried, or too many that are as slow.
             Unavailable: the program fails.
         """
         key = hashlib.sha256(f"{kind} {text}".encode(errors="surrogatepass")).digest()
@@ -90,8 +96,9 @@ class Trials:
         if found is None:
             if key not in self._under_way:
                 if len(self._under_way) >= MOST_WAITING:
-                    raise RateLimited("Many new schemas are being compiled. Try again soon.", param, SLOW_S)
+                    raise too_many(QUICK_S)
                 self._under_way[key] = asyncio.create_task(self._try(key, kind, text))
+                self._under_way[key].add_done_callback(lambda task: task.cancelled() or task.exception())
             # A client that leaves does not end the trial: others may wait for it.
             found = await asyncio.shield(self._under_way[key])
         else:
@@ -109,18 +116,30 @@ class Trials:
             async with self._quick:
                 found = await self._run(kind, text, QUICK_S)
             if found.verdict == "slow":
-                await self._slow.acquire()
-                try:
-                    found = await self._run(kind, text, SLOW_S)
-                finally:
-                    # The engine will now compile it too. Until it has, no other slow one reaches it.
-                    asyncio.get_running_loop().call_later(found.seconds, self._slow.release)
+                found = await self._try_slowly(kind, text)
             self._found[key] = found
             if len(self._found) > REMEMBERED:
                 self._found.popitem(last=False)
             return found
         finally:
             del self._under_way[key]
+
+    async def _try_slowly(self, kind: Kind, text: str) -> Found:
+        if self._slow_ones >= MOST_SLOW:
+            raise too_many(MOST_SLOW * SLOW_S)
+        self._slow_ones += 1
+        compiling_s = 0.0
+        try:
+            await self._slow.acquire()
+            try:
+                found = await self._run(kind, text, SLOW_S)
+                compiling_s = found.seconds
+                return found
+            finally:
+                # The engine will now compile it too. Until it has, no other slow one reaches it.
+                asyncio.get_running_loop().call_later(compiling_s, self._slow.release)
+        finally:
+            self._slow_ones -= 1
 
     async def _run(self, kind: Kind, text: str, seconds: float) -> Found:
         for _ in range(2):

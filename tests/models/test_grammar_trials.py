@@ -105,6 +105,15 @@ async def test_only_so_many_wait(tried, short):
     assert set(await asyncio.gather(*many)) == {""}
 
 
+async def test_only_so_many_slow_ones_wait(tried, short, monkeypatch):
+    monkeypatch.setattr(trials, "MOST_SLOW", 1)
+    attacks = [asyncio.create_task(verdict(tried, {**ENDLESS, "title": str(n)})) for n in range(3)]
+    found = await asyncio.gather(*attacks, return_exceptions=True)
+    assert "The schema is too complex" in found
+    assert any(isinstance(one, RateLimited) for one in found)
+    assert await verdict(tried, FINE) == ""
+
+
 async def test_too_much_memory_is_refused(tried, monkeypatch, tmp_path):
     program = tmp_path / "compiling.py"
     text = trials.PROGRAM.read_text()
