@@ -23,8 +23,9 @@ def secret_of_file(file: Path) -> str:
     Two first uses at once get the same secret. A folder that is made for the file is its owner's alone.
 
     Raises:
-        SecretUnsafe: others may read, write or replace the file or own it, it is no plain file, it is empty, too short or
-            damaged, or it can be neither read nor made. Nothing is mended silently: whoever has read a secret has it.
+        SecretUnsafe: others may read, write or replace the file or own it, it is no plain file, it is empty, too short
+            or damaged, or it can be neither read nor made. Nothing is mended silently: whoever has read a secret has
+            it.
     """
     try:
         for _ in range(TRIES):

@@ -9,6 +9,7 @@ import orjson
 
 from deployments.servers.engine import EngineServer, broken
 from models.errors import ServingError
+from models.grammars.schemas import check_schemas
 from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
@@ -39,6 +40,7 @@ class Server(EngineServer):
         return await self.engine.detokenize(tokens)
 
     async def _generate(self, request: GenerationRequest, generate: Generate) -> AsyncGenerator[bytes | Usage, None]:
+        check_schemas(request.body)
         # aclosing closes the engine's iterator at once when the caller cancels, rather than at garbage collection.
         try:
             async with aclosing(generate(asking_for_usage(request))) as items:

@@ -6,11 +6,18 @@ LLMServer is wrapped, not subclassed, because importing it imports vLLM, which t
 import contextlib
 import logging
 import logging.handlers
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from deployments.servers import chat
+
+# One compiler of grammars, whatever comes first. By default vLLM chooses another one for a schema that this one does
+# not support, and after the first schema of its life it knows one only.
+GRAMMARS = {"backend": "xgrammar"}
+# MiB of compiled grammars that vLLM keeps; by default 512, which is more than some replicas have to spare.
+GRAMMAR_CACHE_MIB = 64
 
 
 class Server(chat.Server):
@@ -24,6 +31,7 @@ class Server(chat.Server):
             return super().import_engine()
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
+        os.environ.setdefault("VLLM_XGRAMMAR_CACHE_MB", str(GRAMMAR_CACHE_MIB))
         config = self.llm_config(str(folder), engine.dtype(self.variant))
         self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
         return engine(self.spec, self.server.engine)
@@ -36,7 +44,12 @@ class Server(chat.Server):
         needs = self.variant.needs
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
-            "engine_kwargs": {"dtype": dtype, "disable_log_stats": False, **self.variant.engine},
+            "engine_kwargs": {
+                "dtype": dtype,
+                "disable_log_stats": False,
+                "structured_outputs_config": GRAMMARS,
+                **self.variant.engine,
+            },
             "accelerator_config": {"kind": "gpu" if needs.gpus else "cpu"},
             "experimental_configs": {"stream_batching_interval_ms": 0},
             "log_engine_metrics": True,

@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
+from models.engines.chat_vllm_grammars import Grammars
 from models.engines.cpu_arithmetic import converts_bf16
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
 from models.specs import ModelSpec, VariantSpec
@@ -55,6 +56,8 @@ class Engine:
         self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
         self.client = serving._engine_client  # type: ignore[attr-defined]
         self.vocabulary_size = self.client.model_config.get_vocab_size()
+        renderer = serving._app_state.openai_serving_chat.online_renderer  # type: ignore[attr-defined]
+        self.grammars = Grammars(renderer.renderer.get_tokenizer(), self.client.model_config, renderer.parser)
 
     @staticmethod
     def dtype(variant: VariantSpec) -> str:
@@ -100,6 +103,7 @@ class Engine:
             # default samples at OpenAI's default temperature.
             body.setdefault("temperature", 1.0)
         vllm_request = parse(kind, body)
+        await self.grammars.check(vllm_request)
         try:
             async with aclosing(method(vllm_request)) as items:
                 async for item in items:

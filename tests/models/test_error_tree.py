@@ -41,5 +41,5 @@ def test_codes_are_distinct():
     assert len(codes) == len(set(codes))
 
 
-def test_only_server_side_and_rate_errors_are_retryable():
-    assert all(kind.status in (429, 503, 504) for kind in ALL if kind.retryable)
+def test_only_errors_of_time_of_rate_and_of_the_server_are_retryable():
+    assert all(kind.status in (408, 429, 503, 504) for kind in ALL if kind.retryable)

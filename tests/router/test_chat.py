@@ -114,6 +114,19 @@ async def test_a_json_schema_is_passed_to_the_model(client, chat_model):
     assert json.loads(answer.choices[0].message.content) == {"answer": "one two three four"}
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_schema_that_would_not_be_honoured_is_refused_before_anything_is_sent(http, chat_model, path, stream):
+    schema = {"type": "object", "properties": {"a": {"type": "string", "not": {"const": "x"}}}}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = {"model": chat_model, "messages": QUESTION, "prompt": "a", "response_format": form, "stream": stream}
+    del body["prompt" if "chat" in path else "messages"]
+    response = await http.post(path, json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "unsupported_parameter")
+    assert error["param"] == "response_format.json_schema.schema.properties.a.not"
+
+
 async def test_the_model_gets_what_was_sent_with_developer_as_system(router, recorder, recording, chat_model):
     body = {
         "model": chat_model,
