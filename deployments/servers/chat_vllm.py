@@ -6,6 +6,7 @@ LLMServer is wrapped, not subclassed, because importing it imports vLLM, which t
 import contextlib
 import logging
 import logging.handlers
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,6 +18,9 @@ class Server(chat.Server):
     places_workers = True
 
     def import_engine(self) -> type[Any]:
+        if self.variant.engine.get("enforce_eager") and not self.variant.needs.gpus:
+            # Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         with log_handlers_kept():
             import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
 
