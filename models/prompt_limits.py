@@ -17,8 +17,10 @@ SHORTEST_PIECE, LONGEST_PIECE = 4096, 1 << 16
 ADDED_BY_A_CUT = 100
 
 # Clients may count the tokens of texts that are too long for the model, up to this many tokens. Looking up tokens
-# passes no admission, so it must be cheap: this much takes a tenth of a second.
+# passes no admission, so it must be cheap: this much takes a tenth of a second. For the same reason its characters are
+# limited, of which some tokenizers read any number as one token.
 COUNTED = 16_384
+CHARACTERS_OF_A_TOKEN = 16
 
 
 def beginning(text: str, tokens: int, count: Callable[[str], int], *, from_end: bool = False) -> str:
@@ -47,6 +49,13 @@ def too_long(limit: int, param: str | None, tokens: int | None = None) -> Contex
     """
     has = "this text has more" if tokens is None else f"this text has {tokens}"
     return ContextLengthExceeded(f"At most {limit} tokens can be read here; {has}. Shorten it.", param)
+
+
+def check_countable(text: str, context_tokens: int, count: Callable[[str], int], param: str | None) -> None:
+    """Raises ContextLengthExceeded if a client may not have the tokens of this text looked up. See COUNTED."""
+    limit = most_counted(context_tokens)
+    if len(text) > CHARACTERS_OF_A_TOKEN * limit or beginning(text, limit, count) is not text:
+        raise too_long(limit, param)
 
 
 def check_counted(tokens: Sequence[int], context_tokens: int, param: str) -> None:

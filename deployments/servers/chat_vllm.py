@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from deployments.servers import chat
+from models.specs import VariantSpec
 
 
 class Server(chat.Server):
     places_workers = True
 
     def import_engine(self) -> type[Any]:
-        if self.variant.engine.get("enforce_eager") and not self.variant.needs.gpus:
-            # Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler.
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        compile_nothing_if_eager(self.variant)
         with log_handlers_kept():
             import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
 
@@ -44,6 +43,13 @@ class Server(chat.Server):
         if needs.gpus:
             config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus_per_worker}}
         return config
+
+
+def compile_nothing_if_eager(variant: VariantSpec) -> None:
+    """Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler. Must come
+    before torch is imported."""
+    if variant.engine.get("enforce_eager") and not variant.needs.gpus:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 @contextlib.contextmanager

@@ -12,11 +12,10 @@ from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
     beginning,
+    check_countable,
     check_counted,
     check_read,
     check_vocabulary,
-    most_counted,
-    too_long,
 )
 from models.tasks.embeddings import EMBED, EmbeddingEngine, EmbeddingRequest, EmbeddingResult
 from models.tasks.methods import handles
@@ -57,8 +56,7 @@ class Server(EngineServer):
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         if request.text is None:
             raise InvalidRequest("An embedding model reads text, not messages. Send `prompt`.", "messages")
-        most = most_counted(self.spec.limits.context_tokens)
-        tokens = (await self._in_thread_if_long([request.text], self._counted, request.text, most))[0]
+        tokens = await self._in_thread_if_long([request.text], self._counted, request.text)
         if not request.add_special_tokens:
             tokens = self.engine.without_special_tokens(tokens)
         strings = tuple(self.engine.token_strings(tokens)) if request.return_token_strings else None
@@ -104,11 +102,10 @@ class Server(EngineServer):
                 read[position] = text
         return dict(zip(read, self.engine.encode(list(read.values())), strict=True))
 
-    def _counted(self, text: str, most: int) -> list[list[int]]:
-        """The token ids of a text, for a client that looks them up. See COUNTED."""
-        if beginning(text, most, self._count) is not text:
-            raise too_long(most, "prompt")
-        return self.engine.encode([text])
+    def _counted(self, text: str) -> list[int]:
+        """The token ids of a text, for a client that looks them up."""
+        check_countable(text, self.spec.limits.context_tokens, self._count, "prompt")
+        return self.engine.encode([text])[0]
 
     def _count(self, text: str) -> int:
         return len(self.engine.encode([text])[0])

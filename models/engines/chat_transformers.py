@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ from models.engines.generation_forms import ChatForm, Choice, CompletionForm
 from models.engines.generation_options import Options, read_options
 from models.engines.transformers_quantization import COMPUTED_IN, quantization_config
 from models.errors import ContextLengthExceeded, InvalidRequest
-from models.prompt_limits import beginning, check_counted, check_read, check_vocabulary, most_counted, too_long
+from models.prompt_limits import beginning, check_countable, check_counted, check_read, check_vocabulary, too_long
 from models.specs import ModelSpec, Precision, VariantSpec
 from models.tasks.chat import DONE, GenerationRequest, check_ids, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
@@ -104,15 +105,11 @@ class Engine:
                 yield item
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        most = most_counted(self.spec.limits.context_tokens)
         if request.messages is not None:
-            tokens = await asyncio.to_thread(
-                self._chat_prompt, request.messages, request.add_generation_prompt, {}, most
-            )
+            work: Any = partial(self._chat_prompt, request.messages, request.add_generation_prompt, {}, lookup=True)
         else:
-            tokens = await asyncio.to_thread(
-                self._encode, request.text or "", request.add_special_tokens, "prompt", most
-            )
+            work = partial(self._encode, request.text or "", request.add_special_tokens, "prompt", lookup=True)
+        tokens: list[int] = await asyncio.to_thread(work)
         strings = tuple(self.tokenizer.convert_ids_to_tokens(tokens)) if request.return_token_strings else None
         return TokenizeResult(tuple(tokens), strings)
 
@@ -127,7 +124,7 @@ class Engine:
             await asyncio.to_thread(torch.cuda.synchronize)
 
     def _chat_prompt(
-        self, messages: Sequence[dict], generate: bool, arguments: dict[str, Any], most: int | None = None
+        self, messages: Sequence[dict], generate: bool, arguments: dict[str, Any], lookup: bool = False
     ) -> list[int]:
         try:
             text = self.tokenizer.apply_chat_template(
@@ -141,7 +138,7 @@ class Engine:
                 "These messages do not fit the model's chat template. Check the order of their roles.", "messages"
             ) from None
         # The template adds the special tokens itself.
-        return self._encode(text, False, "messages", most)
+        return self._encode(text, False, "messages", lookup)
 
     def _completion_prompts(self, prompt: str | list) -> list[list[int]]:
         prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
@@ -150,22 +147,27 @@ class Engine:
     def _completion_prompt(self, prompt: str | list[int]) -> list[int]:
         return self._encode(prompt, True, "prompt") if isinstance(prompt, str) else list(prompt)
 
-    def _encode(self, text: str, add_special_tokens: bool, param: str, most: int | None = None) -> list[int]:
+    def _encode(self, text: str, add_special_tokens: bool, param: str, lookup: bool = False) -> list[int]:
         """The token ids of a text.
 
         Args:
-            most: the limit, if it is not the model's.
+            lookup: a client wants to know them, and the model does not read them.
 
         Raises:
             ContextLengthExceeded: the text is surely too long. A text that is a bit too long is not noticed here.
             InvalidRequest: the model does not know all of its tokens.
         """
-        limit = most or self.spec.limits.context_tokens
-        if beginning(text, limit, lambda piece: len(self._ids(piece, False))) is not text:
+        limit = self.spec.limits.context_tokens
+        if lookup:
+            check_countable(text, limit, self._count, param)
+        elif beginning(text, limit, self._count) is not text:
             raise too_long(limit, param)
         tokens = self._ids(text, add_special_tokens)
         check_read(tokens, self.vocabulary_size, param)
         return tokens
+
+    def _count(self, text: str) -> int:
+        return len(self._ids(text, False))
 
     def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]

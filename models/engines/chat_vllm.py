@@ -28,10 +28,10 @@ from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, R
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
     beginning,
+    check_countable,
     check_counted,
     check_read,
     check_vocabulary,
-    most_counted,
     too_long,
 )
 from models.specs import ModelSpec, VariantSpec
@@ -220,9 +220,10 @@ class Engine:
             kept = (context if truncate < 0 else truncate) + ADDED_BY_A_CUT
             left = self.client.renderer.tokenizer.truncation_side == "left"
             return beginning(text, kept, self._count, from_end=left)
-        limit = most_counted(context) if params.max_total_tokens is None else context
-        if beginning(text, limit, self._count) is not text:
-            raise too_long(limit, None)
+        if params.max_total_tokens is None:
+            check_countable(text, context, self._count, None)
+        elif beginning(text, context, self._count) is not text:
+            raise too_long(context, None)
         return text
 
     def _count(self, text: str) -> int:

@@ -5,7 +5,15 @@ import random
 import pytest
 
 from models.errors import ContextLengthExceeded, InvalidRequest
-from models.prompt_limits import ADDED_BY_A_CUT, COUNTED, LONGEST_PIECE, beginning, check_counted, check_read
+from models.prompt_limits import (
+    ADDED_BY_A_CUT,
+    COUNTED,
+    LONGEST_PIECE,
+    beginning,
+    check_countable,
+    check_counted,
+    check_read,
+)
 from models.tasks.chat import check_ids
 
 COUNTERS = {
@@ -99,6 +107,14 @@ def test_a_text_with_a_token_that_only_the_tokenizer_knows_is_refused():
     with pytest.raises(InvalidRequest, match="special token") as caught:
         check_read([0, 10], 10, "prompt")
     assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("text", ["word " * 2 * COUNTED, " " * 10_000_000])
+def test_texts_are_looked_up_only_while_that_is_cheap(text):
+    check_countable("word " * COUNTED, 256, lambda part: len(part.split()), "prompt")
+    with pytest.raises(ContextLengthExceeded):
+        check_countable(text, 256, lambda part: len(part.split()), "prompt")
+    check_countable(text[:100_000], 1 << 20, lambda part: len(part.split()), "prompt")
 
 
 def test_more_tokens_are_counted_than_a_small_model_reads_but_not_any_number():

@@ -233,12 +233,17 @@ class CompletionBody(Sampling):
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
+    @field_validator("prompt")
+    @classmethod
+    def _prompts_are_not_too_many(cls, prompt: str | list) -> str | list:
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) > MOST_PROMPTS:
+            raise ValueError(f"takes at most {MOST_PROMPTS} prompts; there are {len(prompt)}")
+        return prompt
+
     @model_validator(mode="after")
     def _prompt_is_not_empty(self) -> CompletionBody:
         if not self.prompt or (isinstance(self.prompt, list) and any(item in ("", []) for item in self.prompt)):
             raise ValueError("prompt is empty")
-        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) and len(self.prompt) > MOST_PROMPTS:
-            raise ValueError(f"prompt takes at most {MOST_PROMPTS} prompts; there are {len(self.prompt)}")
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 needs echo: true, or there is nothing to answer")
         return self
