@@ -46,8 +46,8 @@ class Server(chat.Server):
 
 
 def compile_nothing_if_eager(variant: VariantSpec) -> None:
-    """Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler. Must come
-    before torch is imported."""
+    """Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler. Must
+    come before torch is imported."""
     if variant.engine.get("enforce_eager") and not variant.needs.gpus:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
