@@ -23,7 +23,7 @@ def listen_where_the_node_does() -> None:
         return
     original = replica.add_port_to_grpc_server
 
-    def on_loopback(server, address):
+    def add_port(server, address):
         return original(server, LOOPBACK if address == OPEN else address)
 
-    replica.add_port_to_grpc_server = on_loopback
+    replica.add_port_to_grpc_server = add_port

@@ -84,7 +84,7 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
     if not is_json(media_type):
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     must_be_utf_8(options.get(b"charset"))
-    return await in_steps(lambda raw: validated(document_of(raw), kind), await request.body())
+    return await in_steps(lambda raw: validated(document_of(raw), kind, strict=True), await request.body())
 
 
 def content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
@@ -148,11 +148,17 @@ def without_strings(raw: bytes) -> bytes:
     return b"".join(structure.split(b'"')[::2])
 
 
-def validated(document: Any, kind: type[Body]) -> Body:
-    """A document as a wire model. Raises InvalidRequest, UnsupportedParameter."""
+def validated(document: Any, kind: type[Body], strict: bool) -> Body:
+    """A document as a wire model.
+
+    Args:
+        strict: a number is a number: nothing is made of "5" or of 1 for true. So it is in JSON; forms have texts only.
+
+    Raises:
+        InvalidRequest, UnsupportedParameter: it is none.
+    """
     try:
-        # In JSON a number is a number: nothing is made of "5" or of 1 for true. Forms have texts only.
-        return kind.model_validate(document, strict=True)
+        return kind.model_validate(document, strict=strict)
     except ValidationError as error:
         raise first_problem(error, kind, document) from None
 

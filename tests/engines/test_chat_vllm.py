@@ -43,6 +43,7 @@ class Serving:
             _tokenize_prompt=lambda prompt, params: {"prompt_token_ids": prompt["prompt"].split()},
         )
         renderer.tokenizer = Words()
+        part.online_renderer = SimpleNamespace(renderer=SimpleNamespace(get_tokenizer=Words), parser=None)
         config = SimpleNamespace(get_vocab_size=lambda: 100, try_get_generation_config=dict)
         self._engine_client = SimpleNamespace(
             renderer=renderer, model_config=config, errored=False, generate=lambda prompt, *rest: prompt

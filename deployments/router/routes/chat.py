@@ -222,10 +222,6 @@ class ChatCompletionBody(Sampling):
         return self
 
 
-# As many as vLLM takes.
-MOST_PROMPTS = 1024
-
-
 class CompletionBody(Sampling):
     neutral: ClassVar = {"best_of": (None, 1), "suffix": (None, "")}
 
@@ -233,13 +229,6 @@ class CompletionBody(Sampling):
     max_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)
-
-    @field_validator("prompt")
-    @classmethod
-    def _prompts_are_not_too_many(cls, prompt: str | list) -> str | list:
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) > MOST_PROMPTS:
-            raise ValueError(f"takes at most {MOST_PROMPTS} prompts; there are {len(prompt)}")
-        return prompt
 
     @model_validator(mode="after")
     def _prompt_is_not_empty(self) -> CompletionBody:
