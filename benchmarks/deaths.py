@@ -83,14 +83,16 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
 
-def of_kind(kind: str) -> list[psutil.Process]:
-    """Processes of a kind, the oldest first."""
-    found = []
+def by_kind() -> dict[str, list[psutil.Process]]:
+    """Processes of the cluster, the oldest first."""
+    found: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
     for process in processes():
         with contextlib.suppress(psutil.Error):
-            if re.search(KINDS[kind], " ".join(process.cmdline()) + " "):
-                found.append(process)
-    return sorted(found, key=lambda process: process.create_time())
+            words = " ".join(process.cmdline()) + " "
+            for kind, pattern in KINDS.items():
+                if re.search(pattern, words):
+                    found[kind].append(process)
+    return {kind: sorted(some, key=lambda process: process.create_time()) for kind, some in found.items()}
 
 
 def request_of(number: int, streams: bool) -> tuple[str, dict[str, Any]]:
@@ -154,13 +156,9 @@ async def state() -> dict[str, int] | None:
     return None
 
 
-def counts() -> dict[str, int]:
-    return {kind: len(of_kind(kind)) for kind in KINDS}
-
-
 async def harmed(kind: str, harm: str) -> Row:
     row = Row(kind, harm)
-    before, processes_before = await state(), await asyncio.to_thread(counts)
+    before, processes_before = await state(), by_kind()
     if not processes_before[kind]:
         row.notes.append("no such process")
         return row
@@ -168,7 +166,7 @@ async def harmed(kind: str, harm: str) -> Row:
     work = [asyncio.create_task(client(row, place, place >= 4, over)) for place in range(6)]
     work.append(asyncio.create_task(watch_the_edge(row, over)))
     await asyncio.sleep(CALM_S)
-    victim = (await asyncio.to_thread(of_kind, kind))[-1]
+    victim = processes_before[kind][-1]
     began = time.monotonic()
     if harm == "killed":
         victim.kill()
@@ -178,8 +176,10 @@ async def harmed(kind: str, harm: str) -> Row:
         go_on(victim)
 
     async def as_before() -> bool:
-        now = await asyncio.to_thread(counts)
-        return all(now[one] >= count for one, count in processes_before.items()) and await state() == before
+        if await state() != before:
+            return False
+        now = await asyncio.to_thread(by_kind)
+        return all(len(now[one]) >= len(some) for one, some in processes_before.items())
 
     held_since = None
     while time.monotonic() - began < PATIENCE_S:
@@ -190,9 +190,10 @@ async def harmed(kind: str, harm: str) -> Row:
         elif time.monotonic() - held_since > AFTER_S:
             row.recovery_s = round(held_since - began, 1)
             break
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
     else:
-        row.notes.append(f"not as before after {PATIENCE_S:g} s: {await asyncio.to_thread(counts)}")
+        now = {one: len(some) for one, some in by_kind().items()}
+        row.notes.append(f"not as before after {PATIENCE_S:g} s: {now}")
     over.set()
     await asyncio.gather(*work)
     row.longest_s, row.edge_s = round(row.longest_s, 2), round(row.edge_s, 2)
@@ -200,7 +201,7 @@ async def harmed(kind: str, harm: str) -> Row:
 
 
 def go_on(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(ProcessLookupError):  # it was replaced meanwhile
         os.kill(process.pid, signal.SIGCONT)
 
 

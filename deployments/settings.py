@@ -89,8 +89,9 @@ class RouterArgs(BaseModel):
             then it is answered with 408.
         read_timeout_s: a client that reads nothing of its answer for so long is cut off.
         allowed_hosts: names that requests may be for, besides addresses in numbers; `*.example.com` stands for all
-            below example.com. None allows every name. On a machine with a browser, name them: a web page could
-            otherwise call the cluster under a name of its own.
+            below example.com. None: where Ray listens on loopback only, as `medley up` starts it, localhost and the
+            names below it, for a web page could otherwise call the cluster under a name of its own; elsewhere every
+            name.
         discovery_interval_s: how often the router asks Serve what is running.
         keep_alive_s: a stream that has nothing to send yet sends a comment at this interval.
         media_folder: the folder for files that are answered as links; MEDLEY_HOME/media by default. Routers on several

@@ -26,7 +26,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.board import Board
 from deployments.failures import in_the_log
-from deployments.loopback import listen_where_the_node_does
+from deployments.loopback import LOCAL_NAMES, listen_where_the_node_does, on_loopback
 from deployments.mailbox import conversed
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
@@ -112,7 +112,7 @@ class Router:
             deadline_s=args.deadline_s,
             body_s=args.body_timeout_s,
             read_s=args.read_timeout_s,
-            allowed_hosts=args.allowed_hosts,
+            allowed_hosts=args.allowed_hosts or (LOCAL_NAMES if on_loopback() else None),
             body_limit=int(args.body_limit_mib * (1 << 20)),
             websocket_limit=int(args.websocket_limit_mib * (1 << 20)),
             websocket_idle_s=args.websocket_idle_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import time
@@ -25,6 +26,9 @@ SLOWEST_BODY = 16 << 10
 # Bytes. Larger pieces of an answer are sent in slices: a server waits for its client between two sends, but takes what
 # it is given in one, however large that is.
 LARGEST_SEND = 64 << 10
+# Who is answered before the whole body has come may still be sending, and would lose the answer if the connection
+# were closed at once: what comes is thrown away for so many seconds, up to so many bytes.
+LINGERS_S, LINGERS = 3.0, 64 << 20
 # What is left to say after the deadline, such as that it has passed, gets so many seconds.
 LAST_WORDS_S = 1.0
 
@@ -189,10 +193,21 @@ class TimeLimits:
             except TimeoutError:
                 raise deadline.exceeded() if deadline.end <= end else self._too_slow() from None
             came += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
+            whole = not message.get("more_body", False)  # or the client has left
             return message
 
         async def send_in_time(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and not whole and has_body(scope):
+                await send_pieces({**message, "more_body": True})
+                with contextlib.suppress(ServingError, TimeoutError):
+                    async with asyncio.timeout(LINGERS_S):
+                        while not whole and came < LINGERS:
+                            await receive_in_time()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await send_pieces(message)
+
+        async def send_pieces(message: Message) -> None:
             for piece in slices(message):
                 try:
                     async with asyncio.timeout(min(self.read_s, max(deadline.left(), LAST_WORDS_S))):
@@ -208,6 +223,14 @@ class TimeLimits:
         return ClientTooSlow(
             f"The body did not come in time: {self.body_s:g} s, and one more for each {SLOWEST_BODY >> 10} KiB."
         )
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether the headers promise a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 def slices(message: Message) -> Iterator[Message]:

@@ -56,7 +56,9 @@ async def read_form_or_body(request: Request, kind: type[Body]) -> Body:
         raise UnsupportedMediaType("Send the body as multipart/form-data or as application/json.")
     must_be_utf_8(options.get(b"charset"))
     boundary = options.get(b"boundary", b"")
-    return await in_steps(lambda raw: validated(document_of_form(raw, boundary), kind), await request.body())
+    return await in_steps(
+        lambda raw: validated(document_of_form(raw, boundary), kind, strict=False), await request.body()
+    )
 
 
 def document_of_form(raw: bytes, boundary: bytes) -> dict[str, Any]:

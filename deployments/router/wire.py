@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
 from fastapi import Request
@@ -33,17 +33,36 @@ def not_too_many_fields(data: Any) -> Any:
     return data
 
 
+def is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether the value is among these; 0 is not false, and 1 is not true."""
+    return any(type(value) is type(one) and value == one for one in values)
+
+
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
 """A list from a client. Validation stops at the first wrong item: a million error reports would take gigabytes."""
 
 
 class WireModel(BaseModel):
-    """A request body. An unknown field is refused by name, never ignored."""
+    """A request body. An unknown field is refused by name, never ignored.
+
+    Attributes:
+        neutral: OpenAI's own fields that are not supported here, with the values that change nothing. Sent with one of
+            those, a field is as if left out; with another one it is refused by name, as unknown fields are.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
     _not_too_many_fields = model_validator(mode="before")(not_too_many_fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_changes_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or cls.neutral.keys().isdisjoint(data):
+            return data
+        return {name: value for name, value in data.items() if not is_one_of(value, cls.neutral.get(name, ()))}
 
 
 Body = TypeVar("Body", bound=WireModel)
@@ -65,7 +84,7 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
     if not is_json(media_type):
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     must_be_utf_8(options.get(b"charset"))
-    return await in_steps(lambda raw: validated(document_of(raw), kind), await request.body())
+    return await in_steps(lambda raw: validated(document_of(raw), kind, strict=True), await request.body())
 
 
 def content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
@@ -129,10 +148,17 @@ def without_strings(raw: bytes) -> bytes:
     return b"".join(structure.split(b'"')[::2])
 
 
-def validated(document: Any, kind: type[Body]) -> Body:
-    """A document as a wire model. Raises InvalidRequest, UnsupportedParameter."""
+def validated(document: Any, kind: type[Body], strict: bool) -> Body:
+    """A document as a wire model.
+
+    Args:
+        strict: a number is a number: nothing is made of "5" or of 1 for true. So it is in JSON; forms have texts only.
+
+    Raises:
+        InvalidRequest, UnsupportedParameter: it is none.
+    """
     try:
-        return kind.model_validate(document)
+        return kind.model_validate(document, strict=strict)
     except ValidationError as error:
         raise first_problem(error, kind, document) from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from deployments.servers import chat
+from models.specs import VariantSpec
 
 # One compiler of grammars, whatever comes first. By default vLLM chooses another one for a schema that this one does
 # not support, and after the first schema of its life it knows one only.
@@ -25,6 +26,7 @@ class Server(chat.Server):
     places_workers = True
 
     def import_engine(self) -> type[Any]:
+        compile_nothing_if_eager(self.variant)
         with log_handlers_kept():
             import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
 
@@ -57,6 +59,13 @@ class Server(chat.Server):
         if needs.gpus:
             config["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": needs.gpus_per_worker}}
         return config
+
+
+def compile_nothing_if_eager(variant: VariantSpec) -> None:
+    """Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler. Must
+    come before torch is imported."""
+    if variant.engine.get("enforce_eager") and not variant.needs.gpus:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 @contextlib.contextmanager

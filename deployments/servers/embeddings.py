@@ -1,21 +1,34 @@
 """The server of embedding models: tokenizes inputs, batches them by length, and reassembles the results."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from deployments.servers.batching import Batcher
 from deployments.servers.engine import EngineServer, broken
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
+from models.prompt_limits import (
+    ADDED_BY_A_CUT,
+    beginning,
+    check_countable,
+    check_counted,
+    check_read,
+    check_vocabulary,
+)
 from models.tasks.embeddings import EMBED, EmbeddingEngine, EmbeddingRequest, EmbeddingResult
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
 
 # Texts up to this many characters are tokenized on the event loop, because a thread would cost more.
 SHORT_TEXT = 4096
+# Characters of texts that are tokenized at a time.
+MOST_CHARACTERS = 1 << 18
 # Tokens in a batch, including padding.
 MOST_TOKENS = 4096
+
+T = TypeVar("T")
 
 
 class Server(EngineServer):
@@ -43,7 +56,7 @@ class Server(EngineServer):
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         if request.text is None:
             raise InvalidRequest("An embedding model reads text, not messages. Send `prompt`.", "messages")
-        tokens = (await self._encode_texts([request.text]))[0]
+        tokens = await self._in_thread_if_long([request.text], self._counted, request.text)
         if not request.add_special_tokens:
             tokens = self.engine.without_special_tokens(tokens)
         strings = tuple(self.engine.token_strings(tokens)) if request.return_token_strings else None
@@ -51,40 +64,82 @@ class Server(EngineServer):
 
     @handles(DETOKENIZE)
     async def detokenize(self, tokens: list[int]) -> str:
+        check_counted(tokens, self.spec.limits.context_tokens, "tokens")
         self._check_vocabulary("tokens", tokens)
-        return self.engine.detokenize(tokens)
+        return await asyncio.to_thread(self.engine.detokenize, tokens)
 
     async def _encode(self, request: EmbeddingRequest) -> list[list[int]]:
-        """The token ids of every input, checked against the model's limit."""
-        texts = [item for item in request.inputs if isinstance(item, str)]
-        encoded = iter(await self._encode_texts(texts))
+        """The token ids of every input, checked against the model's limit and its vocabulary."""
         limit = self.spec.limits.context_tokens
-        tokens = []
-        for position, item in enumerate(request.inputs):
-            ids = next(encoded) if isinstance(item, str) else list(item)
-            if not isinstance(item, str):
-                self._check_vocabulary(f"input[{position}]", ids)
-            if request.truncate is not None:
-                ids = self.engine.truncate(ids, min(request.truncate, limit))
-            if len(ids) > limit:
-                raise ContextLengthExceeded(
-                    f"This model reads at most {limit} tokens; input {position} has {len(ids)}. "
-                    "Split it, or send truncate_prompt_tokens to have it cut.",
-                    f"input[{position}]",
-                )
-            tokens.append(ids)
+        tokens: list[list[int]] = [[]] * len(request.inputs)
+        for group in groups(request.inputs):
+            texts = {position: item for position in group if isinstance(item := request.inputs[position], str)}
+            encoded = await self._in_thread_if_long(list(texts.values()), self._read, texts, request.truncate)
+            for position in group:
+                item = request.inputs[position]
+                ids = encoded[position] if isinstance(item, str) else list(item)
+                if not isinstance(item, str):
+                    self._check_vocabulary(f"input[{position}]", ids)
+                if request.truncate is not None:
+                    ids = self.engine.truncate(ids, min(request.truncate, limit))
+                if len(ids) > limit:
+                    raise self._too_long(position, f"{len(ids)}")
+                check_read(ids, self.engine.vocabulary_size, f"input[{position}]")
+                tokens[position] = ids
         return tokens
 
-    async def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+    def _read(self, texts: dict[int, str], truncate: int | None) -> dict[int, list[int]]:
+        """The token ids of texts, by their positions in the request. A text that is to be cut is cut before."""
+        limit = self.spec.limits.context_tokens
+        read = {}
+        for position, text in texts.items():
+            if truncate is not None:
+                # The last special token is kept from what follows, so room for it and for a cut inside a word is left.
+                read[position] = beginning(text, min(truncate, limit) + ADDED_BY_A_CUT, self._count)
+            elif beginning(text, limit, self._count) is not text:
+                raise self._too_long(position, "more")
+            else:
+                read[position] = text
+        return dict(zip(read, self.engine.encode(list(read.values())), strict=True))
+
+    def _counted(self, text: str) -> list[int]:
+        """The token ids of a text, for a client that looks them up."""
+        check_countable(text, self.spec.limits.context_tokens, self._count, "prompt")
+        return self.engine.encode([text])[0]
+
+    def _count(self, text: str) -> int:
+        return len(self.engine.encode([text])[0])
+
+    async def _in_thread_if_long(self, texts: list[str], work: Callable[..., T], *args: Any) -> T:
         if sum(map(len, texts)) <= SHORT_TEXT:
-            return self.engine.encode(texts)
-        return await asyncio.to_thread(self.engine.encode, texts)
+            return work(*args)
+        return await asyncio.to_thread(work, *args)
+
+    def _too_long(self, position: int, has: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"This model reads at most {self.spec.limits.context_tokens} tokens; input {position} has {has}. "
+            "Split it, or send truncate_prompt_tokens to have it cut.",
+            f"input[{position}]",
+        )
 
     def _check_vocabulary(self, param: str, ids: Sequence[int]) -> None:
-        if not ids or min(ids) < 0 or max(ids) >= self.engine.vocabulary_size:
-            raise InvalidRequest(
-                f"Tokens must be ids from 0 to {self.engine.vocabulary_size - 1}, at least one.", param
-            )
+        if not ids:
+            raise InvalidRequest("Send at least one token.", param)
+        check_vocabulary(ids, self.engine.vocabulary_size, param)
+
+
+def groups(inputs: Sequence[str | Sequence[int]]) -> Iterator[list[int]]:
+    """The positions of inputs, in groups of at most MOST_CHARACTERS or of a single one: a tokenizer needs a hundred
+    bytes for each character that it works on."""
+    group: list[int] = []
+    size = 0
+    for position, item in enumerate(inputs):
+        if group and size + len(item) > MOST_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(position)
+        size += len(item)
+    yield group
 
 
 def cut_to(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -26,9 +26,9 @@ from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
 from models import weights
-from models.errors import EngineFailed, ServingError
+from models.errors import EngineFailed, ServingError, UnsupportedParameter
 from models.registry import engine_class
-from models.tasks.methods import Duplex, Q, Unary, handlers_of
+from models.tasks.methods import Ask, Duplex, Q, Unary, handlers_of
 from models.tasks.task import Task
 from models.tasks.usage import NOTHING, Usage
 
@@ -128,13 +128,18 @@ class EngineServer:
         """Answer the task's samples, so that the first real request finds everything loaded."""
         task = self.spec.task
         for ask in task.sample(task.settings_of(self.spec)):
-            handler = self.handler(ask.method.name)
-            if isinstance(ask.method, Unary):
-                await handler(ask.request)
-                continue
-            asked = once(ask.request) if isinstance(ask.method, Duplex) else ask.request
-            async for _ in handler(asked):
-                pass
+            # Not every engine of a task can do all that its samples ask for.
+            with contextlib.suppress(UnsupportedParameter):
+                await self._answer_sample(ask)
+
+    async def _answer_sample(self, ask: Ask[Any, Any]) -> None:
+        handler = self.handler(ask.method.name)
+        if isinstance(ask.method, Unary):
+            await handler(ask.request)
+            return
+        asked = once(ask.request) if isinstance(ask.method, Duplex) else ask.request
+        async for _ in handler(asked):
+            pass
 
     async def wake(self) -> None:
         """Does nothing. The call alone makes Serve start a model that is scaled to zero."""

@@ -11,8 +11,10 @@ from typing import Any, Self
 
 from models.errors import ContextLengthExceeded, InvalidRequest
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.chat import DONE, GenerationRequest, event
+from models.tasks.chat import DONE, GenerationRequest, check_ids, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
+
+VOCABULARY_SIZE = 1 << 16
 
 
 class Engine:
@@ -64,6 +66,7 @@ class Engine:
         self, request: GenerationRequest, prompt: str, echo: str, kind: str
     ) -> AsyncGenerator[bytes, None]:
         body = request.body
+        check_ids(body, VOCABULARY_SIZE)
         prompt_tokens = len(prompt.split())
         if prompt_tokens > self.context_tokens:
             raise ContextLengthExceeded(

@@ -7,7 +7,6 @@ the model. To run more at once, add replicas.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import threading
@@ -15,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +25,6 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     LogitsProcessorList,
-    PreTrainedTokenizerBase,
 )
 
 from models.engines.cpu_arithmetic import converts_bf16
@@ -33,14 +32,13 @@ from models.engines.generation import Follower, LogprobRecorder, Piece, Sampling
 from models.engines.generation_forms import ChatForm, Choice, CompletionForm
 from models.engines.generation_options import Options, read_options
 from models.engines.transformers_quantization import COMPUTED_IN, quantization_config
-from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from models.errors import ContextLengthExceeded, InvalidRequest
+from models.prompt_limits import beginning, check_countable, check_counted, check_read, check_vocabulary, too_long
 from models.specs import ModelSpec, Precision, VariantSpec
-from models.tasks.chat import DONE, GenerationRequest, event
+from models.tasks.chat import DONE, GenerationRequest, check_ids, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-# Clients may not set these through chat_template_kwargs: the template itself, and how its text is processed.
-TEMPLATE_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
 class Engine:
@@ -91,6 +89,7 @@ class Engine:
         return cls(spec, weights, device, dtype, quantization)
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+        check_ids(request.body, self.vocabulary_size)
         options = read_options(request.body, "chat", self.sampling)
         prompt = await asyncio.to_thread(self._chat_prompt, request.body["messages"], True, options.template_arguments)
         async with aclosing(self._answer(request, ChatForm(), options, [prompt])) as items:
@@ -98,6 +97,7 @@ class Engine:
                 yield item
 
     async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
+        check_ids(request.body, self.vocabulary_size)
         options = read_options(request.body, "completion", self.sampling)
         prompts = await asyncio.to_thread(self._completion_prompts, request.body["prompt"])
         async with aclosing(self._answer(request, CompletionForm(), options, prompts)) as items:
@@ -106,26 +106,26 @@ class Engine:
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         if request.messages is not None:
-            tokens = self._chat_prompt(request.messages, request.add_generation_prompt, {})
+            work: Any = partial(self._chat_prompt, request.messages, request.add_generation_prompt, {}, lookup=True)
         else:
-            tokens = self._encode(request.text or "", request.add_special_tokens)
+            work = partial(self._encode, request.text or "", request.add_special_tokens, "prompt", lookup=True)
+        tokens: list[int] = await asyncio.to_thread(work)
         strings = tuple(self.tokenizer.convert_ids_to_tokens(tokens)) if request.return_token_strings else None
         return TokenizeResult(tuple(tokens), strings)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        self._check_vocabulary("tokens", tokens)
-        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+        check_counted(tokens, self.spec.limits.context_tokens, "tokens")
+        check_vocabulary(tokens, self.vocabulary_size, "tokens")
+        return await asyncio.to_thread(self.tokenizer.decode, list(tokens), clean_up_tokenization_spaces=False)
 
     async def check_health(self) -> None:
         """Raises if the GPU has failed, which lasts for the life of the process."""
         if self.device == "cuda":
             await asyncio.to_thread(torch.cuda.synchronize)
 
-    def _chat_prompt(self, messages: Sequence[dict], generate: bool, arguments: dict[str, Any]) -> list[int]:
-        for name in arguments:
-            if name in TEMPLATE_ARGUMENTS:
-                param = f"chat_template_kwargs.{name}"
-                raise UnsupportedParameter(f"{param} is not the template's to read. Leave it out.", param)
+    def _chat_prompt(
+        self, messages: Sequence[dict], generate: bool, arguments: dict[str, Any], lookup: bool = False
+    ) -> list[int]:
         try:
             text = self.tokenizer.apply_chat_template(
                 [_for_template(message) for message in messages],
@@ -138,24 +138,39 @@ class Engine:
                 "These messages do not fit the model's chat template. Check the order of their roles.", "messages"
             ) from None
         # The template adds the special tokens itself.
-        return self._encode(text, add_special_tokens=False)
+        return self._encode(text, False, "messages", lookup)
 
     def _completion_prompts(self, prompt: str | list) -> list[list[int]]:
         prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         return [self._completion_prompt(item) for item in prompts]
 
     def _completion_prompt(self, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, str):
-            return self._encode(prompt, add_special_tokens=True)
-        self._check_vocabulary("prompt", prompt)
-        return list(prompt)
+        return self._encode(prompt, True, "prompt") if isinstance(prompt, str) else list(prompt)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def _encode(self, text: str, add_special_tokens: bool, param: str, lookup: bool = False) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+            lookup: a client wants to know them, and the model does not read them.
+
+        Raises:
+            ContextLengthExceeded: the text is surely too long. A text that is a bit too long is not noticed here.
+            InvalidRequest: the model does not know all of its tokens.
+        """
+        limit = self.spec.limits.context_tokens
+        if lookup:
+            check_countable(text, limit, self._count, param)
+        elif beginning(text, limit, self._count) is not text:
+            raise too_long(limit, param)
+        tokens = self._ids(text, add_special_tokens)
+        check_read(tokens, self.vocabulary_size, param)
+        return tokens
+
+    def _count(self, text: str) -> int:
+        return len(self._ids(text, False))
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-
-    def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:
-        if any(not 0 <= token < self.vocabulary_size for token in tokens):
-            raise InvalidRequest(f"Tokens are ids from 0 to {self.vocabulary_size - 1}.", param)
 
     async def _answer(
         self, request: GenerationRequest, form: ChatForm | CompletionForm, options: Options, prompts: list[list[int]]

@@ -1,18 +1,17 @@
 """Chat on vLLM. Requests are never logged, and neither are the messages of vLLM's errors, which may quote them.
 
 vLLM runs inside ray.serve.llm's LLMServer. This module adapts it to Medley's contract: it translates requests to vLLM's
-own, error values to ServingErrors, and answers to bytes.
+own, errors to ServingErrors (chat_vllm_errors.py), and answers to bytes (chat_vllm_answers.py).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.tokenize.protocol import (
@@ -20,12 +19,24 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeChatRequest,
     TokenizeCompletionRequest,
 )
+from vllm.utils.async_utils import make_async
 
+from models.engines.chat_vllm_answers import Answers
+from models.engines.chat_vllm_errors import raising, refusal, without_traceback
 from models.engines.chat_vllm_grammars import Grammars
 from models.engines.cpu_arithmetic import converts_bf16
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
+from models.prompt_limits import (
+    ADDED_BY_A_CUT,
+    beginning,
+    check_countable,
+    check_counted,
+    check_read,
+    check_vocabulary,
+    too_long,
+)
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.chat import GenerationRequest, event
+from models.tasks.chat import GenerationRequest, check_ids
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 logger = logging.getLogger(__name__)
@@ -52,12 +63,20 @@ class Engine:
     def __init__(self, spec: ModelSpec, serving: VLLMServing):
         self.spec = spec
         self.serving = serving
+        state = serving._app_state  # type: ignore[attr-defined]
         # ray 2.60 looks for this under a name that vLLM 0.29 has dropped, so ray's own tokenize always fails.
-        self.tokenization = serving._app_state.serving_tokenization  # type: ignore[attr-defined]
+        self.tokenization = state.serving_tokenization
         self.client = serving._engine_client  # type: ignore[attr-defined]
-        self.vocabulary_size = self.client.model_config.get_vocab_size()
-        renderer = serving._app_state.openai_serving_chat.online_renderer  # type: ignore[attr-defined]
-        self.grammars = Grammars(renderer.renderer.get_tokenizer(), self.client.model_config, renderer.parser)
+        config = self.client.model_config
+        # Rows of the embedding table. vLLM itself lets ids pass that only the tokenizer knows, and dies of them.
+        self.vocabulary_size = config.get_vocab_size()
+        self.ends = ends_of(config.try_get_generation_config(), self.client.renderer.get_eos_token_id())
+        renderer = state.openai_serving_chat.online_renderer
+        self.grammars = Grammars(renderer.renderer.get_tokenizer(), config, renderer.parser)
+        for part in (state.openai_serving_chat, state.openai_serving_completion, self.tokenization):
+            part.create_error_response = raising(part.create_error_response)
+            logging.getLogger(type(part).__module__).addFilter(without_traceback)
+        self._look_before_it_works()
 
     @staticmethod
     def dtype(variant: VariantSpec) -> str:
@@ -65,12 +84,14 @@ class Engine:
         return "float32" if not variant.needs.gpus and converts_bf16() else "auto"
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._generate(self.serving.chat, ChatCompletionRequest, request)) as items:
+        generated = self._generate(self.serving.chat, ChatCompletionRequest, request, "messages")
+        async with aclosing(generated) as items:
             async for item in items:
                 yield item
 
     async def complete(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._generate(self.serving.completions, CompletionRequest, request)) as items:
+        generated = self._generate(self.serving.completions, CompletionRequest, request, "prompt")
+        async with aclosing(generated) as items:
             async for item in items:
                 yield item
 
@@ -82,72 +103,91 @@ class Engine:
         else:
             body |= {"prompt": request.text, "add_special_tokens": request.add_special_tokens}
             vllm_request = parse(TokenizeCompletionRequest, body)
-        answer = await self._tokenization(self.tokenization.create_tokenize, vllm_request)
+        param = "prompt" if request.messages is None else "messages"
+        answer = await self._tokenization(self.tokenization.create_tokenize, vllm_request, param)
         return TokenizeResult(tuple(answer.tokens), tuple(answer.token_strs) if answer.token_strs else None)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        if tokens and max(tokens) >= self.vocabulary_size:  # vLLM would answer with an empty text
-            raise InvalidRequest(f"Tokens must be ids from 0 to {self.vocabulary_size - 1}.", "tokens")
+        check_counted(tokens, self.spec.limits.context_tokens, "tokens")
+        check_vocabulary(tokens, self.vocabulary_size, "tokens")  # vLLM would answer with an empty text
         request = parse(DetokenizeRequest, {"model": self.spec.id, "tokens": list(tokens)})
-        return (await self._tokenization(self.tokenization.create_detokenize, request)).prompt
+        return (await self._tokenization(self.tokenization.create_detokenize, request, "tokens")).prompt
 
     async def check_health(self) -> None:
         await self.serving.check_health()
 
     async def _generate(
-        self, method: Any, kind: type[BaseModel], request: GenerationRequest
+        self, method: Any, kind: type[BaseModel], request: GenerationRequest, prompt: str
     ) -> AsyncGenerator[bytes, None]:
-        body = {**request.body, "model": self.spec.id, "request_id": request.request_id}
+        """
+        Args:
+            prompt: the field that holds the prompt.
+        """
+        check_ids(request.body, self.vocabulary_size)
+        answers = Answers(request.body, chat=kind is ChatCompletionRequest, ends=self.ends)
+        body = {**request.body, **answers.asked, "model": self.spec.id, "request_id": request.request_id}
         if (body.get("n") or 1) > 1:
             # Several greedy answers would all be the same, so vLLM refuses them. For n > 1 a model that is greedy by
             # default samples at OpenAI's default temperature.
             body.setdefault("temperature", 1.0)
-        vllm_request = parse(kind, body)
-        await self.grammars.check(vllm_request)
+        stop = body.pop("stop", None)
+        vllm_request: Any = parse(kind, body)
+        if stop:
+            vllm_request.stop = stop  # vLLM's model takes 4 only, for no reason of its engine
+        begun = False
         try:
+            await self.grammars.check(vllm_request)
             async with aclosing(method(vllm_request)) as items:
                 async for item in items:
-                    yield self._as_bytes(item)
+                    data = self._as_bytes(item, answers)
+                    begun = True
+                    if data is not None:
+                        yield data
+        except ContextLengthExceeded as error:
+            raise ContextLengthExceeded(error.message, prompt) from None
         except ServingError:
             raise
         except Exception as error:
-            if not self.client.errored:
+            if self.client.errored:
+                logger.error("vLLM died under %s: %s", self.spec.id, type(error).__name__)
+                raise self._failure() from None
+            refused = None if begun else refusal(error, prompt)
+            if refused is None:
                 raise
-            logger.error("vLLM died under %s: %s", self.spec.id, type(error).__name__)
-            raise self._failure() from None
+            raise refused from None
 
-    def _as_bytes(self, item: Any) -> bytes:
-        """vLLM's output in the form for clients. Raises the ServingError for an error value."""
+    def _as_bytes(self, item: Any, answers: Answers) -> bytes | None:
+        """vLLM's output in the form for clients, if there is any. Raises the ServingError for an error value."""
         if isinstance(item, str):
             if item.startswith('data: {"error"'):
                 logger.error("vLLM ended a stream of %s with an error", self.spec.id)
                 raise self._failure()
-            if '"logprobs":{"content"' in item:
-                return event(as_openai_describes(json.loads(item.removeprefix("data: "))))
-            return item.encode()
+            return answers.event(item)
         if (error := getattr(item, "error", None)) is not None:
             raise self._translate(error)
-        return json.dumps(as_openai_describes(item.model_dump(exclude_none=True)), ensure_ascii=False).encode()
+        return answers.whole(item.model_dump(exclude_none=True))
 
-    async def _tokenization(self, method: Any, request: Any) -> Any:
+    async def _tokenization(self, method: Any, request: Any, param: str) -> Any:
         try:
             answer = await method(request, raw_request=None)
-        except ValueError as error:
-            logger.info("vLLM refused a tokenization: %s", type(error).__name__)
-            raise InvalidRequest("These messages or tokens cannot be read by this model's tokenizer.") from None
+        except ContextLengthExceeded as error:
+            raise ContextLengthExceeded(error.message, param) from None
+        except ServingError:
+            raise
+        except Exception as error:
+            if (refused := refusal(error, param)) is None:
+                raise
+            raise refused from None
         if (error := getattr(answer, "error", None)) is not None:
             raise self._translate(error)
         return answer
 
     def _translate(self, error: Any) -> Exception:
-        """vLLM's error value as ours. Only its 400 messages are written for clients and passed on."""
+        """vLLM's error value as ours. It is no exception's: vLLM wrote its message for clients, if it is a 400."""
         if error.code != 400:
             logger.error("vLLM answered %s for %s: %s", error.code, self.spec.id, error.type)
             return self._failure()
-        message = error.message.splitlines()[0][:500]
-        if error.param in ("input_tokens", "input_text"):
-            return ContextLengthExceeded(message, "messages")
-        return InvalidRequest(message, error.param)
+        return InvalidRequest(error.message.splitlines()[0][:500], error.param)
 
     def _failure(self) -> Exception:
         """The error for a failed request: only this request failed, or the whole engine died and will be replaced."""
@@ -155,25 +195,58 @@ class Engine:
             return ReplicaLost(f"The engine of {self.spec.id} died and is being replaced.", "model", RESTART_S)
         return EngineFailed(f"The model {self.spec.id} failed on this request. Try again.")
 
+    def _look_before_it_works(self) -> None:
+        """Put our checks of texts and token ids before vLLM's tokenizer and its engine, where all prompts pass."""
+        renderer, generate = self.client.renderer, self.client.generate
+        tokenize = renderer._tokenize_prompt  # in the tokenizer's own thread, and with it all that is asked of a text
 
-def as_openai_describes(document: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's answer without nulls, except in fields that OpenAI's description requires even when they are null."""
-    for choice in document["choices"]:
-        choice.setdefault("logprobs", None)
-        if choice["logprobs"] and "content" in choice["logprobs"]:
-            choice["logprobs"].setdefault("refusal", None)
-        if "message" in choice:
-            choice["message"] = {"content": None, "refusal": None, **choice["message"]}
-    return document
+        def tokenize_if_short(prompt: Any, params: Any) -> Any:
+            return {**tokenize({**prompt, "prompt": self._readable(prompt["prompt"], params)}, params), **prompt}
+
+        def generate_if_known(prompt: Any, *args: Any, **options: Any) -> Any:
+            check_read(prompt["prompt_token_ids"], self.vocabulary_size, None)
+            return generate(prompt, *args, **options)
+
+        renderer._tokenize_prompt_async = make_async(tokenize_if_short, executor=renderer._executor)
+        self.client.generate = generate_if_known
+
+    def _readable(self, text: str, params: Any) -> str:
+        """The text, or what is left of it where it is truncated anyway. Runs in the tokenizer's thread.
+
+        Args:
+            params: vLLM's TokenizeParams. It has no limit for a client that only looks up tokens.
+
+        Raises:
+            ContextLengthExceeded: the text is surely too long.
+        """
+        context, truncate = self.spec.limits.context_tokens, params.truncate_prompt_tokens
+        if truncate is not None:
+            kept = (context if truncate < 0 else truncate) + ADDED_BY_A_CUT
+            left = self.client.renderer.tokenizer.truncation_side == "left"
+            return beginning(text, kept, self._count, from_end=left)
+        if params.max_total_tokens is None:
+            check_countable(text, context, self._count, None)
+        elif beginning(text, context, self._count) is not text:
+            raise too_long(context, None)
+        return text
+
+    def _count(self, text: str) -> int:
+        tokenizer = self.client.renderer.tokenizer
+        return len(tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+
+
+def ends_of(generation_config: dict[str, Any], usual: int | None) -> frozenset[int]:
+    """The ids of the tokens that end an answer."""
+    ends = generation_config.get("eos_token_id")
+    more = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in (usual, *more) if token is not None)
 
 
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:
     """The body as vLLM's own request. Raises InvalidRequest, which names the first field that vLLM does not accept."""
     try:
         return kind.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = ".".join(map(str, first["loc"])) or None
-        raise InvalidRequest(f"{first['msg']}.", path) from None
-    except ValueError as error:
-        raise InvalidRequest(str(error).splitlines()[0][:300]) from None
+    except Exception as error:
+        if (refused := refusal(error, None)) is None:
+            raise
+        raise refused from None

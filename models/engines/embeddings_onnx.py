@@ -18,10 +18,27 @@ class Engine(TextTokenizer):
     def __init__(self, folder: Path, session: InferenceSession):
         super().__init__(folder)
         self.session = session
+        self.vocabulary_size = self._known_of(self.vocabulary_size)
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
         return cls(weights, open_session_of(variant, weights / "model.onnx"))
+
+    def _known_of(self, tokens: int) -> int:
+        """How many of the tokenizer's ids the graph knows: all, or those below the first that it fails on."""
+        known, unknown = 0, tokens + 1
+        tried = tokens
+        while True:
+            try:
+                self.embed([[tried - 1]])
+                known = tried
+            except Exception:
+                if tried == 1:  # it fails on anything
+                    raise
+                unknown = tried
+            if unknown - known == 1:
+                return known
+            tried = (known + unknown) // 2
 
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
         ids, mask = padded(batch)

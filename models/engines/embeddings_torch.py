@@ -38,6 +38,7 @@ class Engine(TextTokenizer):
         self.pooling = pooling
         self.device = device
         self.encoder = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
+        self.vocabulary_size = min(self.vocabulary_size, self.encoder.get_input_embeddings().num_embeddings)
         if int8:
             # Imported late: torchao takes seconds to import, and other variants do not need it.
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_

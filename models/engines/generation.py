@@ -160,7 +160,7 @@ class Follower(StoppingCriteria):
 
     Attributes:
         finish_reason: "stop" or "length"; None while it runs, and if it was cancelled.
-        tokens: the number of tokens made, including the end-of-sequence token.
+        tokens: the number of tokens made, without the end-of-sequence token.
     """
 
     def __init__(
@@ -194,10 +194,10 @@ class Follower(StoppingCriteria):
         return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)
 
     def _take(self, token: int) -> None:
-        self.tokens += 1
         if token in self.ends:
             self._finish("stop")
             return
+        self.tokens += 1
         if self.recorder is not None:
             self._entries.append((None, self.recorder.entry(token)))
         self._pass_on(self._decoder.push(token))

@@ -15,14 +15,14 @@ class TextTokenizer:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.vocabulary_size = self.tokenizer.get_vocab_size()
+        # Engines lower it to the rows of their embedding table, if those are fewer.
+        self.vocabulary_size = max(self.tokenizer.get_vocab().values()) + 1
         self.special = frozenset(
             token for token, content in self.tokenizer.get_added_tokens_decoder().items() if content.special
         )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) == 1:
-            return [self.tokenizer.encode(texts[0]).ids]
+        # `encode`, for a single text, would hold Python's global lock all the while.
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
     def truncate(self, tokens: list[int], length: int) -> list[int]:

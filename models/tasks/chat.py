@@ -8,10 +8,12 @@ router would cost CPU for every token and gain nothing. See docs/decisions/0002.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from models.errors import InvalidRequest
+from models.prompt_limits import check_vocabulary
 from models.tasks.methods import Ask, Stream
 from models.tasks.task import Begins, Settings, Task
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
@@ -73,6 +75,38 @@ class ChatEngine(Protocol):
         ...
 
 
+# Names that chat_template_kwargs cannot have: what a template is given with a request, and how its text is processed.
+# transformers and vLLM take them for arguments of their own.
+RESERVED_FOR_TEMPLATES = frozenset(
+    {"add_generation_prompt", "chat_template", "chat_template_content_format", "continue_final_message"}
+    | {"conversation", "documents", "kwargs", "max_length", "messages", "model_config", "padding", "request", "self"}
+    | {"return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer", "tokenizer_kwargs"}
+    | {"tools", "truncation"}
+)
+
+
+def check_ids(body: dict[str, Any], size: int) -> None:
+    """Raises InvalidRequest if a token id in the body of a request is not below `size`, or is no number."""
+    for param, ids in ids_in(body):
+        check_vocabulary(ids, size, param)
+
+
+def ids_in(body: dict[str, Any]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Where a client sent token ids, and those."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and isinstance(prompt[0], int):
+        yield "prompt", prompt
+    elif isinstance(prompt, list):
+        yield from ((f"prompt[{index}]", ids) for index, ids in enumerate(prompt) if not isinstance(ids, str))
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        yield name, body.get(name) or ()
+    for key in body.get("logit_bias") or ():
+        param = f"logit_bias.{key}"[:100]
+        if not (key.isascii() and key.isdecimal() and len(key) < 12):
+            raise InvalidRequest("The names in logit_bias are token ids.", param)
+        yield param, (int(key),)
+
+
 def event(document: dict[str, Any]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
@@ -82,9 +116,20 @@ DONE = b"data: [DONE]\n\n"
 
 
 def sample(settings: Settings) -> tuple[Ask[Any, Any], ...]:
-    """A prompt and an answer of usual length, twice: kernels are compiled for the shapes they first meet."""
-    body = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
-    return tuple(CHAT(GenerationRequest(body, f"warm-up-{number}")) for number in range(2))
+    """A prompt and an answer of usual length, twice: kernels are compiled for the shapes they first meet. Then the ways
+    to choose tokens that clients ask for."""
+    usual = {"messages": [{"role": "user", "content": "word " * 48}], "max_tokens": 16, "temperature": 0}
+    few = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    number = {"type": "json_schema", "json_schema": {"name": "number", "schema": {"type": "integer"}}}
+    bodies: tuple[dict[str, Any], ...] = (
+        usual,
+        usual,
+        few | {"temperature": 1.0, "n": 2, "logprobs": True, "top_logprobs": 20},
+        few | {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "seed": 1},
+        few | {"temperature": 1.0, "presence_penalty": 0.1, "frequency_penalty": 0.1, "repetition_penalty": 1.1},
+        few | {"response_format": number},
+    )
+    return tuple(CHAT(GenerationRequest(body, f"warm-up-{place}")) for place, body in enumerate(bodies))
 
 
 TASK = Task(

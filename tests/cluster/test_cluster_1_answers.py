@@ -94,6 +94,47 @@ def test_the_same_seed_gives_the_same_answer(client):
     assert len({ask(seed) for seed in range(4)}) > 1
 
 
+def test_a_stream_has_the_log_probabilities_of_the_whole_answer(client):
+    """Also of tokens that complete no character; and none for the token that ends the answer."""
+    schema = {"name": "x", "schema": {"enum": ["a 😀👩 中文"]}}
+    asked = {"model": CHAT, "messages": QUESTION, "logprobs": True, "max_tokens": 60, "temperature": 0}
+    asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    parts = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs]
+    streamed = [entry for part in parts for entry in part.content]
+    assert streamed == whole.choices[0].logprobs.content
+    assert len(streamed) == whole.usage.completion_tokens == chunks[-1].usage.completion_tokens
+    assert bytes(byte for entry in streamed for byte in entry.bytes).decode() == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"prompt": [49152]}),  # one past the table, which vLLM lets pass and dies of
+        ("completions", {"prompt": [[1], [49152]]}),
+        ("completions", {"prompt": "one", "stop_token_ids": [49152]}),
+        ("completions", {"prompt": "word " * 1_000_000, "stream": True}),
+        ("chat/completions", {"messages": QUESTION, "bad_words": [""]}),
+        ("chat/completions", {"messages": QUESTION, "min_tokens": 9, "max_tokens": 5, "stream": True}),
+        ("chat/completions", {"messages": QUESTION, "allowed_token_ids": []}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "word " * 1_000_000}]}),
+    ],
+)
+def test_what_vllm_would_choke_on_is_the_clients_error(http, client, path, body):
+    response = http.post(f"/v1/{path}", json={"model": CHAT, **body})
+    assert response.status_code == 400, response.text
+    assert client.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=2).choices
+
+
+def test_sixteen_stops_and_an_echo_of_nothing_more(client):
+    stops = [f"stop {number}" for number in range(16)]
+    assert client.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=2, stop=stops).choices
+    echo = client.completions.create(model=CHAT, prompt="The sky is", max_tokens=0, echo=True, logprobs=1)
+    assert echo.choices[0].text == "The sky is"
+    assert echo.usage.completion_tokens == 0
+
+
 def test_a_stop_word_ends_the_answer_and_logprobs_come_with_it(client):
     answer = client.chat.completions.create(
         model=CHAT, messages=QUESTION, stop=["Paris"], logprobs=True, top_logprobs=2, temperature=0

@@ -473,7 +473,7 @@ async def test_no_text_of_a_request_is_in_any_log(serve, caplog):
         ("/v1/chat/completions", {"model": CHAT, "messages": said, CANARY: 1}, 400),
         ("/v1/chat/completions", {"model": CHAT, "messages": [{"role": "user", "content": f"{CANARY} " * 9000}]}, 400),
         ("/v1/completions", {"model": CHAT, "prompt": CANARY, "max_tokens": 2, "stream": True}, 200),
-        ("/v1/completions", {"model": CHAT, "prompt": "x", "logit_bias": {CANARY: 1}}, 200),
+        ("/v1/completions", {"model": CHAT, "prompt": "x", "logit_bias": {CANARY: 1}}, 400),
         ("/v1/embeddings", {"model": EMBEDDINGS, "input": CANARY}, 200),
         ("/v1/embeddings", {"model": EMBEDDINGS, "input": [f"{CANARY} " * 500]}, 400),
         ("/v1/embeddings", {"model": CANARY, "input": "x"}, 404),

@@ -1,6 +1,7 @@
 """The starter chat model on transformers: in float32, in which every CPU computes alike."""
 
 import asyncio
+import inspect
 import json
 import random
 import re
@@ -10,12 +11,14 @@ import pytest
 import torch
 from patience import patience
 from starters import CHAT, load_engine, row, shallow_chat, starter
+from transformers import PreTrainedTokenizerBase
+from vllm.renderers.hf import safe_apply_chat_template
 
 from models.catalog import load_catalog
 from models.engines.chat_transformers import Engine as TransformersChat
 from models.engines.chat_vllm import Engine as VLLMChat
 from models.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from models.tasks.chat import GenerationRequest
+from models.tasks.chat import RESERVED_FOR_TEMPLATES, GenerationRequest
 from models.tasks.tokens import TokenizeRequest
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -245,8 +248,6 @@ async def test_a_chat_with_earlier_tool_calls(engine):
         ({"something_new": 1}, "something_new"),
         ({"tools": [{}]}, "tools"),
         ({"tools": [{}], "tool_choice": "required"}, "tools"),
-        ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs.chat_template"),
-        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
         ({"stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
     ],
 )
@@ -315,11 +316,9 @@ async def test_completion_streams_agree(whole):
     assert "".join(event["choices"][0]["text"] for event in events) == answer["choices"][0]["text"]
 
 
-@pytest.mark.parametrize("prompt", [[10**6], [[5], [-1]]])
-async def test_prompts_outside_the_vocabulary_are_refused(engine, prompt):
-    with pytest.raises(InvalidRequest) as caught:
-        await generate(engine, "complete", prompt=prompt)
-    assert caught.value.param == "prompt"
+def test_what_a_template_is_given_is_reserved():
+    for function in (PreTrainedTokenizerBase.apply_chat_template, safe_apply_chat_template):
+        assert set(inspect.signature(function).parameters) <= RESERVED_FOR_TEMPLATES
 
 
 async def test_closing_the_iterator_stops_the_generation(engine, forward_passes):

@@ -5,6 +5,7 @@ import tempfile
 import pytest
 from bodies import BODIES, PIXEL
 
+from deployments.router import middleware
 from deployments.router.multipart import MOST_FILES, MOST_FORM_FIELDS, items_are_complete, put
 from models.errors import InvalidRequest
 
@@ -62,7 +63,8 @@ async def test_a_field_of_a_strange_name_is_refused(images, assert_error, name):
     assert_error(await images.post("/v1/images/variations", content=raw, headers=of_form()), 400)
 
 
-async def test_a_body_over_the_limit_is_refused_while_it_is_read(image_router, open_http, assert_error):
+async def test_a_body_over_the_limit_is_refused_while_it_is_read(image_router, open_http, assert_error, monkeypatch):
+    monkeypatch.setattr(middleware, "LINGERS", 0)
     sent = 0
 
     async def chunks():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -15,21 +15,28 @@ from deployments.router.sequences import count_sequences
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
-from models.errors import UnsupportedParameter
+from models.errors import InvalidRequest, UnsupportedParameter
 from models.specs import ModelSpec
-from models.tasks.chat import CHAT, COMPLETE, TASK, GenerationRequest
+from models.tasks.chat import CHAT, COMPLETE, RESERVED_FOR_TEMPLATES, TASK, GenerationRequest
 from models.tasks.methods import Stream
 
 router = APIRouter(tags=["Chat and text"])
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Stop = str | Annotated[Many[str], Field(max_length=16)]
+MOST_STOPS = 16
 LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(not_too_many_fields)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 
 
+# Parameters of OpenAI's that are taken with any value and change nothing here. Models do not see them.
+WITHOUT_EFFECT = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"}
+ABSENT = (None,)
+
+
 class StreamOptions(WireModel):
+    neutral: ClassVar = {"include_obfuscation": (None, False)}
+
     include_usage: bool = False
     """Send token counts in one more event before the end."""
     continuous_usage_stats: bool = False
@@ -58,6 +65,8 @@ class NamedTool(WireModel):
 
 
 class TextPart(WireModel):
+    neutral: ClassVar = {"prompt_cache_breakpoint": ABSENT}
+
     type: Literal["text"]
     text: str
 
@@ -74,6 +83,9 @@ class ToolCall(WireModel):
 
 
 class Message(WireModel):
+    # Clients send these back with an answer that they got.
+    neutral: ClassVar = {"annotations": (None, []), "audio": ABSENT, "function_call": ABSENT}
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Many[TextPart] | None = None
     name: str | None = None
@@ -129,7 +141,7 @@ class Sampling(WireModel):
     max_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
     n: int | None = Field(default=None, ge=1, le=16)
     seed: Seed | None = None
-    stop: Stop | None = None
+    stop: str | Many[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -151,6 +163,15 @@ class Sampling(WireModel):
     response_format: ResponseFormat | None = None
     add_special_tokens: bool | None = None
 
+    @field_validator("stop")
+    @classmethod
+    def _stops_can_be_found(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(stop, list) and len(stop) > MOST_STOPS:
+            raise ValueError(f"takes at most {MOST_STOPS} texts; there are {len(stop)}")
+        if stop == "" or (isinstance(stop, list) and "" in stop):
+            raise ValueError("an empty text stops nothing; leave it out")
+        return stop
+
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Sampling:
         if self.stream_options is not None and not self.stream:
@@ -159,6 +180,21 @@ class Sampling(WireModel):
 
 
 class ChatCompletionBody(Sampling):
+    neutral: ClassVar = {
+        "audio": ABSENT,
+        "function_call": ABSENT,
+        "functions": ABSENT,
+        "modalities": (None, ["text"]),
+        "moderation": ABSENT,
+        "prediction": ABSENT,
+        "prompt_cache_options": ABSENT,
+        "reasoning_effort": ABSENT,
+        "service_tier": (None, "auto", "default"),
+        "store": (None, False),
+        "verbosity": ABSENT,
+        "web_search_options": ABSENT,
+    }
+
     messages: Many[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
     logprobs: bool | None = None
@@ -169,17 +205,28 @@ class ChatCompletionBody(Sampling):
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template."""
 
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    """OpenAI's; accepted. Nothing is stored, so these have no effect, as with the next three."""
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
     @model_validator(mode="after")
     def _options_have_what_they_need(self) -> ChatCompletionBody:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
-        if self.tool_choice not in (None, "none") and not self.tools:
-            raise ValueError("tool_choice needs tools")
+        if not self.tools:
+            if self.tool_choice not in (None, "none", "auto"):
+                raise ValueError("tool_choice needs tools")
+            self.tools = self.tool_choice = None  # many clients always send a list, also an empty one
         return self
 
 
 class CompletionBody(Sampling):
+    neutral: ClassVar = {"best_of": (None, 1), "suffix": (None, "")}
+
     prompt: str | Many[TokenId] | Many[str] | Many[Many[TokenId]]
+    max_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
@@ -187,6 +234,8 @@ class CompletionBody(Sampling):
     def _prompt_is_not_empty(self) -> CompletionBody:
         if not self.prompt or (isinstance(self.prompt, list) and any(item in ("", []) for item in self.prompt)):
             raise ValueError("prompt is empty")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 needs echo: true, or there is nothing to answer")
         return self
 
 
@@ -206,6 +255,7 @@ async def chat_completions(request: Request) -> Response:
         raise UnsupportedParameter(
             f"{spec.id} does not support tools. Leave them out or choose another model.", "tools"
         )
+    check_names(body)
     return await generate(request, spec, CHAT, body)
 
 
@@ -220,6 +270,20 @@ async def completions(request: Request) -> Response:
     body = await read_body(request, CompletionBody)
     services: Services = request.app.state.services
     return await generate(request, services.resolve(body.model, TASK), COMPLETE, body)
+
+
+def check_names(body: ChatCompletionBody) -> None:
+    """Raises InvalidRequest if the body names a tool that it does not have, or a variable that is not the client's."""
+    if isinstance(body.tool_choice, NamedTool) and body.tools:
+        name = body.tool_choice.function.name
+        if name not in (known := [tool.function.name for tool in body.tools]):
+            raise InvalidRequest(
+                f"tools has no function {name[:64]!r}. It has {', '.join(known)[:500]}.", "tool_choice.function.name"
+            )
+    for name in body.chat_template_kwargs or ():
+        if name in RESERVED_FOR_TEMPLATES:
+            param = f"chat_template_kwargs.{name}"
+            raise UnsupportedParameter(f"{param} is not for clients to set. Leave it out.", param)
 
 
 async def generate(
@@ -239,5 +303,5 @@ async def generate(
 
 
 def to_engine(body: Sampling) -> dict[str, Any]:
-    """The client's body, without nulls."""
-    return body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model"})
+    """The client's body, without nulls and without what changes nothing."""
+    return body.model_dump(exclude_none=True, exclude_unset=True, by_alias=True, exclude={"model", *WITHOUT_EFFECT})

@@ -27,7 +27,7 @@ class EstimateBody(WireModel):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(min_length=1, max_length=256)
-    max_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
+    max_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
 
 
