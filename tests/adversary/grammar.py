@@ -391,7 +391,7 @@ def headers(draw: st.DrawFn) -> list[bytes]:
 
 
 CONTENT_TYPES = [
-    *["application/json"] * 16,
+    *["application/json"] * 60,
     *(
         "application/json; charset=utf-8",
         "application/json; charset=punycode",
