@@ -105,47 +105,54 @@ def request_of(number: int, streams: bool) -> tuple[str, dict[str, Any]]:
     return "/v1/embeddings", {"model": EMBEDDINGS, "input": f"sentence {number}"}
 
 
+# Each request has a connection of its own.
+UNUSED_AGAIN = httpx.Limits(max_keepalive_connections=0)
+
+
 async def client(row: Row, place: int, streams: bool, over: asyncio.Event) -> None:
-    """One request after the other, each on a connection of its own, until it is over."""
-    number = place * 100_000
-    while not over.is_set():
-        number += 1
-        began = time.monotonic()
-        begun = False
-        try:
-            async with httpx.AsyncClient(base_url=ADDRESS, timeout=CLIENT_S) as http:
-                path, body = request_of(number, streams)
-                async with http.stream("POST", path, json=body) as answer:
-                    begun = answer.status_code == 200
-                    text = (await answer.aread()).decode()
-            if answer.status_code == 200 and (not streams or "data: [DONE]" in text):
-                row.answered += 1
-            elif answer.status_code == 200:
-                row.broken_streams += 1
-            elif answer.status_code in (429, 503) and "retry-after" in answer.headers and '"error"' in text:
-                row.refused += 1
-                await asyncio.sleep(0.2)
-            else:
-                row.lost[f"{answer.status_code} {text[:60]}"] += 1
-                await asyncio.sleep(0.2)
-        except httpx.HTTPError as error:
-            if streams and begun:
-                row.broken_streams += 1
-            else:
-                row.lost[type(error).__name__] += 1
-            await asyncio.sleep(0.2)
-        row.longest_s = max(row.longest_s, time.monotonic() - began)
+    """One request after the other until it is over."""
+    async with httpx.AsyncClient(base_url=ADDRESS, timeout=CLIENT_S, limits=UNUSED_AGAIN) as http:
+        number = place * 100_000
+        while not over.is_set():
+            number += 1
+            began = time.monotonic()
+            await ask(http, row, *request_of(number, streams))
+            row.longest_s = max(row.longest_s, time.monotonic() - began)
+
+
+async def ask(http: httpx.AsyncClient, row: Row, path: str, body: dict[str, Any]) -> None:
+    """Count one request in the row."""
+    streams, begun = body.get("stream", False), False
+    try:
+        async with http.stream("POST", path, json=body) as answer:
+            begun = answer.status_code == 200
+            text = (await answer.aread()).decode()
+        if answer.status_code == 200 and (not streams or "data: [DONE]" in text):
+            row.answered += 1
+            return
+        if answer.status_code == 200:
+            row.broken_streams += 1
+        elif answer.status_code in (429, 503) and "retry-after" in answer.headers and '"error"' in text:
+            row.refused += 1
+        else:
+            row.lost[f"{answer.status_code} {text[:60]}"] += 1
+    except httpx.HTTPError as error:
+        if streams and begun:
+            row.broken_streams += 1
+        else:
+            row.lost[type(error).__name__] += 1
+    await asyncio.sleep(0.2)
 
 
 async def watch_the_edge(row: Row, over: asyncio.Event) -> None:
-    answered = time.monotonic()
-    while not over.is_set():
-        with contextlib.suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(base_url=ADDRESS, timeout=1.0) as http:
+    async with httpx.AsyncClient(base_url=ADDRESS, timeout=1.0, limits=UNUSED_AGAIN) as http:
+        answered = time.monotonic()
+        while not over.is_set():
+            with contextlib.suppress(httpx.HTTPError):
                 await http.get("/-/healthz")
-            answered = time.monotonic()
-        row.edge_s = max(row.edge_s, time.monotonic() - answered)
-        await asyncio.sleep(0.05)
+                answered = time.monotonic()
+            row.edge_s = max(row.edge_s, time.monotonic() - answered)
+            await asyncio.sleep(0.05)
 
 
 async def state() -> dict[str, int] | None:
