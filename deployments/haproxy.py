@@ -34,9 +34,8 @@ HEADERS, BUFFER = 16 << 10, 64 << 10
 COUNT, READ = 100, 1000
 INVALID = "The request line or a header is not valid HTTP. Paths are percent-encoded ASCII."
 TOO_LONG = f"A request may have {COUNT} headers, with {HEADERS} bytes together."
-TOO_SLOW = "The request took too long to arrive. Send it again."
 UNAVAILABLE = "Medley is starting, or is being replaced. Try again in a moment."
-REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
 # How often the watcher looks; how long HAProxy may leave it without an answer; how often it asks.
 LOOK_S, HANGS_S, ASK_S = 0.2, 5.0, 1.0
@@ -89,6 +88,7 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
     loopback = frontend[1] in ("127.0.0.1", "localhost", "::1", "[::1]")
     before = rules(pages[400].parent)
     errors = "\n".join(f"    errorfile {status} {page}" for status, page in sorted(pages.items()))
+    errors += "\n    errorfile 408 /dev/null"  # who has not asked yet gets no answer
     limits = f"    timeout http-request {HEAD_S}s\n    timeout check {CHECK_S}s\n    timeout tunnel 1h"
     changes = [
         (r" mode 666 level admin", " mode 600 level admin", 1),
@@ -117,11 +117,7 @@ def error_pages(folder: Path) -> dict[int, Path]:
     Its 500, 502, 503 and 504 all mean that no router answered.
     """
     pages = {}
-    for status, message in (
-        (400, INVALID),
-        (408, TOO_SLOW),
-        *((status, UNAVAILABLE) for status in (500, 502, 503, 504)),
-    ):
+    for status, message in ((400, INVALID), *((status, UNAVAILABLE) for status in (500, 502, 503, 504))):
         pages[status] = folder / f"{status}.http"
         pages[status].write_bytes(answer(status if status < 500 else 503, message))
     for name, message in (("400", INVALID), ("431", TOO_LONG)):
