@@ -191,7 +191,18 @@ def taking_over(arguments: list[str], before: int) -> list[str]:
     if "-sf" in arguments:
         at = arguments.index("-sf") + 1
         return [*arguments[:at], str(before), *arguments[at:]]
-    return [*arguments, "-sf", str(before)]
+    return [*arguments, "-sf", str(before), *with_its_sockets(before)]
+
+
+def with_its_sockets(pid: int) -> list[str]:
+    """The argument that takes the listening sockets over from an HAProxy, so that no connection is lost. If it does not
+    answer, HAProxy would not start with it."""
+    with contextlib.suppress(OSError, ValueError):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        edge = Edge(pid, Path(words[words.index("-f") + 1]))
+        if edge.ask("show info") is not None:
+            return ["-x", edge.socket]
+    return []
 
 
 def is_haproxy(pid: int) -> bool:

@@ -44,6 +44,10 @@ class Router(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *_):
         pass
 
@@ -280,12 +284,26 @@ def test_it_outlives_its_manager_and_is_taken_over_by_the_next(running):
     before = running.serving()
     assert os.getpgid(before) != os.getpgid(0)
     running.write()
+    refused, over = [], threading.Event()
+
+    def keep_asking():
+        while not over.is_set():
+            refused.extend([] if running.answers() else ["once"])
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for client in clients:
+        client.start()
     process = running.start()  # of a manager that knows nothing of the HAProxy before
     try:
         wait_until(lambda: running.serving() != before and running.answers(), "the new HAProxy to answer")
         wait_until(lambda: not haproxy.is_haproxy(before), "the old HAProxy to end")
+        over.set()
+        for client in clients:
+            client.join()
+        assert refused == []
         wait_until(lambda: len([one for one in running.processes() if "watch" in one.cmdline()]) == 1, "one watcher")
     finally:
+        over.set()
         process.kill()
         process.wait()
 
