@@ -9,6 +9,7 @@ refuses requests with a Retry-After.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import subprocess
@@ -91,6 +92,8 @@ def start(cpus: int | None) -> None:
 def guard(cpus: int | None) -> None:
     """Look after the head's processes, for ever."""
     raylet, programs = head()
+    # Systems clean /tmp of what is old, and leave out what is locked: tmpfiles.d(5).
+    fcntl.flock(os.open(run_folder(), os.O_RDONLY), fcntl.LOCK_SH)
     while True:
         time.sleep(LOOK_S)
         if not look(raylet, programs):
