@@ -16,7 +16,6 @@ import re
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -77,12 +76,15 @@ class Row:
     harm: str
     answered: int = 0
     refused: int = 0
-    lost: Counter[str] = field(default_factory=Counter)
+    lost: dict[str, int] = field(default_factory=dict)
     broken_streams: int = 0
     longest_s: float = 0.0
     edge_s: float = 0.0
     recovery_s: float | None = None
     notes: list[str] = field(default_factory=list)
+
+    def lose(self, why: str) -> None:
+        self.lost[why] = self.lost.get(why, 0) + 1
 
 
 def by_kind() -> dict[str, list[psutil.Process]]:
@@ -135,12 +137,12 @@ async def ask(http: httpx.AsyncClient, row: Row, path: str, body: dict[str, Any]
         elif answer.status_code in (429, 503) and "retry-after" in answer.headers and '"error"' in text:
             row.refused += 1
         else:
-            row.lost[f"{answer.status_code} {text[:60]}"] += 1
+            row.lose(f"{answer.status_code} {text[:60]}")
     except httpx.HTTPError as error:
         if streams and begun:
             row.broken_streams += 1
         else:
-            row.lost[type(error).__name__] += 1
+            row.lose(type(error).__name__)
     await asyncio.sleep(0.2)
 
 
@@ -238,7 +240,8 @@ def main() -> int:
     rows = []
     for kind in chosen.kinds or KINDS:
         for harm in (chosen.harm,) if chosen.harm else ("killed", "stopped"):
-            rows.append(row := asyncio.run(harmed(kind, harm)))
+            row = asyncio.run(harmed(kind, harm))
+            rows += [row] if row.answered else []
             print("\n".join(list(table([row]))[2:]), *row.notes, flush=True)
     chosen.page.parent.mkdir(parents=True, exist_ok=True)
     chosen.page.with_suffix(".md").write_text("\n".join(table(rows)) + "\n")
