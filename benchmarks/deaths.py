@@ -66,7 +66,8 @@ class Row:
     """
     Attributes:
         refused: 429 or 503 with a Retry-After.
-        lost: any other end without an answer, by what the client saw. Streams that broke are counted apart.
+        lost: any other end without an answer, by what the client saw.
+        broken_streams: streams that ended early, or before they began.
         longest_s: the longest that any request took, whatever its end.
         edge_s: the longest time for which new connections to the edge got no answer.
         recovery_s: until /readyz says 200 with as many replicas as before, and a process of this kind runs again.
@@ -124,10 +125,9 @@ async def client(row: Row, place: int, streams: bool, over: asyncio.Event) -> No
 
 async def ask(http: httpx.AsyncClient, row: Row, path: str, body: dict[str, Any]) -> None:
     """Count one request in the row."""
-    streams, begun = body.get("stream", False), False
+    streams = body.get("stream", False)
     try:
         async with http.stream("POST", path, json=body) as answer:
-            begun = answer.status_code == 200
             text = (await answer.aread()).decode()
         if answer.status_code == 200 and (not streams or "data: [DONE]" in text):
             row.answered += 1
@@ -139,7 +139,7 @@ async def ask(http: httpx.AsyncClient, row: Row, path: str, body: dict[str, Any]
         else:
             row.lose(f"{answer.status_code} {text[:60]}")
     except httpx.HTTPError as error:
-        if streams and begun:
+        if streams and not isinstance(error, httpx.ConnectError):
             row.broken_streams += 1
         else:
             row.lose(type(error).__name__)
