@@ -37,9 +37,8 @@ NO_METHOD = "There is no such method. GET /docs lists what there is."
 # Those that the server behind HAProxy can read.
 METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS TRACE"
 TOO_LONG = f"A request may have {COUNT} headers, with {HEADERS} bytes together."
-TOO_SLOW = "The request took too long to arrive. Send it again."
 UNAVAILABLE = "Medley is starting, or is being replaced. Try again in a moment."
-REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
 # How often the watcher looks; how long HAProxy may leave it without an answer; how often it asks.
 LOOK_S, HANGS_S, ASK_S = 0.2, 5.0, 1.0
@@ -92,6 +91,7 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
     loopback = frontend[1] in ("127.0.0.1", "localhost", "::1", "[::1]")
     before = rules(pages[400].parent)
     errors = "\n".join(f"    errorfile {status} {page}" for status, page in sorted(pages.items()))
+    errors += "\n    errorfile 408 /dev/null"  # who has not asked yet gets no answer
     limits = f"    timeout http-request {HEAD_S}s\n    timeout check {CHECK_S}s\n    timeout tunnel 1h"
     changes = [
         (r" mode 666 level admin", " mode 600 level admin", 1),
@@ -120,11 +120,7 @@ def error_pages(folder: Path) -> dict[int, Path]:
     Its 500, 502, 503 and 504 all mean that no router answered.
     """
     pages = {}
-    for status, message in (
-        (400, INVALID),
-        (408, TOO_SLOW),
-        *((status, UNAVAILABLE) for status in (500, 502, 503, 504)),
-    ):
+    for status, message in ((400, INVALID), *((status, UNAVAILABLE) for status in (500, 502, 503, 504))):
         pages[status] = folder / f"{status}.http"
         pages[status].write_bytes(answer(status if status < 500 else 503, message))
     for name, text in (("400", error(INVALID)), ("405", error(NO_METHOD, "not_found")), ("431", error(TOO_LONG))):
@@ -198,7 +194,18 @@ def taking_over(arguments: list[str], before: int) -> list[str]:
     if "-sf" in arguments:
         at = arguments.index("-sf") + 1
         return [*arguments[:at], str(before), *arguments[at:]]
-    return [*arguments, "-sf", str(before)]
+    return [*arguments, "-sf", str(before), *with_its_sockets(before)]
+
+
+def with_its_sockets(pid: int) -> list[str]:
+    """The argument that takes the listening sockets over from an HAProxy, so that no connection is lost. If it does not
+    answer, HAProxy would not start with it."""
+    with contextlib.suppress(OSError, ValueError):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        edge = Edge(pid, Path(words[words.index("-f") + 1]))
+        if edge.ask("show info") is not None:
+            return ["-x", edge.socket]
+    return []
 
 
 def is_haproxy(pid: int) -> bool:

@@ -9,6 +9,7 @@ refuses requests with a Retry-After.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import subprocess
@@ -91,18 +92,26 @@ def start(cpus: int | None) -> None:
 def guard(cpus: int | None) -> None:
     """Look after the head's processes, for ever."""
     raylet, programs = head()
+    # Systems clean /tmp of what is old, and leave out what is locked: tmpfiles.d(5).
+    fcntl.flock(os.open(run_folder(), os.O_RDONLY), fcntl.LOCK_SH)
     while True:
         time.sleep(LOOK_S)
-        reap()
-        again = True
-        for program in programs:
-            if not cluster.lives(program.process):
-                again = program.start_again()
-                logger.warning("%s ended; started again: %s", program.command[0], again)
-        if not again or not cluster.lives(raylet):
-            logger.warning("Ray's raylet ended; Ray starts anew")
+        if not look(raylet, programs):
+            logger.warning("Ray cannot go on; it starts anew")
             start_ray_anew(cpus)
             raylet, programs = head()
+
+
+def look(raylet: psutil.Process, programs: list[Program]) -> bool:
+    """Start programs again that have ended. False if Ray itself must be started anew."""
+    reap()
+    for program in programs:
+        if not cluster.lives(program.process):
+            again = program.start_again()
+            logger.warning("%s ended; started again: %s", program.command[0], again)
+            if not again:
+                return False
+    return cluster.lives(raylet)
 
 
 def head() -> tuple[psutil.Process, list[Program]]:

@@ -83,17 +83,19 @@ def loopback() -> dict[str, str]:
     return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+def launcher() -> Path:
+    """The program that Serve starts as HAProxy; see deployments/haproxy.py."""
+    return Path(sys.executable).parent / "medley-edge"
+
+
 def edge() -> dict[str, str]:
     """Has Serve start HAProxy through our launcher, and keep its files where nobody else can reach them."""
     folder = edge_folder()
     return {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).parent / "medley-edge"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     }

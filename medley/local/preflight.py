@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import socket
 import sys
 
 import psutil
 
 from medley.checks.config import ClusterConfig
-from medley.local.home import auth_token_file
+from medley.local.home import auth_token_file, launcher
 from models.secret_file import SecretUnsafe
 from models.specs import Backend
 
@@ -27,9 +28,8 @@ def problems(config: ClusterConfig, cpus: int | None = None) -> list[str]:
         cpus: CPUs that Ray may use; None is all of this machine's.
     """
     found = _cpus(config, cpus or psutil.cpu_count() or 1)
-    return found + [
-        problem for check in (_python, _libraries, _memory, _ports, _gpus, _token) for problem in check(config)
-    ]
+    checks = (_python, _launcher, _libraries, _memory, _ports, _gpus, _token)
+    return found + [problem for check in checks for problem in check(config)]
 
 
 def _python(config: ClusterConfig) -> list[str]:
@@ -37,6 +37,12 @@ def _python(config: ClusterConfig) -> list[str]:
         return []
     version = sys.version.split()[0]
     return [f"This is Python {version}; the locked packages are for 3.11, 3.12 and 3.13. Run `make clean serve`."]
+
+
+def _launcher(config: ClusterConfig) -> list[str]:
+    if os.access(launcher(), os.X_OK):
+        return []
+    return [f"{launcher().name}, which starts HAProxy, is not installed beside this Python. Run `make setup`."]
 
 
 def _libraries(config: ClusterConfig) -> list[str]:

@@ -6,12 +6,14 @@ others are still shown, and the gap is named.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from medley.change.surge import UNITS, USAGE
 from medley.checks.config import ClusterConfig
@@ -20,6 +22,7 @@ from medley.local.preflight import DASHBOARD_PORT
 
 GIB = 1 << 30
 PATIENCE_S = 10
+ROUTER_PORTS = range(30000, 31000)
 TAKES_REQUESTS = ("ready", "scaled_to_zero")
 
 
@@ -84,6 +87,25 @@ def look_here() -> Live:
         return look(serve, edge)
 
 
+def past_the_edge(live: Live, client: httpx.Client) -> Live:
+    """What routers on this machine say on ports of their own, where HAProxy does not answer."""
+    for pid in live.pids("router"):
+        for address in listening(pid):
+            ready = _asked(client, f"{address}/readyz", "router", {})
+            if ready is not None:
+                said = f"HAProxy ({live.edge}) does not answer clients. The router does, at {address}/readyz."
+                return replace(live, models=ready.get("models", {}), gaps={**live.gaps, "router": said})
+    return live
+
+
+def listening(pid: int) -> list[str]:
+    """Where a router listens for HAProxy: see RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT."""
+    with contextlib.suppress(psutil.Error):
+        listens = [one.laddr for one in psutil.Process(pid).net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        return [f"http://{host}:{port}" for host, port in listens if port in ROUTER_PORTS]
+    return []
+
+
 def look(dashboard: httpx.Client, edge: httpx.Client) -> Live:
     """Ask every source once. Never raises when one does not answer.
 
@@ -97,7 +119,7 @@ def look(dashboard: httpx.Client, edge: httpx.Client) -> Live:
     ready = _asked(edge, f"{address}/readyz", "router", gaps)
     status = _asked(dashboard, "/api/cluster_status?format=1", "ray", gaps)
     nodes = _asked(dashboard, "/nodes?view=summary", "nodes", gaps)
-    return Live(
+    live = Live(
         now=time.time(),
         edge=address,
         serve=serve,
@@ -106,6 +128,7 @@ def look(dashboard: httpx.Client, edge: httpx.Client) -> Live:
         nodes=tuple(_node(one) for one in _deep(nodes, "data", "summary") or ()),
         gaps=gaps,
     )
+    return live if live.models is not None else past_the_edge(live, edge)
 
 
 def edge_address(serve: dict[str, Any] | None) -> str:

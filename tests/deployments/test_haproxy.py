@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -36,11 +37,16 @@ class Router(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        time.sleep(float(self.headers.get("X-Takes", "0")))
         body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_):
         pass
@@ -238,6 +244,36 @@ def test_without_a_router_requests_are_refused_with_a_time_to_retry(tmp_path):
         process.wait()
 
 
+@pytest.fixture
+def impatient(manager, monkeypatch):
+    """HAProxy with limits of a second, without launcher and watcher."""
+    monkeypatch.setattr(haproxy, "HEAD_S", 1)
+    monkeypatch.setattr(haproxy, "SILENT_CLIENT_S", 1)
+    manager.config.write_text(haproxy.hardened(manager.config.read_text(), haproxy.error_pages(manager.folder)))
+    command = [haproxy.real_binary(), "-db", "-f", str(manager.config)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(manager.answers, "HAProxy to answer")
+    yield manager
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nAuthoriz", id="half a header"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1234", id="half a body"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_who_stops_sending_is_let_go(impatient, sent):
+    assert b"html" not in impatient.say(sent)  # until the connection is closed
+
+
+def test_who_waits_for_a_long_answer_is_not_let_go(impatient):
+    assert impatient.ask("/", **{"X-Takes": "3"}).status_code == 200
+
+
 def test_its_sockets_are_for_its_owner_alone(running):
     assert (running.folder / "admin.sock").stat().st_mode & 0o077 == 0
 
@@ -257,12 +293,26 @@ def test_it_outlives_its_manager_and_is_taken_over_by_the_next(running):
     before = running.serving()
     assert os.getpgid(before) != os.getpgid(0)
     running.write()
+    refused, over = [], threading.Event()
+
+    def keep_asking():
+        while not over.is_set():
+            refused.extend([] if running.answers() else ["once"])
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for client in clients:
+        client.start()
     process = running.start()  # of a manager that knows nothing of the HAProxy before
     try:
         wait_until(lambda: running.serving() != before and running.answers(), "the new HAProxy to answer")
         wait_until(lambda: not haproxy.is_haproxy(before), "the old HAProxy to end")
+        over.set()
+        for client in clients:
+            client.join()
+        assert refused == []
         wait_until(lambda: len([one for one in running.processes() if "watch" in one.cmdline()]) == 1, "one watcher")
     finally:
+        over.set()
         process.kill()
         process.wait()
 

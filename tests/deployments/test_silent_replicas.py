@@ -84,6 +84,7 @@ async def test_who_stood_still_itself_blames_nobody():
     assert silence.look({"one"}) == set()
     await asyncio.sleep(2 * SILENT_S)  # without a look in between
     assert silence.look({"one"}) == set()
+    found: set[str] = set()
     for _ in range(int(SILENT_S / LOOK_S) + 1):
         await asyncio.sleep(LOOK_S)
         found = silence.look({"one"})

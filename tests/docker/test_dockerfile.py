@@ -118,6 +118,13 @@ def test_nothing_is_built_where_it_runs():
         assert not any("pip install" in run for stage in ancestry(found, target) for run in stage.all("RUN"))
 
 
+def test_serve_starts_haproxy_through_our_launcher(target):
+    program = settings(stages(TEXT), target, "ENV")["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    assert program == "/opt/medley/bin/medley-edge"
+    assert "medley-edge" in PROJECT["scripts"]
+    assert "--target /opt/medley" in " ".join(stages(TEXT)["medley"].all("RUN"))
+
+
 # Versions
 
 

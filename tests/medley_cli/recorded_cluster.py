@@ -30,7 +30,7 @@ class RecordedCluster:
     """
     Attributes:
         now: the time, which stands still.
-        down: of "serve", "router", "ray" and "nodes", those that do not answer.
+        down: of "serve", "router", "edge", "ray" and "nodes", those that do not answer. "edge" is HAProxy alone.
         metrics: Prometheus' text by target.
         answer: status, headers and body of every request to a model.
         asked: bodies of the requests to models.
@@ -113,7 +113,8 @@ class RecordedCluster:
         if path in routes:
             who, document = routes[path]
             status = 503 if who == "router" and not self.ready["ready"] else 200
-            return self._refuse(who, request) if who in self.down else httpx.Response(status, json=document)
+            down = who in self.down or (who == "router" and "edge" in self.down and request.url.port == 8000)
+            return self._refuse(who, request) if down else httpx.Response(status, json=document)
         if "router" in self.down:
             return self._refuse("router", request)
         self.asked.append(json.loads(request.content))

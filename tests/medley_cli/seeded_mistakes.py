@@ -169,7 +169,7 @@ MISTAKES = [
             "application minilm, name", "the application minilm serves all-minilm-l6-v2. Name it all-minilm-l6-v2, so that the router finds it."),
     Mistake("two applications with one name", SERVE,
             r"name: all-minilm-l6-v2\n(.*?)model: all-minilm-l6-v2, variant: onnx", r"name: smollm2-135m-instruct\n\1model: smollm2-135m-instruct, variant: vllm-cpu", "- name: smollm2-135m-instruct",
-            "application smollm2-135m-instruct, name", "line 30 already names an application smollm2-135m-instruct. Keep one.", nth=2),
+            "application smollm2-135m-instruct, name", "line 34 already names an application smollm2-135m-instruct. Keep one.", nth=2),
     Mistake("no router", SERVE,
             r"\n  - name: router\n.*", "\n", "applications:",
             "applications", "there is no router (deployments.router.ingress:build), so nothing answers clients. Copy the one from serve_config.yaml."),

@@ -59,6 +59,12 @@ def test_a_token_that_others_may_know_is_said_before_weights_are_fetched(config)
     assert "was open to other users (mode 0644)" in problem
 
 
+def test_a_checkout_that_was_not_set_up_anew_is_told_to(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "launcher", lambda: tmp_path / "medley-edge")
+    (problem,) = preflight.problems(config, cpus=2)
+    assert "Run `make setup`" in problem
+
+
 def test_a_system_without_the_library_of_vllm_is_told_its_package(config, monkeypatch):
     monkeypatch.setattr(preflight, "LIBNUMA", "libnuma-that-is-nowhere.so.1")
     (problem,) = preflight.problems(config, cpus=2)

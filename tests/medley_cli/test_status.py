@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import socket
 
 import psutil
 import pytest
@@ -95,6 +96,23 @@ def test_each_source_may_be_down_and_the_others_still_show(recorded):
     assert done.exit_code == 1  # Serve says that all runs, and clients get nothing
     assert row(done.output, CHAT)[1] == "ready"
     assert "The router (http://127.0.0.1:8000) does not answer" in done.output
+
+
+def test_where_haproxy_does_not_answer_the_router_itself_is_asked(recorded, monkeypatch):
+    recorded.down = {"edge"}
+    monkeypatch.setattr(live, "listening", lambda pid: [f"http://127.0.0.1:{30000 + pid % 1000}"])
+    done = run("status")
+    assert "HAProxy (http://127.0.0.1:8000) does not answer clients" in done.output
+    assert "The router does, at http://127.0.0.1:30" in done.output
+    assert row(done.output, CHAT)[1] == "ready"
+
+
+def test_a_routers_own_port_is_found(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert live.listening(os.getpid()) == []
+        monkeypatch.setattr(live, "ROUTER_PORTS", range(port, port + 1))
+        assert live.listening(os.getpid()) == [f"http://127.0.0.1:{port}"]
 
 
 def test_the_routers_word_counts_before_serves(recorded):
