@@ -1,6 +1,7 @@
 """What of a cluster is to be the same after whatever clients do: its processes, and their memory."""
 
 import contextlib
+from collections import Counter
 
 import psutil
 from local_cluster import applications
@@ -20,8 +21,8 @@ def lasting() -> dict[psutil.Process, str]:
     return found
 
 
-def memory_gib(replicas: dict[str, list[int]]) -> float:
-    """Memory of the cluster's processes but for replicas that were started later."""
+def memory_gib(replicas: dict[str, list[int]]) -> dict[str, float]:
+    """Memory of the cluster's processes by their titles, but for replicas that were started later."""
     known = {pid for pids in replicas.values() for pid in pids}
     later: set[psutil.Process] = set()
     for app in applications().values():
@@ -30,4 +31,10 @@ def memory_gib(replicas: dict[str, list[int]]) -> float:
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(replica["pid"])
                     later |= {process, *process.children(recursive=True)}
-    return local.pss_gib([process for process in local.processes() if process not in later])
+    found: Counter[str] = Counter()
+    for process in local.processes():
+        if process not in later:
+            with contextlib.suppress(psutil.Error):
+                title = " ".join(process.cmdline()) or process.name()
+                found[title[:60]] += local.pss_gib([process])  # type: ignore[assignment]
+    return dict(found)

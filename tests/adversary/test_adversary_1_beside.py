@@ -1,9 +1,14 @@
 """Hostile requests of all kinds beside a client that behaves well: it must not notice much, and nothing may break."""
 
 import contextlib
+import json
+import shutil
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import hostile
 import pytest
@@ -20,40 +25,60 @@ pytestmark = pytest.mark.adversary
 ALONE_S, HOSTILE_S, AT_ONCE, MEMBERS = 40, 200, 8, 7
 # What may be left of an attack: allocators keep some pages.
 GROWTH, GROWTH_GIB = 0.10, 0.1
+# What the client that behaves well saw, and when which hostile request was sent.
+RECORDS = Path(__file__).parents[2] / "build" / "adversary"
 
 
-def test_a_client_that_behaves_well_is_served_beside_hostile_ones(cluster, seed, tmp_path):
+def test_a_client_that_behaves_well_is_served_beside_hostile_ones(cluster, seed):
+    shutil.rmtree(RECORDS, ignore_errors=True)
+    RECORDS.mkdir(parents=True)
     print(f"\nseed {seed}, a machine {slowness():.1f} times as slow as that of the promises")
-    with asking(cluster.address, tmp_path / "warm"):
+    with asking(cluster.address, RECORDS / "warm.jsonl"):
         time.sleep(5)
     began = lasting()
-    with asking(cluster.address, tmp_path / "alone") as alone:
+    with asking(cluster.address, RECORDS / "alone.jsonl") as alone:
         time.sleep(ALONE_S)
     before, replicas = {process: name for process, name in lasting().items() if process in began}, cluster.pids()
     memory = memory_gib(replicas)
-    with asking(cluster.address, tmp_path / "beside") as beside:
+    with asking(cluster.address, RECORDS / "beside.jsonl") as beside:
         done = attack(cluster.address, hostile.plan(seed, MEMBERS))
     gone = [name for process, name in before.items() if not local.lives(process)]
     peak = memory_gib(replicas)
-    limit = memory * (1 + GROWTH) + GROWTH_GIB
+    limit = sum(memory.values()) * (1 + GROWTH) + GROWTH_GIB
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: memory_gib(replicas) <= limit, "the memory to come back", seconds=60, every=5)
+        wait_until(lambda: sum(memory_gib(replicas).values()) <= limit, "the memory to come back", 60, every=5)
     after = memory_gib(replicas)
 
+    sums = [sum(one.values()) for one in (memory, peak, after)]
     print(table(alone, beside))
-    print(f"memory (PSS, GiB): {memory:.2f} before, {peak:.2f} at once after, {after:.2f} later")
+    print("memory (PSS, GiB): {:.2f} before, {:.2f} at once after, {:.2f} later".format(*sums))
+    print(*grown(memory, after), sep="\n")
     print(counts(done))
-    faults = [f"{name} {number}: {fault}\n    {request}" for name, number, request, _, found in done for fault in found]
-    print(*faults, sep="\n")
-    assert not faults, (
-        f"{len(faults)} answers are wrong; python tests/adversary/hostile.py ADDRESS KIND SEED repeats one"
-    )
-    assert gone == [], "processes have ended"
-    assert broken(beside) == []
-    assert after <= limit
+    wrong = {
+        "answers": [f"{one.kind} {one.seed}: {fault}\n    {one.request}" for one in done for fault in one.faults],
+        "processes that ended": gone,
+        "promises": broken(beside),
+        "memory": [f"{sums[-1]:.2f} GiB"] if sums[-1] > limit else [],
+    }
+    assert not any(wrong.values()), "\n".join(f"{what}: {line}" for what, lines in wrong.items() for line in lines)
 
 
-Done = tuple[str, int, Request, list[Exchange], list[str]]
+def grown(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """Processes that have taken more memory, most first."""
+    more = {name: gib - before.get(name, 0.0) for name, gib in after.items()}
+    return [f"  {gib:+.2f} GiB {name}" for name, gib in sorted(more.items(), key=lambda one: -one[1]) if gib > 0.02]
+
+
+@dataclass
+class Done:
+    """A hostile request, and what came back on each of its connections."""
+
+    kind: str
+    seed: int
+    request: Request
+    at: float
+    found: list[Exchange]
+    faults: list[str]
 
 
 def attack(address: str, plan: list[tuple[str, int]]) -> list[Done]:
@@ -61,24 +86,30 @@ def attack(address: str, plan: list[tuple[str, int]]) -> list[Done]:
     began = time.monotonic()
 
     def one(place: int) -> Done:
-        name, number = plan[place]
+        kind, seed = plan[place]
         time.sleep(max(0.0, began + place * HOSTILE_S / len(plan) - time.monotonic()))
-        request = hostile.made(name, number)
+        request, at = hostile.made(kind, seed), time.time()
         with ThreadPoolExecutor(request.connections) as pool:
             tries = [pool.submit(exchange, address, request) for _ in range(request.connections)]
-        errors = [f"{error!r}" for one in tries if (error := one.exception())]
         found = [one.result() for one in tries if not one.exception()]
-        return name, number, request, found, [*errors, *(fault for one in found for fault in faults_of(request, one))]
+        faults = [f"{error!r}" for one in tries if (error := one.exception())]
+        faults += [fault for one in found for fault in faults_of(request, one)]
+        line = {"at": at, "s": time.time() - at, "kind": kind, "seed": seed, "bytes": len(request.raw)}
+        line["statuses"] = [[answer.status for answer in one.answers] for one in found]
+        with lock, (RECORDS / "hostile.jsonl").open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+        return Done(kind, seed, request, at, found, faults)
 
+    lock = threading.Lock()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(one, range(len(plan))))
 
 
 def counts(done: list[Done]) -> str:
     """How the hostile requests were answered, by kind."""
-    lines = [f"{len(done)} hostile requests on {sum(len(found) for _, _, _, found, _ in done)} connections:"]
+    lines = [f"{len(done)} hostile requests on {sum(len(one.found) for one in done)} connections:"]
     for kind in hostile.KINDS:
-        mine = [(request, one) for name, _, request, found, _ in done if name == kind for one in found]
+        mine = [(one.request, found) for one in done if one.kind == kind for found in one.found]
         statuses = Counter(answer.status for _, one in mine for answer in one.answers)
         statuses[0] += sum(not one.answers for _, one in mine)
         own = sum(len(own_replies(request, one)) for request, one in mine)
