@@ -169,7 +169,9 @@ async def state() -> dict[str, int] | None:
 
 async def harmed(kind: str, harm: str) -> Row:
     row = Row(kind, harm)
-    before, processes_before = await state(), by_kind()
+    while (before := await state()) is None:
+        await asyncio.sleep(1.0)
+    processes_before = by_kind()
     if not processes_before[kind]:
         row.notes.append("no such process")
         return row
