@@ -28,7 +28,7 @@ IN_ORDER = $(PYTEST) -p no:randomly
 PARTS = $(BIN)/python tests/parts.py
 
 .PHONY: help setup setup-dev models serve stop test test-all test-changed check test-fast test-cluster test-matrix test-models \
-	test-variants test-loadtests test-serve test-nodes test-mutations loadtest lint check-k8s generated format bench clean
+	test-variants test-loadtests test-serve test-adversary test-nodes test-mutations loadtest lint check-k8s generated format bench clean
 
 help:
 	@sed -n '1,3p' Makefile
@@ -108,6 +108,10 @@ test-loadtests: setup-dev
 
 test-serve: setup-dev models
 	$(IN_ORDER) -m serve tests/serve
+
+# Hostile requests and a fuzzer for ten minutes; SEED=7 repeats them, MEDLEY_FUZZ_S=60 shortens the fuzzer.
+test-adversary: setup-dev models
+	$(IN_ORDER) -s -m adversary tests/adversary
 
 # Several Ray nodes on this machine, some of which fail. Needs root.
 test-nodes: setup-dev models

@@ -33,6 +33,9 @@ RETRY_AFTER_S = 2
 HEADERS, BUFFER = 16 << 10, 64 << 10
 COUNT, READ = 100, 1000
 INVALID = "The request line or a header is not valid HTTP. Paths are percent-encoded ASCII."
+NO_METHOD = "There is no such method. GET /docs lists what there is."
+# Those that the server behind HAProxy can read.
+METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS TRACE"
 TOO_LONG = f"A request may have {COUNT} headers, with {HEADERS} bytes together."
 UNAVAILABLE = "Medley is starting, or is being replaced. Try again in a moment."
 REASONS = {400: "Bad Request", 503: "Service Unavailable"}
@@ -122,16 +125,14 @@ def error_pages(folder: Path) -> dict[int, Path]:
     for status, message in ((400, INVALID), *((status, UNAVAILABLE) for status in (500, 502, 503, 504))):
         pages[status] = folder / f"{status}.http"
         pages[status].write_bytes(answer(status if status < 500 else 503, message))
-    for name, message in (("400", INVALID), ("431", TOO_LONG)):
-        (folder / f"{name}.json").write_text(error(message))
+    for name, text in (("400", error(INVALID)), ("405", error(NO_METHOD, "not_found")), ("431", error(TOO_LONG))):
+        (folder / f"{name}.json").write_text(text)
     return pages
 
 
-def error(message: str) -> str:
+def error(message: str, code: str = "invalid_value") -> str:
     """An error of the client's in the API's form."""
-    return json.dumps(
-        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_value"}}
-    )
+    return json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
 
 
 def answer(status: int, message: str) -> bytes:
@@ -154,9 +155,11 @@ def rules(folder: Path) -> str:
     """
     invalid = r"{ url -m reg '[^\x21-\x7e]' } || { req.hdr_names -m reg '[^,!#$%&\x27*+.^_`|~0-9A-Za-z-]' }"
     refuse = "http-request return status {} content-type application/json file {} if {}"
+    allow = f'{folder / "405.json"} hdr Allow "{METHODS.replace(" ", ", ")}"'
     lines = [
         "option accept-invalid-http-request",
         refuse.format(400, folder / "400.json", invalid),
+        refuse.format(405, allow, f"!{{ method {METHODS} }}"),
         refuse.format(431, folder / "431.json", f"{{ req.hdrs,length gt {HEADERS} }} || {{ req.hdr_cnt gt {COUNT} }}"),
         # Routers share capacity by a client's address, which a client must not be able to choose.
         "http-request set-header X-Medley-Client %[src]",

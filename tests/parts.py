@@ -44,6 +44,7 @@ RELEASE = {
     "test-variants": "exports, quantizations and builds, and the floors they must keep",
     "test-loadtests": "Locust in real time against servers with known delays",
     "test-serve": "real clusters: upgrades under load, failures, images, monitoring, variants, promises",
+    "test-adversary": "a real cluster beside hostile requests of all kinds, and under a fuzzer",
     "test-nodes": "several Ray nodes that are drained, killed and cut off (root)",
     "test-mutations": "planted faults, which the tests above must find",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from deployments.router.wire import (
     Body,
@@ -23,6 +23,7 @@ from deployments.router.wire import (
     must_not_be_too_much,
     read_body,
     validated,
+    with_parameters,
 )
 from models.errors import InvalidRequest, UnsupportedMediaType
 
@@ -89,7 +90,7 @@ class Part:
 
     def read_headers(self) -> None:
         """Raises InvalidRequest: the part has no name."""
-        _, options = parse_options_header(self.headers.get(b"content-disposition"))
+        _, options = with_parameters(self.headers.get(b"content-disposition", b""))
         try:
             self.name = options[b"name"].decode()
         except (KeyError, UnicodeDecodeError):
@@ -99,7 +100,7 @@ class Part:
 
     def must_be_as_it_is(self) -> None:
         """Raises UnsupportedMediaType if a header says that the data are encoded."""
-        _, options = parse_options_header(self.headers.get(b"content-type"))
+        _, options = with_parameters(self.headers.get(b"content-type", b""))
         if not self.is_file:
             must_be_utf_8(options.get(b"charset"))
         if self.headers.get(b"content-transfer-encoding", b"binary").strip().lower() not in AS_IT_IS:

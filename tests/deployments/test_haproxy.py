@@ -214,6 +214,15 @@ def test_its_own_errors_have_the_form_of_the_api(running, sent):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize("method", ["BREW", "get", "PROPFIND", "M" * 500])
+def test_methods_that_the_server_of_a_router_cannot_read_are_refused_like_others(running, method):
+    sent = f"{method} /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    head, _, body = running.say(sent.encode()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: get, head, post," in head.lower()
+    assert json.loads(body)["error"]["code"] == "not_found"
+
+
 def test_a_client_cannot_choose_its_address(running):
     told = running.ask("/", **{"X-Medley-Client": "10.0.0.1"}).json()
     assert told["x-medley-client"] == "127.0.0.1"

@@ -113,6 +113,12 @@ async def test_a_charset_other_than_utf_8_is_refused(http, assert_error, charset
     assert "UTF-8" in assert_error(response, 415, "unsupported_media_type")["message"]
 
 
+@pytest.mark.parametrize("more", [";" * 7000, ";a=b" * 2000, '; a="' + ";" * 3000 + '"'])
+async def test_a_type_with_parameters_without_end_is_refused(http, assert_error, more):
+    response = await http.post("/v1/embeddings", content=HELLO, headers={"content-type": f"application/json{more}"})
+    assert "parameters" in assert_error(response, 400)["message"]
+
+
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8", "us-ascii"])
 async def test_utf_8_by_any_spelling_is_taken(http, charset):
     headers = {"content-type": f"application/json; charset={charset}"}

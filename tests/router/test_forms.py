@@ -93,6 +93,12 @@ async def test_no_charset_but_utf_8_is_taken_wherever_it_is_named(edit, assert_e
     assert "UTF-8" in assert_error(response, 415, "unsupported_media_type")["message"]
 
 
+@pytest.mark.parametrize(("more", "headers"), [(";" * 3000, ""), ("", "\r\nContent-Type: text/plain" + ";a=b" * 700)])
+async def test_parameters_without_end_are_refused_in_parts_too(edit, assert_error, more, headers):
+    response = await edit(part("seed", b"5", more, headers))
+    assert "parameters" in assert_error(response, 400)["message"]
+
+
 @pytest.mark.parametrize("coding", ["base64", "quoted-printable", "x-gzip"])
 async def test_parts_that_are_encoded_are_refused(edit, assert_error, coding):
     response = await edit(part("seed", b"NQ==", headers=f"\r\nContent-Transfer-Encoding: {coding}"))
