@@ -101,8 +101,6 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
         (r"^(frontend http_frontend\n    bind .*\n)", lambda found: found[1] + before, 1),
         (r"^    timeout client \d+s$", f"    timeout client {SILENT_CLIENT_S}s\n{limits}", 1),
         (r"^    errorfile 502 .*\n    errorfile 503 .*\n    errorfile 504 .*$", errors, 1),
-        # A router that hangs holds requests; they end when it is taken out.
-        (r"^    default-server (.* check)$", r"    default-server \1 on-marked-down shutdown-sessions", None),
         # Serve's own answer, which is plain text, for when there is no router yet.
         (r"^(backend default_backend)\n    http-request return status 404 .*$", r"\1", 1),
         (r"^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1", 1),
@@ -111,7 +109,7 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
         changes.append((r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2", 1))
     for pattern, replacement, times in changes:
         text, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-        if times is not None and found != times:
+        if found != times:
             raise UnknownConfiguration(f"{found} lines are like {pattern!r}")
     return text
 
@@ -339,11 +337,13 @@ class Edge:
             os.kill(self.pid, signal.SIGUSR1)
 
     def refuse_while_a_router_hangs(self, servers: list[tuple[str, str, str, str]]) -> None:
-        """Requests go to Serve's own proxy while all routers are down, and wait there for a new one. Where a router
-        hangs, none is on its way, so the proxy is switched off, and HAProxy refuses."""
+        """End what a router holds that hangs. And while all routers are down, requests wait in Serve's own proxy for a
+        new one; where one hangs, none is on its way, so the proxy is switched off, and HAProxy refuses."""
         hanging = {backend for backend, server, status, check in servers if status == "DOWN" and check == "L7TOUT"}
         up = {backend for backend, server, status, check in servers if status == "UP" and not is_fallback(server)}
-        for backend, server, _, _ in servers:
+        for backend, server, status, check in servers:
+            if status == "DOWN" and check == "L7TOUT":
+                self.ask(f"shutdown sessions server {backend}/{server}")
             if not is_fallback(server):
                 continue
             if backend in hanging - up and backend not in self.refusing:

@@ -390,6 +390,12 @@ def test_requests_wait_for_a_new_router_and_not_for_one_that_hangs(manager, monk
     monkeypatch.setattr(edge, "ask", asked.append)
     fallback = ("http-router", "SERVE_PROXY_ACTOR-1", "UP", "L7OK")
     edge.refuse_while_a_router_hangs([("http-router", "one", *one), ("http-router", "two", *two), fallback])
-    assert asked == ([f"{said} server http-router/SERVE_PROXY_ACTOR-1"] if said else [])
+    ended = [
+        f"shutdown sessions server http-router/{name}"
+        for name, state in (("one", one), ("two", two))
+        if "L7TOUT" in state
+    ]
+    assert asked == [*ended, *([f"{said} server http-router/SERVE_PROXY_ACTOR-1"] if said else [])]
+    asked.clear()
     edge.refuse_while_a_router_hangs([("http-router", "one", "UP", "L7OK"), fallback])
-    assert asked[1:] == (["enable server http-router/SERVE_PROXY_ACTOR-1"] if said else [])
+    assert asked == (["enable server http-router/SERVE_PROXY_ACTOR-1"] if said else [])
