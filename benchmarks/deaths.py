@@ -167,9 +167,19 @@ async def state() -> dict[str, int] | None:
     return None
 
 
+async def when_ready() -> dict[str, int]:
+    """Replicas by model, when everything is ready."""
+    for _ in range(int(PATIENCE_S)):
+        if found := await state():
+            return found
+        await asyncio.sleep(1.0)
+    raise SystemExit("The cluster is not ready. `medley doctor` says why.")
+
+
 async def harmed(kind: str, harm: str) -> Row:
     row = Row(kind, harm)
-    before, processes_before = await state(), by_kind()
+    before = await when_ready()
+    processes_before = by_kind()
     if not processes_before[kind]:
         row.notes.append("no such process")
         return row

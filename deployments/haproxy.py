@@ -42,6 +42,8 @@ REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
 # How often the watcher looks; how long HAProxy may leave it without an answer; how often it asks.
 LOOK_S, HANGS_S, ASK_S = 0.2, 5.0, 1.0
+# And how long until its first answer.
+STARTS_S = 30.0
 # Seconds after the death of Serve's manager without a successor until the edge is given up; fewer if Ray is gone, too.
 ORPHANED_S, CLUSTER_GONE_S = 600.0, 180.0
 
@@ -66,7 +68,7 @@ def main() -> None:
     # Ray ends the process group of an actor that died, and HAProxy is to outlive its manager.
     os.setsid()
     binary = real_binary()
-    os.execv(binary, [binary, *taking_over(arguments, before)])
+    os.execv(binary, [binary, *taking_over(arguments, before, config.parent.parent)])
 
 
 def real_binary() -> str:
@@ -99,8 +101,6 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
         (r"^(frontend http_frontend\n    bind .*\n)", lambda found: found[1] + before, 1),
         (r"^    timeout client \d+s$", f"    timeout client {SILENT_CLIENT_S}s\n{limits}", 1),
         (r"^    errorfile 502 .*\n    errorfile 503 .*\n    errorfile 504 .*$", errors, 1),
-        # A router that hangs holds requests; they end when it is taken out.
-        (r"^    default-server (.* check)$", r"    default-server \1 on-marked-down shutdown-sessions", None),
         # Serve's own answer, which is plain text, for when there is no router yet.
         (r"^(backend default_backend)\n    http-request return status 404 .*$", r"\1", 1),
         (r"^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1", 1),
@@ -109,7 +109,7 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
         changes.append((r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2", 1))
     for pattern, replacement, times in changes:
         text, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-        if times is not None and found != times:
+        if found != times:
             raise UnknownConfiguration(f"{found} lines are like {pattern!r}")
     return text
 
@@ -186,15 +186,31 @@ def marked(mark: Path) -> int:
     return 0
 
 
-def taking_over(arguments: list[str], before: int) -> list[str]:
-    """The arguments, with the HAProxy that serves this port now as one that ends when the new one is up. Serve does not
-    know of one that the watcher started, or that an earlier manager did."""
-    if not is_haproxy(before) or str(before) in arguments:
-        return arguments
+def taking_over(arguments: list[str], before: int, root: Path) -> list[str]:
+    """The arguments, with every HAProxy of ours as one that ends when the new one is up. Serve does not know of those
+    that a watcher started, or that an earlier manager did.
+
+    Args:
+        before: the one that serves now, or 0.
+        root: the folder that all configurations lie below.
+    """
+    others = [str(pid) for pid in haproxies(root) if str(pid) not in arguments]
     if "-sf" in arguments:
         at = arguments.index("-sf") + 1
-        return [*arguments[:at], str(before), *arguments[at:]]
-    return [*arguments, "-sf", str(before), *with_its_sockets(before)]
+        return [*arguments[:at], *others, *arguments[at:]]
+    return [*arguments, *(["-sf", *others] if others else []), *with_its_sockets(before)]
+
+
+def haproxies(root: Path) -> list[int]:
+    """Every HAProxy with a configuration below this folder, also those that finish what they have."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and is_haproxy(int(entry)):
+            with contextlib.suppress(OSError, ValueError):
+                words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")
+                if Path(words[words.index("-f") + 1]).is_relative_to(root):
+                    found.append(int(entry))
+    return found
 
 
 def with_its_sockets(pid: int) -> list[str]:
@@ -252,7 +268,7 @@ def watch(pid: int, config: Path, manager: int, before: int) -> None:
                 return
         elif not edge.has_answered and is_haproxy(before):
             log(f"HAProxy {edge.pid} did not start; {before} goes on")
-            edge.pid = before
+            edge = Edge(before, config)
             replace(mark, str(before))
         elif marked(mark) == edge.pid:
             edge.restart(mark)
@@ -265,20 +281,21 @@ class Edge:
     """An HAProxy that is watched."""
 
     def __init__(self, pid: int, config: Path):
-        self.pid = pid
         self.config = config
-        self.child: subprocess.Popen[bytes] | None = None
-        self.has_answered = False
-        self.asked = self.answered = time.monotonic()
+        self.refusing: set[str] = set()
         found = re.search(r"^    stats socket (\S+)", config.read_text(), re.MULTILINE)
         self.socket = found[1] if found else ""
-        self.refusing: set[str] = set()
+        self.is_now(pid)
+
+    def is_now(self, pid: int) -> None:
+        self.pid = pid
+        self.born = start_of(pid)  # ids are used again
+        self.has_answered = False
+        self.asked = self.answered = time.monotonic()
 
     def works(self) -> bool:
-        """Whether it lives, runs, and has answered lately."""
-        if self.child is not None and self.child.poll() is not None:
-            return False
-        if not is_haproxy(self.pid) or is_stopped(self.pid):
+        """Whether it lives, runs, and has answered lately. At first it is our launcher, which becomes HAProxy."""
+        if state_of(self.pid) in ("", "Z", "T", "t") or start_of(self.pid) != self.born:
             return False
         now = time.monotonic()
         if now - self.asked >= ASK_S:
@@ -286,7 +303,7 @@ class Edge:
             if (statistics := self.ask("show stat")) is not None:
                 self.answered, self.has_answered = time.monotonic(), True
                 self.refuse_while_a_router_hangs(servers_in(statistics))
-        return now - self.answered < HANGS_S
+        return now - self.answered < (HANGS_S if self.has_answered else STARTS_S)
 
     def ask(self, command: str) -> str | None:
         """What the admin socket says; None if it does not."""
@@ -303,16 +320,16 @@ class Edge:
     def restart(self, mark: Path) -> None:
         """Start another HAProxy in its place."""
         log(f"HAProxy {self.pid} died or hangs; another one starts")
-        with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.child = subprocess.Popen(
-            [real_binary(), "-db", "-f", str(self.config), "-dR"], stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        self.pid = self.child.pid
-        replace(mark, str(self.pid))
-        self.asked = self.answered = time.monotonic()
+        if start_of(self.pid) == self.born:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+        arguments = taking_over(["-db", "-f", str(self.config), "-dR"], 0, self.config.parent.parent)
+        child = subprocess.Popen([real_binary(), *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
+        self.is_now(child.pid)
         self.refusing.clear()
+        replace(mark, str(self.pid))
         time.sleep(1.0)  # so that one that cannot start is not started all the time
+        child.poll()  # so that it is no zombie
 
     def end(self) -> None:
         log(f"Serve's manager is gone; HAProxy {self.pid} ends")
@@ -320,11 +337,13 @@ class Edge:
             os.kill(self.pid, signal.SIGUSR1)
 
     def refuse_while_a_router_hangs(self, servers: list[tuple[str, str, str, str]]) -> None:
-        """Requests go to Serve's own proxy while all routers are down, and wait there for a new one. Where a router
-        hangs, none is on its way, so the proxy is switched off, and HAProxy refuses."""
+        """End what a router holds that hangs. And while all routers are down, requests wait in Serve's own proxy for a
+        new one; where one hangs, none is on its way, so the proxy is switched off, and HAProxy refuses."""
         hanging = {backend for backend, server, status, check in servers if status == "DOWN" and check == "L7TOUT"}
         up = {backend for backend, server, status, check in servers if status == "UP" and not is_fallback(server)}
-        for backend, server, _, _ in servers:
+        for backend, server, status, check in servers:
+            if status == "DOWN" and check == "L7TOUT":
+                self.ask(f"shutdown sessions server {backend}/{server}")
             if not is_fallback(server):
                 continue
             if backend in hanging - up and backend not in self.refusing:
@@ -359,12 +378,15 @@ def parent_of(pid: int) -> int:
     return 0
 
 
+def start_of(pid: int) -> str:
+    """When a process started, in ticks since the system did. Nothing if there is no such process."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
 def lives(pid: int) -> bool:
     return state_of(pid) not in ("", "Z")
-
-
-def is_stopped(pid: int) -> bool:
-    return state_of(pid) in ("T", "t")
 
 
 def state_of(pid: int) -> str:

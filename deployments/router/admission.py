@@ -23,7 +23,7 @@ from models.errors import TooBusy
 from models.slo import Targets
 from models.specs import ModelSpec
 from models.tasks.task import Begins
-from models.tasks.usage import COMPLETION_TOKENS
+from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS
 
 # The share of a model's capacity that batch jobs may use. The rest is for interactive requests.
 BATCH_SHARE = 0.6
@@ -206,6 +206,12 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
     if record.code or call is None or call.last is None or call.engine_s is None:
         return
     now = time.monotonic()
+    # Of a request that gives the model more to read than usual, only what a usual one would have taken: somebody who
+    # sends very long ones must not make the model seem slow for others.
+    read = call.usage[PROMPT_TOKENS]
+    times = predictor.read.times(read) if read else 1.0
+    if read:
+        predictor.read.learn(read)
     engine_s = sum(one.engine_s or 0.0 for one in record.calls if one.model == record.model)
     predictor.busy_s.learn(mean, engine_s / max(1.0, mean), now)
     last = max(one.last or 0.0 for one in record.calls)
@@ -214,12 +220,12 @@ def learn(predictor: Predictor, record: RequestRecord, load: float, mean: float,
         predictor.tokens.learn(load, tokens, now)
     begins = call.task.begins if record.stream else None
     if call.first is not None and (begins is Begins.AUDIO or (begins is Begins.TOKENS and tokens)):
-        predictor.first_s.learn(load, call.first - entered, now)
+        predictor.first_s.learn(load, (call.first - entered) / times, now)
         if tokens > 1:
             predictor.token_s.learn(mean, (call.last - call.first) / (tokens - 1), now)
         if begins is Begins.TOKENS:  # their duration follows from the number of tokens
             return
-    predictor.duration_s.learn(mean, whole, now)
+    predictor.duration_s.learn(mean, whole / times, now)
     # An answer that is not streamed does not show its first token. For a short one, the duration is mostly that.
     if tokens > 1 and predictor.first_s.known:
         predictor.token_s.learn(mean, max(0.0, whole - predictor.first_s.at(load)) / (tokens - 1), now)

@@ -23,6 +23,8 @@ RESERVE = 2.0
 # nothing about the next one. A model that really became slower is still learnt, because each clipped request widens the
 # spread.
 OUTLIER = 5.0
+# By how much one request moves the usual size.
+STEP = 1.2
 
 
 @dataclass(slots=True)
@@ -98,6 +100,24 @@ class Line:
 
 
 @dataclass(slots=True)
+class Usual:
+    """The usual size of a request: the median of recent ones, as it can be told without keeping them. A few that are
+    a thousand times as large move it no more than as many that are twice as large."""
+
+    size: float = 0.0
+
+    def learn(self, size: float) -> None:
+        if not self.size:
+            self.size = size
+        elif size != self.size:
+            self.size *= STEP if size > self.size else 1 / STEP
+
+    def times(self, size: float) -> float:
+        """How many times as large a request is; 1 for smaller ones, which take no less than a step of the model."""
+        return max(1.0, size / self.size) if self.size else 1.0
+
+
+@dataclass(slots=True)
 class Prediction:
     """
     Attributes:
@@ -114,13 +134,19 @@ class Prediction:
 
 @dataclass(slots=True)
 class Predictor:
-    """Predictions for one model. A load is the number of requests on one replica, including the new one."""
+    """Predictions for one model, of requests that give it about as much to read as usual. A load is the number of
+    requests on one replica, including the new one.
+
+    Attributes:
+        read: tokens that a request gives it to read.
+    """
 
     first_s: Line = field(default_factory=Line)
     token_s: Line = field(default_factory=Line)
     duration_s: Line = field(default_factory=Line)
     busy_s: Line = field(default_factory=Line)
     tokens: Line = field(default_factory=Line)
+    read: Usual = field(default_factory=Usual)
 
     def predict(self, load: float, tokens: int | None) -> Prediction:
         """

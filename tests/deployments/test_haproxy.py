@@ -330,6 +330,38 @@ def test_one_that_cannot_start_leaves_the_one_before_in_place(running):
     wait_until(lambda: running.serving() != before and running.answers(), "another HAProxy to answer")
 
 
+def test_one_that_nobody_knows_of_is_taken_over_too(running):
+    """Else the next one would find its port taken, for ever."""
+    known = running.serving()
+    command = [haproxy.real_binary(), "-db", "-f", str(running.config), "-sf", str(known)]
+    environment = {**os.environ, "MEDLEY_TEST_EDGE": str(running.folder)}
+    unknown = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: not haproxy.is_haproxy(known), "the one that is known to end")
+        wait_until(lambda: unknown.poll() is not None, "the unknown one to end")
+        wait_until(lambda: haproxy.is_haproxy(running.serving()) and running.answers(), "another HAProxy to answer")
+    finally:
+        unknown.kill()
+        unknown.wait()
+
+
+def test_a_launcher_that_is_slow_to_become_haproxy_is_waited_for(manager):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as launcher:
+        edge = haproxy.Edge(launcher.pid, manager.config)
+        assert edge.works()
+        os.kill(launcher.pid, signal.SIGSTOP)
+        wait_until(lambda: not edge.works(), "it to be found stopped")
+        launcher.kill()
+    assert not edge.works()
+
+
+def test_an_id_that_is_used_again_is_not_taken_for_the_same_process(manager):
+    edge = haproxy.Edge(os.getpid(), manager.config)
+    assert edge.works()
+    edge.born = "1"
+    assert not edge.works()
+
+
 def test_the_watcher_knows_a_router_that_hangs_from_one_that_is_gone():
     statistics = (
         "# pxname,svname,status,check_status\n"
@@ -358,6 +390,12 @@ def test_requests_wait_for_a_new_router_and_not_for_one_that_hangs(manager, monk
     monkeypatch.setattr(edge, "ask", asked.append)
     fallback = ("http-router", "SERVE_PROXY_ACTOR-1", "UP", "L7OK")
     edge.refuse_while_a_router_hangs([("http-router", "one", *one), ("http-router", "two", *two), fallback])
-    assert asked == ([f"{said} server http-router/SERVE_PROXY_ACTOR-1"] if said else [])
+    ended = [
+        f"shutdown sessions server http-router/{name}"
+        for name, state in (("one", one), ("two", two))
+        if "L7TOUT" in state
+    ]
+    assert asked == [*ended, *([f"{said} server http-router/SERVE_PROXY_ACTOR-1"] if said else [])]
+    asked.clear()
     edge.refuse_while_a_router_hangs([("http-router", "one", "UP", "L7OK"), fallback])
-    assert asked[1:] == (["enable server http-router/SERVE_PROXY_ACTOR-1"] if said else [])
+    assert asked == (["enable server http-router/SERVE_PROXY_ACTOR-1"] if said else [])

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import time
 from collections import deque
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from deployments.router.admission import Admission, AdmissionRequest, address_of, is_batch
+from deployments.router.admission import Admission, AdmissionRequest, address_of, is_batch, learn
 from deployments.router.prediction import LEAST, Line, Predictor
 from deployments.router.record import RequestRecord
 from models.catalog import load_catalog
@@ -381,3 +382,17 @@ def test_overload_keeps_its_goodput(monkeypatch):
     promise = {CHAT.id: PROMISE.model_copy(update={"time_to_first_token_s": 0.5})}
     assert goodput(promise, monkeypatch) > 0.9 * 50
     assert goodput({}, monkeypatch) < 0.1 * 50
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_long_requests_of_one_client_do_not_make_a_model_seem_slow_for_others(share):
+    predictor, drawn = Predictor(), random.Random(1)
+    for _ in range(200):
+        read, seconds = (20_000, 5.0) if drawn.random() < share else (drawn.randint(10, 30), 0.05)
+        now = time.perf_counter()
+        usage = Usage({PROMPT_TOKENS: read})
+        call = SimpleNamespace(usage=usage, engine_s=seconds, first=None, last=now + seconds, model="m", task=CHAT.task)
+        record = SimpleNamespace(code=None, primary=call, calls=[call], model="m", stream=False)
+        learn(predictor, record, 1.0, 1.0, now)
+    assert predictor.duration_s.surely(1.0) < 1.0
+    assert predictor.read.times(20_000) > 100
