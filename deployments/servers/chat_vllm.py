@@ -19,6 +19,10 @@ from models.specs import VariantSpec
 GRAMMARS = {"backend": "xgrammar"}
 # MiB of compiled grammars that vLLM keeps; by default 512, which is more than some replicas have to spare.
 GRAMMAR_CACHE_MIB = 64
+# Tokens of one long prompt that a CPU reads in one step of all requests. By default vLLM reads 2,048: on two cores
+# everybody waits 5 s for such a step, and 9 s for a first token behind a prompt of 4,200 tokens. With 128 it is 0.6 s,
+# and the long one takes no longer.
+PROMPT_STEP = 128
 
 
 class Server(chat.Server):
@@ -44,12 +48,14 @@ class Server(chat.Server):
     def llm_config(self, weights: str, dtype: str) -> dict[str, Any]:
         """The fields of ray.serve.llm's LLMConfig for the model."""
         needs = self.variant.needs
+        steps = {} if needs.gpus else {"long_prefill_token_threshold": PROMPT_STEP}
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
             "engine_kwargs": {
                 "dtype": dtype,
                 "disable_log_stats": False,
                 "structured_outputs_config": GRAMMARS,
+                **steps,
                 **self.variant.engine,
             },
             "accelerator_config": {"kind": "gpu" if needs.gpus else "cpu"},
