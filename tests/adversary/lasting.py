@@ -4,6 +4,7 @@ import contextlib
 from collections import Counter
 
 import psutil
+from kinds import ASLEEP
 from local_cluster import applications
 
 from medley.local import cluster as local
@@ -11,12 +12,13 @@ from medley.look.live import replicas_of
 
 
 def lasting() -> dict[psutil.Process, str]:
-    """Processes of the cluster that nothing ends but a fault, and their titles."""
+    """Processes of the cluster that nothing ends but a fault, and their titles. Replicas of models that may sleep end
+    when nobody asks for them."""
     found = {}
     for process in local.processes():
         with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline())[:100]
-            if not title.startswith("ray::IDLE"):
+            title = " ".join(process.cmdline()).strip()[:100]
+            if not title.startswith(("ray::IDLE", *(f"ray::ServeReplica:{name}:" for name in ASLEEP.values()))):
                 found[process] = title
     return found
 
