@@ -29,4 +29,6 @@ def cluster(tmp_path_factory):
 def seed() -> int:
     """Of what is drawn. `make test-adversary SEED=7` repeats it."""
     given = os.environ.get("PYTHONHASHSEED", "")
-    return int(given) if given.isdigit() else secrets.randbits(32)
+    number = int(given) if given.isdigit() else secrets.randbits(32)
+    print(f"\nseed {number}")
+    return number

@@ -59,7 +59,7 @@ def keeps(one: Asked, limit: str, seconds: float) -> bool:
 
 
 def broken(asked: list[Asked]) -> list[str]:
-    """Promises that were not kept, and what must never be."""
+    """Promises that were not kept."""
     found = []
     for task in MODELS:
         mine, targets = of(task, asked), promise(task)
@@ -69,9 +69,13 @@ def broken(asked: list[Asked]) -> list[str]:
             kept = sum(keeps(one, limit, seconds) for one in mine)
             if not mine or kept / len(mine) < targets.good:
                 found.append(f"{task}: {kept} of {len(mine)} keep {limit} of {seconds:g} s, {targets.good:.0%} should")
-    never = [one for one in asked if not is_answered(one) and not (one.status in (429, 503) and one.retry_after)]
-    never += [one for one in of(READY, asked) if one.status != 200]
-    return found + [str(one) for one in never]
+    return found
+
+
+def never(asked: list[Asked]) -> list[str]:
+    """What must not happen once: no answer, a wrong one, a refusal that does not say until when; not being ready."""
+    refused = [one for one in asked if one.status in (429, 503) and one.retry_after and one.task != READY]
+    return [str(one) for one in asked if not is_answered(one) and one not in refused]
 
 
 def at(values: list[float], share: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 import hostile_bodies
 import hostile_headers
@@ -15,10 +16,15 @@ from sending import Request
 OF_KINDS = (hostile_work, hostile_bodies, hostile_headers, hostile_http)
 
 
-def plan(seed: int, members: int) -> list[tuple[str, int]]:
+# Kinds of requests that are allowed, and ask for much work. How much of it others must bear is decided by admission.
+MUCH_WORK = ("multipliers", "crowds", "clients_that_do_not_read")
+ATTACKS = tuple(name for name in KINDS if name not in MUCH_WORK)
+
+
+def plan(seed: int, members: int, kinds: Collection[str]) -> list[tuple[str, int]]:
     """Names of kinds and seeds of requests, each kind so many times, in an order of the seed."""
     draw = random.Random(seed)
-    chosen = [(name, draw.getrandbits(32)) for name in KINDS for _ in range(members)]
+    chosen = [(name, draw.getrandbits(32)) for name in kinds for _ in range(members)]
     draw.shuffle(chosen)
     return chosen
 
