@@ -63,6 +63,11 @@ class ModelState:
     def takes_requests(self) -> bool:
         return self.state in (State.READY, State.SCALED_TO_ZERO)
 
+    @property
+    def is_waking(self) -> bool:
+        """Its requests wait for it, because somebody's request has woken it."""
+        return self.state is State.LOADING and self.wakes_on_request
+
     def document(self) -> dict[str, Any]:
         """The form in /readyz."""
         document: dict[str, Any] = {

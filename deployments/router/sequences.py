@@ -12,8 +12,9 @@ from deployments.router.record import RequestRecord
 from models.errors import InvalidRequest
 from models.tasks.images import ImageSettings
 
-# Prompts times answers: about what one replica of a chat model works on at once.
-MOST_SEQUENCES = 64
+# Prompts times answers. A request holds its places until its last answer is whole, which may take minutes, so it must
+# leave most of what a replica works on at once to others.
+MOST_SEQUENCES = 16
 # Pictures, counted as pictures of the model's own size and number of steps: ten of the highest quality, twice as large.
 MOST_PICTURES = 40
 

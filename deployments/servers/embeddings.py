@@ -25,9 +25,9 @@ from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeR
 SHORT_TEXT = 4096
 # Characters of texts that are tokenized at a time.
 MOST_CHARACTERS = 1 << 18
-# Tokens in a batch, including padding. A batch cannot be interrupted, so it must not take long: 1024 take a third of a
+# Tokens in a batch, including padding. A batch cannot be interrupted, so it must not take long: 512 take a sixth of a
 # second on two cores, where larger ones bring no more texts a second.
-CPU_TOKENS, GPU_TOKENS = 1024, 4096
+CPU_TOKENS, GPU_TOKENS = 512, 4096
 
 T = TypeVar("T")
 

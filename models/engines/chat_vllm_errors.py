@@ -45,7 +45,9 @@ def refusal(error: Exception, prompt: str | None) -> ServingError | None:
                 "chat_template_kwargs.",
                 prompt,
             )
-        case VLLMClientError() | ValueError() | TypeError() | OverflowError() | NotImplementedError():
+        case (
+            VLLMClientError() | ValueError() | TypeError() | OverflowError() | NotImplementedError() | RecursionError()
+        ):
             # vLLM's libraries raise these for what they cannot read. Their messages are for programmers.
             logger.info("vLLM refused a request: %s", type(error).__name__)
             refused = InvalidRequest(

@@ -109,6 +109,7 @@ async def complete(engine, **body):
         (TypeError("secret"), InvalidRequest, "cannot read this request"),
         (OverflowError("secret"), InvalidRequest, "cannot read this request"),
         (NotImplementedError("secret"), InvalidRequest, "cannot read this request"),
+        (RecursionError("secret"), InvalidRequest, "cannot read this request"),
         (TemplateError("secret"), InvalidRequest, "chat template"),
         (QueueOverflowError(), RateLimited, "too many requests"),
     ],

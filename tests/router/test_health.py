@@ -36,6 +36,11 @@ async def test_not_ready_while_a_model_takes_no_requests(router, chat_model, emb
     assert document["models"][embedding_model]["state"] == "ready"
 
 
+async def test_who_wakes_a_model_does_not_make_the_router_unready(router, chat_model):
+    async with router(states={chat_model: ModelState(State.LOADING, wakes_on_request=True)}) as http:
+        assert (await http.get("/readyz")).status_code == 200
+
+
 async def test_not_ready_before_any_model_is_known(router):
     async with router(dispatcher=LocalDispatcher({})) as http:
         response = await http.get("/readyz")

@@ -47,7 +47,7 @@ def complete(**body) -> dict:
         (COMPLETIONS, complete(best_of=None, suffix=None, user=None)),
         (COMPLETIONS, complete(best_of=1, suffix="")),
         (COMPLETIONS, complete(max_tokens=0, echo=True)),
-        (COMPLETIONS, complete(prompt=["one"] * 64)),
+        (COMPLETIONS, complete(prompt=["one"] * 16)),
         ("/v1/embeddings", {"model": EMBEDDINGS, "input": "one", "user": None, "dimensions": None}),
     ],
     ids=lambda value: "" if isinstance(value, str) else str({**value, "model": ""})[12:80],

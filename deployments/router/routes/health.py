@@ -24,11 +24,13 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "A model is loading or failed, or nobody knows."}},
 )
 async def readyz(request: Request) -> Response:
-    """200 when every deployed model takes requests, else 503. Either way each model's state, and why, and how many
+    """200 when every deployed model takes requests, or is waking for one, else 503. Either way each model's state, and why, and how many
     seconds ago that was learnt. 503 too if that is over 30; requests still go to the replicas that were known then."""
     services: Services = request.app.state.services
     states, age_s = services.dispatcher.states(), services.dispatcher.age_s()
-    ready = bool(states) and all(state.takes_requests for state in states.values()) and age_s <= BLIND_S
+    # Who wakes a model that sleeps must not make the router seem unready for others.
+    up = bool(states) and all(state.takes_requests or state.is_waking for state in states.values())
+    ready = up and age_s <= BLIND_S
     document: dict[str, Any] = {"ready": ready, "age_s": round(age_s, 1)}
     if age_s > BLIND_S:
         document["cause"] = f"The control plane does not answer for {age_s:.0f} s. The states are from before."
