@@ -24,8 +24,9 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "A model is loading or failed, or nobody knows."}},
 )
 async def readyz(request: Request) -> Response:
-    """200 when every deployed model takes requests, or is waking for one, else 503. Either way each model's state, and why, and how many
-    seconds ago that was learnt. 503 too if that is over 30; requests still go to the replicas that were known then."""
+    """200 when every deployed model takes requests, or is waking for one, else 503. Either way each model's state, and
+    why, and how many seconds ago that was learnt. 503 too if that is over 30; requests still go to the replicas that
+    were known then."""
     services: Services = request.app.state.services
     states, age_s = services.dispatcher.states(), services.dispatcher.age_s()
     # Who wakes a model that sleeps must not make the router seem unready for others.
