@@ -239,11 +239,12 @@ def long_texts(draw: random.Random) -> Made:
 @kind
 def multipliers(draw: random.Random) -> Made:
     """Much work for few bytes."""
-    return draw.choice(
+    raw = draw.choice(
         [
-            lambda: posted("/v1/completions", completion(prompt=["Tell me a long story."] * 4, n=16, max_tokens=2000)),
+            lambda: posted("/v1/completions", completion(prompt=["Tell me a long story."] * 4, n=4, max_tokens=2000)),
             lambda: posted(
-                "/v1/completions", completion(prompt=["Go on."] * draw.choice([64, 65, 1025, 60_000]), max_tokens=200)
+                "/v1/completions",
+                completion(prompt=["Go on."] * draw.choice([16, 17, 64, 1025, 60_000]), max_tokens=200),
             ),
             lambda: posted(
                 "/v1/chat/completions", chat(draw, n=draw.choice([16, 17, 1 << 30]), max_tokens=4000, temperature=1)
@@ -264,6 +265,7 @@ def multipliers(draw: random.Random) -> Made:
             lambda: posted("/v1/completions", completion(prompt="x " * 1500, n=16, best_of=16, echo=True, logprobs=5)),
         ]
     )()
+    return Request("", raw, is_long=True)
 
 
 @kind

@@ -15,7 +15,8 @@ FAILURES = ("internal_error", "engine_failed")
 def faults_of(request: Request, found: Exchange) -> list[str]:
     """What is wrong with the answers to a request."""
     wrong = []
-    if request.manner is Manner.WHOLE and request.is_http and not found.answers:
+    waits = request.manner is Manner.WHOLE and request.is_http and not (found.late and request.is_long)
+    if waits and not found.answers:
         wrong.append(f"no answer within {found.seconds:.1f} s" if found.late else "closed without an answer")
     for answer in found.answers:
         wrong += faults_of_answer(request, answer, found)

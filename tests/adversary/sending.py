@@ -39,6 +39,7 @@ class Request:
         client: the loopback address that it comes from.
         seconds: after which the client leaves.
         connections: that do the same at once.
+        is_long: its answer may take longer than the client waits.
         at_once: bytes that a slow client sends before it becomes slow.
     """
 
@@ -49,6 +50,7 @@ class Request:
     client: str = "127.0.0.66"
     seconds: float = 60.0
     connections: int = 1
+    is_long: bool = False
     at_once: int = 1
 
     def __str__(self) -> str:

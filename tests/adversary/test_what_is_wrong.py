@@ -51,6 +51,9 @@ def test_an_answer_must_come_unless_it_was_no_request():
     assert judged() == ["closed without an answer"]
     assert judged(asked=Request("any", b"\x16\x03", is_http=False)) == []
     assert judged(asked=Request("any", ASK.raw, Manner.LEAVES)) == []
+    late = Exchange([], False, True, 60.0)
+    assert faults_of(ASK, late) == ["no answer within 60.0 s"]
+    assert faults_of(Request("any", ASK.raw, is_long=True), late) == []
 
 
 def test_who_sets_a_deadline_may_be_told_that_it_passed():
