@@ -32,6 +32,7 @@ class Asked:
     """One request and what came of it.
 
     Attributes:
+        behind_s: how much later it was sent than it should: the client, or the whole machine, stood still.
         wrong: what is wrong with the answer; nothing if it is right.
     """
 
@@ -43,6 +44,7 @@ class Asked:
     time_to_first_token_s: float | None = None
     time_per_output_token_s: float | None = None
     retry_after: str | None = None
+    behind_s: float = 0.0
 
 
 class Client:
@@ -136,15 +138,17 @@ async def main(address: str, file: Path) -> None:
         client, running = Client(http), set[asyncio.Task[None]]()
         with file.open("w") as lines:
 
-            async def one(task: str) -> None:
+            async def one(task: str, due: float) -> None:
+                behind = loop.time() - due
                 asked = await client.ask(task)
+                asked.behind_s = behind
                 lines.write(json.dumps(asdict(asked)) + "\n")
                 lines.flush()
 
             async def every(task: str, seconds: float) -> None:
                 began, count = loop.time(), 0
                 while not over.is_set():
-                    running.add(asyncio.create_task(one(task)))
+                    running.add(asyncio.create_task(one(task, began + count * seconds)))
                     count += 1
                     await asyncio.sleep(max(0.0, began + count * seconds - loop.time()))
 

@@ -76,6 +76,7 @@ def besieged(cluster: Cluster, alone: list[Asked], name: str, plan: Plan) -> tup
     after = memory_gib(replicas)
     sums = [sum(one.values()) for one in (memory, peak, after)]
     print(table(alone, beside))
+    print(f"the client stood still for up to {max(one.behind_s for one in beside):.2f} s")
     print("memory (PSS, GiB): {:.2f} before, {:.2f} at once after, {:.2f} later".format(*sums))
     print(*grown(memory, after), sep="\n")
     print(counts(done))
