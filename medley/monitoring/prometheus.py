@@ -6,8 +6,8 @@ from typing import Any
 
 from medley.monitoring.promql import RAY_SERIES, VLLM_SERIES
 
-# Ray writes it when it starts, and again when a node joins or leaves: under `medley up`, and in a pod.
-DISCOVERY_FILES = [f"{folder}/prom_metrics_service_discovery.json" for folder in ("/tmp/medley/ray", "/tmp/ray")]
+# Ray writes it when it starts, and again when a node joins or leaves.
+DISCOVERY_FILE = "/tmp/medley/ray/prom_metrics_service_discovery.json"
 JOB = "ray"
 # The same on every series. All other labels tell series apart: without WorkerId two replicas would write the same one.
 DROPPED_LABELS = ("otel_scope_.*", "Version", "SessionName")
@@ -23,7 +23,7 @@ def prometheus_document() -> dict[str, Any]:
         "scrape_configs": [
             {
                 "job_name": JOB,
-                "file_sd_configs": [{"files": DISCOVERY_FILES}],
+                "file_sd_configs": [{"files": [DISCOVERY_FILE]}],
                 "metric_relabel_configs": [
                     {"source_labels": ["__name__"], "regex": "|".join(KEPT_SERIES), "action": "keep"},
                     {"regex": "|".join(DROPPED_LABELS), "action": "labeldrop"},
