@@ -32,7 +32,12 @@ AGAIN_S = 10.0
 PATIENCE_S = 900.0
 # Found in the command line of a process of the head.
 RAYLET = "/raylet/raylet"
-PROGRAMS = ("/gcs_server", "/ray/dashboard/dashboard.py", "ray.util.client.server")
+PROGRAMS = (
+    "/gcs_server",
+    "/ray/dashboard/dashboard.py",
+    "/ray/autoscaler/_private/monitor.py",  # says what is free
+    "ray.util.client.server",
+)
 # Processes that outlive Ray: this one, and HAProxy with its watcher.
 STAYING = (cluster.GUARD, "/haproxy.py", "/haproxy")
 

@@ -72,8 +72,6 @@ def start_ray(cpus: int | None) -> None:
         "--disable-usage-stats",
         # It copies every worker's output to drivers, and there are none here.
         "--include-log-monitor=false",
-        # It would start and stop machines of a cloud.
-        "--no-monitor",
         f"--temp-dir={ray_folder()}",
         f"--object-store-memory={256 << 20}",
     ]

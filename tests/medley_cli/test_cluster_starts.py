@@ -75,6 +75,11 @@ def test_what_it_keeps_is_for_its_owner_alone(started, tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_ray_says_what_is_free(started):
+    """A deploy decides by it whether a new version fits beside the old one. Ray's monitor tells it."""
+    assert "--no-monitor" not in started().arguments
+
+
 @pytest.mark.parametrize("harm", ["others may enter", "a link", "a file"])
 def test_a_folder_that_is_not_ours_alone_is_refused(started, tmp_path, harm):
     folder = tmp_path / "run"
