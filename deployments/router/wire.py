@@ -97,7 +97,8 @@ def content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
 
 def with_parameters(header: str | bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """A header's value, and its parameters. Raises InvalidRequest if it has too many."""
-    if header.count(b";" if isinstance(header, bytes) else ";") > MOST_PARAMETERS:
+    parameters = header.count(b";") if isinstance(header, bytes) else header.count(";")
+    if parameters > MOST_PARAMETERS:
         raise InvalidRequest(
             f"A header that describes the body, or a part of it, has over {MOST_PARAMETERS} parameters."
         )
