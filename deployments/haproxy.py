@@ -40,6 +40,8 @@ TOO_LONG = f"A request may have {COUNT} headers, with {HEADERS} bytes together."
 UNAVAILABLE = "Medley is starting, or is being replaced. Try again in a moment."
 REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
+FRONTEND = re.compile(r"^frontend http_frontend\n    bind (\S*):(\d+)$", re.MULTILINE)
+
 # How often the watcher looks; how long HAProxy may leave it without an answer; how often it asks.
 LOOK_S, HANGS_S, ASK_S = 0.2, 5.0, 1.0
 # And how long until its first answer.
@@ -87,7 +89,7 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
     Raises:
         UnknownConfiguration: a line that must be changed is not there, or is there twice.
     """
-    frontend = re.search(r"^frontend http_frontend\n    bind (\S*):(\d+)$", text, re.MULTILINE)
+    frontend = FRONTEND.search(text)
     if frontend is None:
         raise UnknownConfiguration("there is no http_frontend")
     loopback = frontend[1] in ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -96,20 +98,20 @@ def hardened(text: str, pages: dict[int, Path]) -> str:
     errors += "\n    errorfile 408 /dev/null"  # who has not asked yet gets no answer
     limits = f"    timeout http-request {HEAD_S}s\n    timeout check {CHECK_S}s\n    timeout tunnel 1h"
     changes = [
-        (r" mode 666 level admin", " mode 600 level admin", 1),
-        (r"^    tune\.bufsize \d+$", f"    tune.bufsize {BUFFER}\n    tune.http.maxhdr {READ}", 1),
-        (r"^(frontend http_frontend\n    bind .*\n)", lambda found: found[1] + before, 1),
-        (r"^    timeout client \d+s$", f"    timeout client {SILENT_CLIENT_S}s\n{limits}", 1),
-        (r"^    errorfile 502 .*\n    errorfile 503 .*\n    errorfile 504 .*$", errors, 1),
+        (r" mode 666 level admin", " mode 600 level admin"),
+        (r"^    tune\.bufsize \d+$", f"    tune.bufsize {BUFFER}\n    tune.http.maxhdr {READ}"),
+        (r"^(frontend http_frontend\n    bind .*\n)", lambda found: found[1] + before),
+        (r"^    timeout client \d+s$", f"    timeout client {SILENT_CLIENT_S}s\n{limits}"),
+        (r"^    errorfile 502 .*\n    errorfile 503 .*\n    errorfile 504 .*$", errors),
         # Serve's own answer, which is plain text, for when there is no router yet.
-        (r"^(backend default_backend)\n    http-request return status 404 .*$", r"\1", 1),
-        (r"^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1", 1),
+        (r"^(backend default_backend)\n    http-request return status 404 .*$", r"\1"),
+        (r"^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1"),
     ]
     if loopback:
-        changes.append((r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2", 1))
-    for pattern, replacement, times in changes:
+        changes.append((r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"))
+    for pattern, replacement in changes:
         text, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
-        if found != times:
+        if found != 1:
             raise UnknownConfiguration(f"{found} lines are like {pattern!r}")
     return text
 
@@ -119,28 +121,24 @@ def error_pages(folder: Path) -> dict[int, Path]:
 
     Its 500, 502, 503 and 504 all mean that no router answered.
     """
-    pages = {}
-    for status, message in ((400, INVALID), *((status, UNAVAILABLE) for status in (500, 502, 503, 504))):
-        pages[status] = folder / f"{status}.http"
-        pages[status].write_bytes(answer(status if status < 500 else 503, message))
+    unavailable = answer(503, error(UNAVAILABLE, "unavailable", "service_unavailable_error"))
+    whole = {400: answer(400, error(INVALID))} | dict.fromkeys((500, 502, 503, 504), unavailable)
+    pages = {status: folder / f"{status}.http" for status in whole}
+    for status, page in pages.items():
+        page.write_bytes(whole[status])
     for name, text in (("400", error(INVALID)), ("405", error(NO_METHOD, "not_found")), ("431", error(TOO_LONG))):
         (folder / f"{name}.json").write_text(text)
     return pages
 
 
-def error(message: str, code: str = "invalid_value") -> str:
-    """An error of the client's in the API's form."""
-    return json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
+def error(message: str, code: str = "invalid_value", kind: str = "invalid_request_error") -> str:
+    """An error in the API's form; the client's unless `kind` says otherwise."""
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-def answer(status: int, message: str) -> bytes:
-    body = error(message)
+def answer(status: int, body: str) -> bytes:
     lines = [f"HTTP/1.1 {status} {REASONS[status]}", "Content-Type: application/json"]
-    if status >= 500:
-        body = body.replace("invalid_request_error", "service_unavailable_error").replace(
-            "invalid_value", "unavailable"
-        )
-        lines.append(f"Retry-After: {RETRY_AFTER_S}")
+    lines += [f"Retry-After: {RETRY_AFTER_S}"] if status >= 500 else []
     lines += [f"Content-Length: {len(body)}", "Cache-Control: no-cache", "Connection: close", "", body]
     return "\r\n".join(lines).encode()
 
@@ -168,8 +166,8 @@ def rules(folder: Path) -> str:
 def mark_of(config: Path) -> Path:
     """The file with the process id of the HAProxy that serves this port. Serve's folder is of one node's life; a later
     one may take the port over."""
-    port = re.search(r"^frontend http_frontend\n    bind \S*:(\d+)$", config.read_text(), re.MULTILINE)
-    return config.parent.parent / f"serving-{port[1] if port else 0}.pid"
+    frontend = FRONTEND.search(config.read_text())
+    return config.parent.parent / f"serving-{frontend[2] if frontend else 0}.pid"
 
 
 def replace(file: Path, text: str) -> None:
@@ -207,18 +205,22 @@ def haproxies(root: Path) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and is_haproxy(int(entry)):
             with contextlib.suppress(OSError, ValueError):
-                words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")
-                if Path(words[words.index("-f") + 1]).is_relative_to(root):
+                if config_of(int(entry)).is_relative_to(root):
                     found.append(int(entry))
     return found
+
+
+def config_of(pid: int) -> Path:
+    """The configuration that an HAProxy was started with. Raises OSError or ValueError if it is none."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return Path(words[words.index("-f") + 1])
 
 
 def with_its_sockets(pid: int) -> list[str]:
     """The argument that takes the listening sockets over from an HAProxy, so that no connection is lost. If it does not
     answer, HAProxy would not start with it."""
     with contextlib.suppress(OSError, ValueError):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        edge = Edge(pid, Path(words[words.index("-f") + 1]))
+        edge = Edge(pid, config_of(pid))
         if edge.ask("show info") is not None:
             return ["-x", edge.socket]
     return []
