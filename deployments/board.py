@@ -1,4 +1,5 @@
-"""Small facts about replicas that every process of the cluster can read: the progress of a start, or why it failed.
+"""Small facts about replicas that every process of the cluster can read: the progress of a start, why it failed, or
+what is asked of it.
 
 Ray's key-value store keeps them, so they outlive the process that wrote them. A fact is a small JSON object.
 """
@@ -12,6 +13,10 @@ from typing import Any, Protocol
 PROGRESS = "progress/{app}/{replica}"
 FAILURE = "failure/{app}"
 COLD_START = "cold_start/{app}/{variant}"
+# What is asked of a replica, about once a second while it changes. "asked": work-seconds a second that were newly asked
+# of it; "inside_s": work-seconds of the requests inside; "pending_s": of refused ones that will come back; "at": Unix
+# time. Work-seconds are seconds of a fully used replica.
+LOAD = "load/{app}/{replica}"
 
 
 class Board(Protocol):

@@ -130,6 +130,16 @@ STATE = Metric(
     ("model", "state"),
 )
 REPLICAS = Metric("medley_model_replicas", Kind.GAUGE, "Replicas of a model that take requests.", ("model",))
+WANTED = Metric("medley_wanted_replicas", Kind.GAUGE, "Replicas of a model that autoscaling wants.", ("model",))
+UNPLACED = Metric(
+    "medley_unplaced_replicas", Kind.GAUGE, "Wanted replicas of a model that no node has room for.", ("model",)
+)
+DEMAND = Metric(
+    "medley_demand_replicas",
+    Kind.GAUGE,
+    "Work that is asked of a model, whether admitted or refused: how many fully used replicas it would take.",
+    ("model",),
+)
 
 DISCOVERY_AGE = Metric(
     "medley_discovery_age_seconds",
@@ -181,6 +191,9 @@ ALL = (
     IN_FLIGHT,
     STATE,
     REPLICAS,
+    WANTED,
+    UNPLACED,
+    DEMAND,
     DISCOVERY_AGE,
     QUEUE_WAIT,
     BATCH_SIZE,

@@ -5,12 +5,13 @@ Pure computation: `ingress.py` reads Serve and the board once a second.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from deployments.board import COLD_START, FAILURE, PROGRESS
 from deployments.router.dispatch import ModelState, State
+from deployments.router.growth import Resources, Scale, demand_of, free_by_node, highest, unplaced
 from deployments.servers.causes import DIED, WHOLE_STORY
 from deployments.settings import AUTO, ModelArgs
 from models.catalog import Catalog
@@ -34,6 +35,7 @@ def model_states(
     now: float,
     *,
     lost: Collection[str] = (),
+    nodes: Mapping[str, Resources] | None = None,
 ) -> dict[str, ModelState]:
     """The states of all applications, in the catalog's order, `model` before `model@variant`.
 
@@ -43,12 +45,14 @@ def model_states(
         facts: all facts of the board.
         now: Unix time.
         lost: ids of replicas, or of their actors, that died although Serve may not know it yet.
+        nodes: what each node has in all, by its id; None if that is not known.
     """
     place = {row: number for number, row in enumerate(catalog)}
     served = [catalog[name] for name in applications if name in catalog]
     names = [spec.id for spec in sorted(served, key=lambda spec: (place[spec.row], spec.id != spec.row))]
     living = {name: _without(lost, applications[name]) if lost else applications[name] for name in names}
-    return {name: _state(name, living[name], before.get(name), facts, now) for name in names}
+    free = free_by_node(applications, nodes) if nodes is not None else None
+    return {name: _state(name, living[name], before.get(name), facts, now, free) for name in names}
 
 
 def _without(lost: Collection[str], application: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,8 +70,13 @@ def _without(lost: Collection[str], application: Mapping[str, Any]) -> Mapping[s
     return {**application, "deployments": deployments}
 
 
-def _state(
-    name: str, application: Mapping[str, Any], before: ModelState | None, facts: Facts, now: float
+def _state(  # noqa: PLR0917
+    name: str,
+    application: Mapping[str, Any],
+    before: ModelState | None,
+    facts: Facts,
+    now: float,
+    free: Mapping[str, Resources] | None,
 ) -> ModelState:
     if not application["deployments"] and before and before.replicas and application["status"] != "DELETING":
         # While Serve builds a new version, and after it failed to, it does not list the replicas that still serve.
@@ -88,6 +97,7 @@ def _state(
         "replicas": len(running),
         "draining": sum(replica["state"] == "STOPPING" for replica in replicas),
         "wakes_on_request": _lowest(deployment) == 0,
+        "scale": _scale(name, deployment, running, starting, _usual(name, args, facts), facts, now, free),
         **_failure(name, application, replicas, facts),
     }
     if application["status"] == "DELETING":
@@ -100,6 +110,28 @@ def _state(
         return ModelState(State.SCALED_TO_ZERO, retry_after_s=_usual(name, args, facts), **common)
     common["restarting"] = _was_up(before, common["since"])
     return ModelState(State.LOADING, **_progress(name, args, starting, facts, now), **common)
+
+
+def _scale(  # noqa: PLR0917
+    name: str,
+    deployment: Mapping[str, Any],
+    running: Sequence[Mapping[str, Any]],
+    starting: Sequence[Mapping[str, Any]],
+    usual_s: float,
+    facts: Facts,
+    now: float,
+    free: Mapping[str, Resources] | None,
+) -> Scale:
+    without = unplaced(starting, deployment, free, now)
+    so_far = [max(0.0, now - replica["start_time_s"]) for replica in starting if replica.get("pid")]
+    return Scale(
+        wanted=deployment.get("target_num_replicas") or 0,
+        most=highest(deployment),
+        starting=len(starting) - without,
+        unplaced=without,
+        ready_in_s=_left(usual_s, max(so_far, default=0.0)),
+        demand=demand_of(name, running, facts, now),
+    )
 
 
 def _was_up(before: ModelState | None, since: float) -> bool:
@@ -145,8 +177,11 @@ def _progress(
 def _retry_after(usual: float, so_far: float) -> float:
     """Seconds until a start that usually takes `usual` seconds ends. For one that takes longer: a tenth of the time
     that it has taken so far."""
-    left = usual - so_far if so_far < usual else so_far / 10
-    return min(LONGEST_RETRY_AFTER_S, max(2.0, left))
+    return min(LONGEST_RETRY_AFTER_S, max(2.0, _left(usual, so_far)))
+
+
+def _left(usual: float, so_far: float) -> float:
+    return usual - so_far if so_far < usual else so_far / 10
 
 
 def _usual(name: str, args: ModelArgs | None, facts: Facts) -> float:
@@ -189,19 +224,20 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
 
 
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
-    """Keys of the board that are out of date: progress of replicas that became ready and are gone; progress and
-    failures from before an application's last deployment; and everything but start times of applications that are gone.
-    Facts of living replicas stay, because they say which variant runs."""
+    """Keys of the board that are out of date: the load of replicas that are gone; progress of those that became ready
+    and are gone; progress and failures from before an application's last deployment; and everything but start times of
+    applications that are gone. Facts of living replicas stay, because they say which variant runs."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
         app, _, replica = rest.partition("/")
         application = applications.get(app)
-        if kind == "cold_start" or (kind == "progress" and application and _may_live(replica, application)):
+        of_replica = kind in ("progress", "load")
+        if kind == "cold_start" or (of_replica and application and _may_live(replica, application)):
             continue
         at = fact.get("since") or fact.get("at") or 0.0
         old = application is None or at < application["last_deployed_time_s"] or fact.get("done")
-        if application is None or (old and _settled(application)):
+        if application is None or kind == "load" or (old and _settled(application)):
             keys.append(key)
     return keys
 

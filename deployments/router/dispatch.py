@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
+from deployments.router.growth import Growth, Scale, growth, growth_document
 from deployments.router.record import Call, RequestRecord, clock
 from deployments.servers.calls import Answer, Begun, Died, Ended, Refused
 from models.errors import DeadlineExceeded, ModelNotDeployed, ReplicaLost
@@ -42,6 +43,7 @@ class ModelState:
         retry_after_s: for LOADING and SCALED_TO_ZERO, seconds until it is probably ready.
         wakes_on_request: an operator lets it scale to zero, so clients wait for it by default.
         restarting: for LOADING, it was ready, and lost its last replica.
+        scale: how many replicas are wanted, start and may be, and what is asked of them; see `growth`.
     """
 
     state: State
@@ -58,6 +60,12 @@ class ModelState:
     retry_after_s: float = 10.0
     wakes_on_request: bool = False
     restarting: bool = False
+    scale: Scale = field(default_factory=Scale)
+
+    @property
+    def growth(self) -> Growth:
+        """Whether more replicas come, may come, or have no place."""
+        return growth(self.replicas, self.scale)
 
     @property
     def takes_requests(self) -> bool:
@@ -84,6 +92,8 @@ class ModelState:
             document["fraction"] = self.fraction
         if self.state is State.LOADING:
             document["retry_after_s"] = round(self.retry_after_s, 1)
+        if self.scale.most is not None:
+            document["scaling"] = growth_document(self.replicas, self.scale)
         if self.cause:
             document |= {"cause": self.cause, "remedy": self.remedy}
         return document

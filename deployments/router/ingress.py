@@ -37,12 +37,13 @@ from deployments.router.admission import Admission
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, replicas_of, scheduling_s, stale
 from deployments.router.dispatch import Deadline, Lost, ModelState, State, items_of, lost, not_deployed, result_of
+from deployments.router.growth import Resources
 from deployments.router.media_store import folder_store
 from deployments.router.record import Call, RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
 from deployments.servers.calls import Answer
 from deployments.settings import RouterArgs
-from deployments.telemetry import COLD_START, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE
+from deployments.telemetry import COLD_START, DEMAND, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE, UNPLACED, WANTED
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
@@ -181,6 +182,7 @@ class ServeDispatcher:
         self._lost: dict[str, float] = {}  # replicas or their actors, and until when they count as lost
         self._applications: Mapping[str, Any] = {}
         self._facts: Facts = {}
+        self._nodes: dict[str, Resources] | None = None
         self._looked = time.monotonic()
         # Of its own, and a single one: if Ray's store hangs, one thread does.
         self._board_thread = ThreadPoolExecutor(1, "board")
@@ -402,6 +404,7 @@ class ServeDispatcher:
         async with asyncio.timeout(LONGEST_LOOK_S):
             details = await self._controller.get_serve_instance_details.remote()
             facts = await self._on_board(self.board.all)
+            self._nodes = await self._on_board(nodes)
         self._applications, self._facts, self._looked = details["applications"], facts, time.monotonic()
         states = self._read_states()
         for name in states:
@@ -419,7 +422,13 @@ class ServeDispatcher:
         now = time.monotonic()
         self._lost = {replica: until for replica, until in self._lost.items() if until > now}
         return model_states(
-            self._applications, load_catalog(), self._states, self._facts, time.time(), lost=self._lost.keys()
+            self._applications,
+            load_catalog(),
+            self._states,
+            self._facts,
+            time.time(),
+            lost=self._lost.keys(),
+            nodes=self._nodes,
         )
 
     async def _on_board(self, method: Callable[..., T], *args: Any) -> T:
@@ -432,6 +441,9 @@ class ServeDispatcher:
                 if one is not State.NOT_DEPLOYED:
                     self.meter.write(STATE, float(one is state.state), name, one)
             self.meter.write(REPLICAS, state.replicas, name)
+            self.meter.write(WANTED, state.scale.wanted, name)
+            self.meter.write(UNPLACED, state.scale.unplaced, name)
+            self.meter.write(DEMAND, state.scale.demand.asked if state.scale.demand else 0.0, name)
             self.meter.write(IN_FLIGHT, self._in_flight[name], name)
             variant = state.variant or ""
             phases = cold_start(name, variant, facts)
@@ -439,6 +451,11 @@ class ServeDispatcher:
                 phases["schedule"] = waited
             for phase, seconds in phases.items():
                 self.meter.write(COLD_START, seconds, name, variant, phase)
+
+
+def nodes() -> dict[str, Resources]:
+    """What each living node has in all, by its id. Asks Ray, which may block."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.settings import ModelArgs
@@ -17,6 +17,7 @@ STATES = {
     "DEPLOY_FAILED": "failed",
     "DELETING": "draining",
 }
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 # How Serve's messages about a replica that could not start begin.
 START_FAILED = ("A replica failed to start", "The deployment failed to start")
 
@@ -31,6 +32,7 @@ class ApplicationStatus:
         phase: of the start, when known; `phase_s` is its age in seconds, of the whole start where no phase is known.
         fraction: how much of the phase is done, from 0 to 1, when known.
         cause: why it is not ready, with the `remedy`; also of attempts that failed before the current one.
+        scaling: the router's figures of growth and demand, as in /readyz; empty when it says none.
     """
 
     app: str
@@ -45,6 +47,7 @@ class ApplicationStatus:
     fraction: float | None = None
     cause: str | None = None
     remedy: str | None = None
+    scaling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def takes_requests(self) -> bool:
@@ -55,6 +58,25 @@ class ApplicationStatus:
         """Such as `load 40 %`. Empty when no phase is known."""
         name = (self.phase or "").replace("_", " ")
         return f"{name} {self.fraction:.0%}".replace("%", " %") if name and self.fraction is not None else name
+
+    @property
+    def shortage(self) -> str:
+        """That more is asked than its replicas serve, and whether more of them come. Empty if all is served."""
+        asked, no_room = self.scaling.get("demand", 0.0), self.scaling.get("no_room", False)
+        if asked <= self.replicas and not no_room:
+            return ""
+        most, times = self.scaling.get("most"), asked / max(1, self.replicas)
+        serve = f"what {self.replicas} of {most} {_replicas(most or 0)} serve" if self.replicas else "what one serves"
+        demand = f"demand {times:.1f} times {serve}" if asked > self.replicas else "more replicas are wanted"
+        return "; ".join(filter(None, (demand, self._coming(no_room))))
+
+    def _coming(self, no_room: bool) -> str:
+        following = ORDINALS[self.replicas] if self.replicas < len(ORDINALS) else "next one"
+        if no_room:
+            return f"no room for the {following}"
+        if (ready_in_s := self.scaling.get("ready_in_s")) is not None:
+            return f"the {following} is ready in about {ready_in_s:.0f} s"
+        return "that is the most there may be" if self.scaling.get("at_most") else ""
 
 
 def statuses(live: Live) -> list[ApplicationStatus]:
@@ -84,7 +106,12 @@ def status_of(live: Live, app: str) -> ApplicationStatus:
         fraction=told.get("fraction"),
         cause=cause,
         remedy=remedy,
+        scaling=told.get("scaling") or {},
     )
+
+
+def _replicas(count: int) -> str:
+    return "replica" if count == 1 else "replicas"
 
 
 def is_model(application: dict[str, Any]) -> bool:

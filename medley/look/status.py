@@ -160,6 +160,7 @@ def status_screen(live: Live, memory: dict[str, float]) -> RenderableType:
     head = Text.assemble((f"{live.edge}/v1", "bold"), f"   {_how_many_ready(found)}")
     parts: list[RenderableType] = [head, _resources(live), _nodes(live.nodes), Text(), _applications(found, memory)]
     parts += [_failure(one) for one in found if one.cause and not one.takes_requests]
+    parts += [Text(f"\n{one.app}: {one.shortage}", style="yellow") for one in found if one.shortage]
     return Group(*parts, *_gaps(live))
 
 

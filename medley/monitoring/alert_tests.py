@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.telemetry import DISCOVERY_AGE, ERRORS, QUEUE_WAIT, REQUESTS, STATE, Metric
+from deployments.telemetry import (
+    DEMAND,
+    DISCOVERY_AGE,
+    ERRORS,
+    QUEUE_WAIT,
+    REPLICAS,
+    REQUESTS,
+    STATE,
+    UNPLACED,
+    Metric,
+)
 from medley.monitoring.objectives import Objective
 from medley.monitoring.promql import bound, series
 from medley.monitoring.rules import ALERTING_GROUP, RECORDING_GROUP, SPEEDS, Alert, alerts, burn_alert_name
@@ -61,6 +71,7 @@ def scenarios(promises: list[Objective]) -> list[Scenario]:
         *(scenario for promise in promises for scenario in _of_promise(promise)),
         *_of_states(),
         _of_refusals(),
+        *_of_growth(),
         *_of_queue(promises),
     ]
 
@@ -146,6 +157,14 @@ def _of_refusals() -> Scenario:
     }
     # A rate needs two samples, so it holds from the first minute on.
     return Scenario("MedleyRequestsRefused", model, refused, 6, BAD_MINUTES + 12, waits=True)
+
+
+def _of_growth() -> Iterator[Scenario]:
+    waits = {_named(UNPLACED, {"model": "unplaced"}): f"1x10 0x{GOOD_MINUTES}"}
+    yield Scenario("MedleyNoRoom", {"model": "unplaced"}, waits, 5, 11, waits=True)
+    model = {"model": "demanded"}
+    beyond = {_named(DEMAND, model): f"2.7x15 1.9x{GOOD_MINUTES}", _named(REPLICAS, model): f"2x{15 + GOOD_MINUTES}"}
+    yield Scenario("MedleyDemandUnserved", model, beyond, 10, 16, waits=True)
 
 
 def _of_queue(promises: list[Objective]) -> Iterator[Scenario]:

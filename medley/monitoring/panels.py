@@ -10,6 +10,7 @@ from deployments.telemetry import (
     BATCH_SIZE,
     BUSY,
     COLD_START,
+    DEMAND,
     DISCOVERY_AGE,
     ERRORS,
     IN_FLIGHT,
@@ -19,6 +20,8 @@ from deployments.telemetry import (
     REQUESTS,
     STATE,
     TOKENS,
+    UNPLACED,
+    WANTED,
     Kind,
     Metric,
 )
@@ -283,6 +286,17 @@ STATES = Row(
             "Those that take requests. Fewer than min_replicas: one is starting, or there is no room for it.",
             "short",
             (Target(gauge_by("max", "model", REPLICAS, CHOSEN), "{{model}}"),),
+        ),
+        Panel(
+            "Demand in replicas",
+            "Work that is asked, admitted or refused, as so many fully used replicas, beside those that are wanted. "
+            "Demand above what is wanted: raise max_replicas. Without room: no node can hold another replica.",
+            "short",
+            (
+                Target(gauge_by("max", "model", DEMAND, CHOSEN), "{{model}} demand"),
+                Target(gauge_by("max", "model", WANTED, CHOSEN), "{{model}} wanted"),
+                Target(gauge_by("max", "model", UNPLACED, CHOSEN), "{{model}} without room"),
+            ),
         ),
         Panel(
             "Age of what routers know",

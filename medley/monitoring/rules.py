@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.router.dispatch import BLIND_S
-from deployments.telemetry import DISCOVERY_AGE, QUEUE_WAIT, REQUESTS, STATE
+from deployments.telemetry import DEMAND, DISCOVERY_AGE, QUEUE_WAIT, REPLICAS, REQUESTS, STATE, UNPLACED
 from medley.monitoring.objectives import AVAILABILITY, Objective
 from medley.monitoring.promql import gauge_by, quantile, rate_by, series
 
@@ -246,6 +246,26 @@ def _other_alerts() -> list[Alert]:
             "The queue is full. Raise max_replicas, or max_queued_requests if waiting is better than being refused.",
             "requests-refused",
             hold="5m",
+        ),
+        Alert(
+            "MedleyNoRoom",
+            f"{gauge_by('max', 'model', UNPLACED)} > 0",
+            "ticket",
+            "{{ $labels.model }}: a replica that its demand asks for has no room.",
+            "No node has what a replica needs free, so requests beyond what runs are refused. Take a model out, add a "
+            "node, or lower max_replicas. medley doctor says in numbers what is missing.",
+            "no-room",
+            hold="5m",
+        ),
+        Alert(
+            "MedleyDemandUnserved",
+            f"{gauge_by('max', 'model', DEMAND)} > on (model) {gauge_by('max', 'model', REPLICAS)}",
+            "ticket",
+            "{{ $labels.model }} has been asked for more than its replicas can serve for ten minutes.",
+            "What is beyond it is refused. Raise max_replicas, or choose a faster variant. If fewer replicas run than "
+            "max_replicas allows, see why they do not come: medley status.",
+            "demand-unserved",
+            hold="10m",
         ),
     ]
 

@@ -228,6 +228,7 @@ class LocalServe:
         controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=self.details))
         named = {SERVE_CONTROLLER_NAME: controller}
         patch.setattr(ingress.ray, "get_actor", lambda name, **_: named.get(name) or self.actor(name))
+        patch.setattr(ingress.ray, "nodes", list)
         patch.setattr(ingress, "DeploymentHandle", lambda _, application: Handle(self.applications[application]))
         patch.setattr(ingress, "RayBoard", lambda: self.board)
         patch.setattr(ingress, "RayMailbox", lambda: self.mailbox)

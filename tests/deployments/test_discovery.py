@@ -10,6 +10,7 @@ import pytest
 from deployments.board import COLD_START, FAILURE, PROGRESS, MemoryBoard
 from deployments.router.discovery import LOAD_TIME_GUESS_S, cold_start, model_states, stale
 from deployments.router.dispatch import ModelState, State
+from deployments.router.growth import Scale
 from deployments.servers.causes import DIED
 from models.catalog import load_catalog
 
@@ -142,11 +143,12 @@ def test_the_answer_of_a_running_cluster_is_two_ready_models(cluster):
     states = cluster.states()
     assert set(states) == {CHAT, EMBEDDINGS}
     assert states[CHAT] == ModelState(
-        State.READY, "vllm-cpu", since=DEPLOYED, replicas=1, release="1", wakes_on_request=False
+        State.READY, "vllm-cpu", since=DEPLOYED, replicas=1, release="1", wakes_on_request=False, scale=Scale(1, 2)
     )
     assert states[EMBEDDINGS].variant == "onnx"
     document = states[CHAT].document()
-    assert document == {"state": "ready", "variant": "vllm-cpu", "release": "1", "replicas": 1}
+    scaling = {"wanted": 1, "most": 2}
+    assert document == {"state": "ready", "variant": "vllm-cpu", "release": "1", "replicas": 1, "scaling": scaling}
 
 
 TABLE = [

@@ -52,6 +52,17 @@ def finding(checks: list[Check]) -> Check:
     return checks[failed]
 
 
+def test_demand_beyond_the_most_replicas_is_what_is_wrong(look, recorded):
+    told = recorded.ready["models"][CHAT]
+    told["scaling"] = {"wanted": 1, "most": 1, "demand": 2.7, "at_most": True}
+    check = finding(look())
+    assert check.name == "demand"
+    assert check.next.startswith("raise max_replicas")
+    assert f"{CHAT}: demand 2.7 times what 1 of 1 replica serve" in check.finding
+    told["scaling"]["demand"] = 0.4
+    assert all(check.verdict is Verdict.OK for check in look())
+
+
 def test_a_healthy_model_passes_every_check_and_one_real_request(look, recorded):
     checks = look()
     assert [check.name for check in checks] == NAMES

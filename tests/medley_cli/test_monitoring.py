@@ -199,6 +199,8 @@ WRONG_RULES = [
         "MedleyQueueLong": ("histogram_quantile(0.95", "histogram_quantile(0.5"),
         "MedleyRequestsRefused": ('status="429"', 'status="492"'),
         "MedleyRequestsFail": ("engine_failed", "engine_fialed"),
+        "MedleyNoRoom": ("(ray_medley_unplaced_replicas)", "(ray_medley_wanted_replicas)"),
+        "MedleyDemandUnserved": ("(ray_medley_demand_replicas) >", "(ray_medley_demand_replicas) <"),
     },
     {
         "MedleyFirstTokenLate": ("> 14.4", "> 144"),

@@ -77,6 +77,29 @@ def test_where_the_router_gives_no_cause_it_is_the_last_line_of_serves_traceback
     assert found.remedy == f"`medley doctor {CHAT}` says more."
 
 
+@pytest.mark.parametrize(
+    ("replicas", "scaling", "said"),
+    [
+        (1, {"demand": 2.7, "no_room": True}, "demand 2.7 times what 1 of 2 replicas serve; no room for the second"),
+        (1, {"demand": 1.5, "ready_in_s": 8.2}, "demand 1.5 times what 1 of 2 replicas serve; the second is ready in"),
+        (
+            2,
+            {"demand": 5, "at_most": True},
+            "demand 2.5 times what 2 of 2 replicas serve; that is the most",
+        ),
+        (1, {"no_room": True}, "more replicas are wanted; no room for the second"),
+        (2, {"demand": 1.9, "at_most": True}, ""),
+        (1, {"demand": 1.0}, ""),
+        (1, {}, ""),
+    ],
+)
+def test_demand_beyond_what_is_served_has_a_line(recorded, replicas, scaling, said):
+    told = recorded.ready["models"][EMBEDDINGS]
+    told |= {"replicas": replicas, "scaling": {"wanted": 2, "most": 2, **scaling}}
+    output = run("status").output
+    assert (f"{EMBEDDINGS}: {said}" in output) if said else (f"{EMBEDDINGS}: " not in output)
+
+
 def test_nobody_answers(recorded):
     recorded.down = {"serve", "router", "ray", "nodes"}
     done = run("status")

@@ -22,6 +22,7 @@ CHECKS = (
     ("health", replicas.is_well),
     ("router", replicas.router_sees_it),
     ("edge", replicas.edge_answers),
+    ("demand", replicas.serves_demand),
     ("request", replicas.answers),
 )
 

@@ -125,6 +125,20 @@ def _is_sick(proxy: dict) -> bool:
     return proxy.get("status") != "HEALTHY"
 
 
+def serves_demand(patient: Patient) -> Finding:
+    """Whether what is asked of it is more than its replicas serve, and no more of them come."""
+    status = patient.status
+    if not status.shortage:
+        asked = status.scaling.get("demand")
+        return fine("What is asked of it is not known." if asked is None else f"Demand: {asked:.1f} replicas' worth.")
+    said = f"{patient.model}: {status.shortage}."
+    if status.scaling.get("no_room"):
+        return wrong(said, "take a model out, add a machine, or lower max_replicas, then `medley deploy`")
+    if status.scaling.get("at_most"):
+        return wrong(said, "raise max_replicas, or choose a faster variant: `medley variant choose`")
+    return fine(said)
+
+
 def answers(patient: Patient) -> Finding:
     """One real request: the example of the model's task."""
     if patient.status.state == "scaled_to_zero":
