@@ -11,9 +11,12 @@
     │   ├── ClientTooSlow           408  request_timeout          retryable
     │   ├── PayloadTooLarge         413  payload_too_large
     │   ├── UnsupportedMediaType    415  unsupported_media_type
-    │   └── WrongHost               421  wrong_host
+    │   ├── WrongHost               421  wrong_host
+    │   └── BeyondPromise           422  beyond_promise
     ├── RateLimited                 429  queue_full               retryable, Retry-After
     │   └── TooBusy                 429  too_busy                 retryable, Retry-After
+    │       ├── AtCapacity          429  at_capacity              retryable, Retry-After
+    │       └── NoRoom              429  no_room                  retryable, Retry-After
     ├── Unavailable                 503
     │   ├── ModelStarting           503  model_starting           retryable, Retry-After
     │   ├── ModelNotDeployed        503  model_not_deployed
@@ -122,9 +125,34 @@ class RateLimited(ServingError):
 
 
 class TooBusy(RateLimited):
-    """The answer would certainly come too late."""
+    """The answer would certainly come too late.
+
+    Attributes:
+        work_s: replica-seconds that it would have taken. rate: that the replica does in a second.
+    """
 
     code = "too_busy"
+    work_s = 0.0
+    rate = 1.0
+
+
+class AtCapacity(TooBusy):
+    """The same, and the most replicas that may run are all busy."""
+
+    code = "at_capacity"
+
+
+class NoRoom(TooBusy):
+    """The same, and for another replica the cluster has no room."""
+
+    code = "no_room"
+
+
+class BeyondPromise(InvalidRequest):
+    """The promise cannot be kept for such a request on this machine, even if it is alone."""
+
+    status = 422
+    code = "beyond_promise"
 
 
 class Unavailable(ServingError):

@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.mailbox import MemoryMailbox, conversed
-from deployments.router.dispatch import Deadline, ModelState, State, items_of, not_deployed, result_of
+from deployments.router.dispatch import Deadline, ModelState, State, estimate_of, items_of, not_deployed, result_of
 from deployments.router.record import RequestRecord
+from deployments.servers.calls import Estimate, Terms
 from models.specs import ModelSpec
-from models.tasks.methods import A, Duplex, Q, Stream, Unary
+from models.tasks.methods import A, Ask, Duplex, Q, Stream, Unary
 
 if TYPE_CHECKING:
     from deployments.servers.engine import EngineServer
@@ -43,6 +44,9 @@ class LocalDispatcher:
 
     def wake(self, model: str) -> None:
         self.become(model, ModelState(State.READY, self._states[model].variant, replicas=1))
+
+    async def estimate(self, spec: ModelSpec, ask: Ask[Any, Any], terms: Terms) -> Estimate:
+        return estimate_of(await self._server(spec).estimate(ask.method.name, ask.request, terms))
 
     async def call(
         self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord

@@ -1,4 +1,4 @@
-"""Calling models for a request: wait for a model to start if the client wants that, pass admission, then call.
+"""Calling models for a request: wait for a model to start if the client wants that, then call, on the promise's terms.
 
 A client sets how long it waits with `Prefer: wait=SECONDS` (RFC 7240). By default, requests wait up to the deadline for
 a model that may scale to zero, because only a request brings it back, and BRIEF_S for one that lost its last replica
@@ -6,8 +6,11 @@ and is usually up again by then. For any other model that is not up they are ref
 
 A call whose replica dies before it has given anything is made again, once (suspects.py).
 
+A replica refuses a call that would break a promise. Then it is tried once more where there are other replicas, or once
+another one is up, if that is soon enough. Otherwise the client is told when it may come again (returns.py).
+
 A client sets its own limit for the whole answer with `X-Deadline: SECONDS`. A request that would certainly miss it is
-refused at once (admission.py), and one that does miss it is stopped.
+refused at once, and one that does miss it is stopped.
 
 Most requests call one model, with `call` or `stream`. One that calls several is admitted once and has one deadline:
 
@@ -25,19 +28,23 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from starlette.requests import HTTPConnection
 
-from deployments.router.admission import AdmissionRequest, address_of, is_batch
+from deployments.router.callers import address_of, is_batch
 from deployments.router.dispatch import Deadline, Lost, ModelState, State
-from deployments.router.record import RequestRecord, record_of
+from deployments.router.promises import Asker
+from deployments.router.record import clock, record_of
+from deployments.router.returns import in_time
 from deployments.router.services import Services
 from deployments.router.suspects import Watched
-from models.errors import InvalidRequest, ModelStarting, ReplicaLost, ServingError
+from models.errors import AtCapacity, InvalidRequest, ModelStarting, NoRoom, ReplicaLost, ServingError, TooBusy
 from models.specs import ModelSpec
-from models.tasks.methods import A, Duplex, Q, Stream, Unary
+from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
 
 # How often a waiting request checks whether its model is up.
 LOOK_S = 0.2
@@ -45,6 +52,8 @@ LOOK_S = 0.2
 BRIEF_S = 8.0
 # How soon the router knows of a replica that is up: a lost call waits for one so long, whatever it knows now.
 LEARN_S = 2.0
+# A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
+WORTH_IT = 0.7
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
@@ -66,12 +75,10 @@ async def stream(request: HTTPConnection, spec: ModelSpec, method: Stream[Q, A],
 def admitted(request: HTTPConnection, spec: ModelSpec) -> Calls:
     """`async with admitted(...) as calls`: wait until the model is up, admit the request, then make calls.
 
-    A request is admitted once, by the promise for its main model. Calls of other models pass no admission of their own,
-    and their time counts as time of the main model's requests. So the main model should be the one that the request
-    keeps busy longest.
+    A request is admitted once, by the promise for its main model, with its first call of it. Calls of other models pass
+    no admission of their own. So the main model should be the one that the request keeps busy longest.
 
     Raises:
-        TooBusy: the request would miss the model's promise or the client's own deadline.
         InvalidRequest: a header cannot be read.
         ServingError: see `until_up`.
     """
@@ -96,29 +103,20 @@ class Calls:
         self.wait_s = wanted_wait(request)
         # Of a WebSocket, each group of calls has its own.
         self.deadline = request.scope.get("deadline") or Deadline.within(self.services.deadline_s, wanted_s)
-        asked = admission_request(request, self.record, wanted_s)
-        self.record.patient = asked.batch
-        self._asked = asked if counted else None
-        self._place: contextlib.AbstractContextManager[None] | None = None
+        self.asker = asker_of(request, wanted_s)
+        self.admitted = not counted
         self._under_way: list[asyncio.Task[Any]] = []  # once for each call: a task may call while it reads a stream
 
     async def __aenter__(self) -> Self:
         self.record.is_for(self.spec)
+        self.record.terms = self.services.promises.terms(self.spec.id, self.asker, self.record.stream)
         await self.until_up(self.spec)
-        if self._asked is not None:
-            replicas = self.services.state(self.spec.id).replicas
-            self._place = self.services.admission.admit(self.spec, replicas, self._asked, self.record)
-            self._place.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._end()
-        finally:
-            if self._place is not None:
-                self._place.__exit__(None, None, None)
+        await self._end()
 
     async def _end(self) -> None:
         """Cancel calls that still run: when one call of asyncio.gather fails, the others go on."""
@@ -146,31 +144,43 @@ class Calls:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             watched = self.services.suspects.watch(spec.id, method, asked)
+            admission = self._admission(spec, method, asked)
             while True:
                 try:
                     async with watched.one_try(self.deadline):
-                        return await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+                        answer = await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
+                        self.admitted = True
+                        return answer
                 except Lost as lost:
                     await self._again(spec, watched, lost)
+                except TooBusy as busy:
+                    await admission.refused(busy)
 
     async def stream(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         """Call a streaming method. Closing the iterator cancels the call. Raises like `call`."""
         with self._running():
             await self.until_up(spec)
             watched = self.services.suspects.watch(spec.id, method, asked)
+            admission = self._admission(spec, method, asked)
             while True:
                 try:
                     async with watched.one_try(self.deadline), aclosing(self._items(spec, method, asked)) as items:
                         async for item in items:
+                            self.admitted = True
                             watched.answers()
                             yield item
                     return
                 except Lost as lost:
                     await self._again(spec, watched, lost)
+                except TooBusy as busy:
+                    await admission.refused(busy)
 
     def _items(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         dispatcher = self.services.dispatcher
         return dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+
+    def _admission(self, spec: ModelSpec, method: Method[Any, Any], asked: Any) -> Admission:
+        return Admission(self, spec, method, asked)
 
     async def _again(self, spec: ModelSpec, watched: Watched, lost: Lost) -> None:
         """Returns when a lost call can be made again.
@@ -179,6 +189,7 @@ class Calls:
             ReplicaLost: it is not to be, or no replica is up soon.
         """
         await watched.again(lost)
+        self.record.terms = replace(self.record.terms, sure=True)
         try:
             await self.until_up(spec, at_least_s=LEARN_S)
         except ModelStarting as starting:
@@ -191,6 +202,7 @@ class Calls:
         again. Raises like `call`."""
         with self._running():
             await self.until_up(spec)
+            self._admission(spec, method, incoming)
             dispatcher = self.services.dispatcher
             items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
             async with aclosing(items):
@@ -241,6 +253,76 @@ class Calls:
         return error
 
 
+class Admission:
+    """One call's way past the admission of replicas: its terms, and what becomes of a refusal."""
+
+    def __init__(self, calls: Calls, spec: ModelSpec, method: Method[Any, Any], asked: Any):
+        services, record, now = calls.services, calls.record, time.monotonic()
+        self.calls, self.spec = calls, spec
+        self.tried = 0
+        self.returns = services.promises.refused_by(spec.id)
+        if spec.id != calls.spec.id or calls.admitted:
+            record.terms = replace(record.terms, sure=True)
+            return
+        self._digest = partial(self._digest_of, method.name, asked)
+        turn = self.returns.comes(self._digest(), now) if self.returns else None
+        replicas = max(1, services.state(spec.id).replicas)
+        record.terms = replace(
+            record.terms,
+            again=turn is not None,
+            returns=turn is not None and in_time(turn, now),
+            ahead_s=self.returns.ahead_s(now) / replicas,
+            told_s=self.returns.pending_s(now),
+        )
+
+    async def refused(self, busy: TooBusy) -> None:
+        """Returns when the call can be tried again.
+
+        Raises:
+            TooBusy: it is not to be; with the time after which the client may come again.
+        """
+        calls, state = self.calls, self.calls.services.state(self.spec.id)
+        if calls.record.terms.sure:
+            raise busy
+        calls.record.terms = replace(calls.record.terms, again=True)
+        self.tried += 1
+        if self.tried == 1 and state.replicas > 1:
+            return  # another one may have room
+        if not await self._another_is_up(state):
+            raise self._refusal(busy, state)
+
+    async def _another_is_up(self, state: ModelState) -> bool:
+        """Wait for a replica that starts, if it is ready before the promise is broken."""
+        terms, growth = self.calls.record.terms, state.growth
+        left_s = min(terms.first_s, terms.whole()) - (clock() - self.calls.record.arrived)
+        if not growth.growing or growth.ready_in_s is None or growth.ready_in_s > WORTH_IT * left_s:
+            return False
+        services, before = self.calls.services, state.replicas
+        end = time.monotonic() + min(WORTH_IT * left_s, self.calls.deadline.left())
+        with services.waiting.enter():
+            while services.state(self.spec.id).replicas <= before:
+                if time.monotonic() >= end:
+                    return False
+                await asyncio.sleep(LOOK_S)
+        return True
+
+    def _refusal(self, busy: TooBusy, state: ModelState) -> TooBusy:
+        replicas, growth = max(1, state.replicas), state.growth
+        seconds = self.returns.refused(
+            self._digest(), busy.work_s, busy.retry_after or 1.0, busy.rate * replicas, time.monotonic()
+        )
+        kind, why = TooBusy, ""
+        if growth.at_most and not growth.growing:
+            kind, why = AtCapacity, f" All {replicas} replicas that it may have are busy." if replicas > 1 else ""
+        elif growth.no_room:
+            kind, why = NoRoom, " The cluster has no room for another replica of it."
+        return kind(f"{self.spec.id} {busy.message}{why} Try again in {seconds} s.", None, float(seconds))
+
+    def _digest_of(self, method: str, asked: Any) -> bytes:
+        client = self.calls.record.terms.client
+        return self.calls.services.suspects.digest(f"{self.spec.id} {client}", method, asked)
+
+
 def usual_wait(state: ModelState) -> float:
     """How long a request waits for a model that is not up, in seconds, if its client does not say."""
     if state.wakes_on_request or state.state is State.SCALED_TO_ZERO:
@@ -254,10 +336,9 @@ def running_task() -> asyncio.Task[Any]:
     return task
 
 
-def admission_request(request: HTTPConnection, record: RequestRecord, wanted_s: float | None) -> AdmissionRequest:
-    """The facts for admission. `wanted_s` comes from `wanted_deadline`."""
-    batch = is_batch(request.headers.get("priority"))
-    return AdmissionRequest(address_of(request), batch, wanted_s, record.most_tokens, record.sequences)
+def asker_of(request: HTTPConnection, wanted_s: float | None) -> Asker:
+    """Who asks. `wanted_s` comes from `wanted_deadline`."""
+    return Asker(address_of(request), is_batch(request.headers.get("priority")), wanted_s or math.inf)
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:

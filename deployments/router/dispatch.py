@@ -11,10 +11,10 @@ from typing import Any, Protocol, Self
 
 from deployments.router.growth import Growth, Scale, growth, growth_document
 from deployments.router.record import Call, RequestRecord, clock
-from deployments.servers.calls import Answer, Begun, Died, Ended, Refused
+from deployments.servers.calls import Answer, Begun, Died, Ended, Estimate, Refused, Terms
 from models.errors import DeadlineExceeded, ModelNotDeployed, ReplicaLost
 from models.specs import ModelSpec
-from models.tasks.methods import A, Duplex, Q, Stream, Unary
+from models.tasks.methods import A, Ask, Duplex, Q, Stream, Unary
 
 
 class State(StrEnum):
@@ -189,6 +189,10 @@ class Dispatcher(Protocol):
         """Start a model that is scaled to zero. Returns at once."""
         ...
 
+    async def estimate(self, spec: ModelSpec, ask: Ask[Any, Any], terms: Terms) -> Estimate:
+        """What would become of a request, as a replica tells."""
+        ...
+
     async def call(
         self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord
     ) -> A: ...
@@ -227,6 +231,13 @@ def _raise_if_failed(reply: Any, call: Call) -> None:
     if isinstance(reply, Died):
         message = f"The engine of {call.model} died and is being replaced. Send the request again."
         raise lost(message, reply.replica, reply.ran)
+
+
+def estimate_of(found: Estimate | Refused) -> Estimate:
+    """Raises the ServingError that a replica answered with."""
+    if isinstance(found, Refused):
+        raise found.error
+    return found
 
 
 async def items_of(

@@ -15,6 +15,7 @@ from deployments.router.media_store import MediaStore
 from deployments.router.multipart import read_form_or_body
 from deployments.router.openapi import documented
 from deployments.router.services import Services
+from deployments.router.ways import asks
 from deployments.router.wire import Body, read_body
 from models.specs import ModelSpec
 from models.tasks.methods import A, Q, Unary
@@ -102,6 +103,8 @@ def endpoint(
         result = await calling.call(request, spec, method, to_request(sent, spec))
         return await response(to_answer(result, sent, spec), request, store)
 
+    for task in tasks:
+        asks(task, example.body, body, lambda sent, spec: method(to_request(sent, spec)))
     described = documented(body, summary, forms=forms, example=example.body, answer=media_type)
     described |= {"response_class": Response, "name": summary, "description": about}
     router.add_api_route(example.path, handle, methods=["POST"], **described)

@@ -33,22 +33,32 @@ from deployments.ray_board import RayBoard
 from deployments.ray_mailbox import RayMailbox
 from deployments.ray_metering import ray_meter
 from deployments.router import silence
-from deployments.router.admission import Admission
 from deployments.router.application import create_application
 from deployments.router.discovery import Facts, cold_start, model_states, replicas_of, scheduling_s, stale
-from deployments.router.dispatch import Deadline, Lost, ModelState, State, items_of, lost, not_deployed, result_of
+from deployments.router.dispatch import (
+    Deadline,
+    Lost,
+    ModelState,
+    State,
+    estimate_of,
+    items_of,
+    lost,
+    not_deployed,
+    result_of,
+)
 from deployments.router.growth import Resources
 from deployments.router.media_store import folder_store
+from deployments.router.promises import Promises
 from deployments.router.record import Call, RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
-from deployments.servers.calls import Answer
+from deployments.servers.calls import Answer, Estimate, Terms
 from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, DEMAND, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE, UNPLACED, WANTED
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
 from models.errors import RateLimited, ReplicaLost
 from models.specs import ModelSpec
-from models.tasks.methods import A, Duplex, Method, Q, Stream, Unary
+from models.tasks.methods import A, Ask, Duplex, Method, Q, Stream, Unary
 
 logger = logging.getLogger("ray.serve")
 
@@ -108,7 +118,7 @@ class Router:
             load_catalog(),
             self.dispatcher,
             meter,
-            admission_of(args),
+            promises_of(args),
             WaitingRoom(args.most_waiting),
             deadline_s=args.deadline_s,
             body_s=args.body_timeout_s,
@@ -125,13 +135,13 @@ class Router:
         return create_application(self.services)
 
 
-def admission_of(args: RouterArgs) -> Admission:
-    """Admission by the promises for all models of the catalog, including those that are deployed later."""
+def promises_of(args: RouterArgs) -> Promises:
+    """The promises for all models of the catalog, including those that are deployed later."""
     if args.promises is None:
-        return Admission()
+        return Promises()
     promises = args.profile()
     promised = [spec.id for spec in load_catalog().values() if promises.of_task(spec.task)]
-    return Admission({model: promises.of_model(model) for model in promised})
+    return Promises({model: promises.of_model(model) for model in promised})
 
 
 class Wait:
@@ -233,6 +243,19 @@ class ServeDispatcher:
                 response.cancel()  # no effect on a finished call
             self._note_that_it_answers(spec.id)
             return result_of(answer, call)
+
+    async def estimate(self, spec: ModelSpec, ask: Ask[Any, Any], terms: Terms) -> Estimate:
+        deadline = Deadline.after(LONGEST_LOOK_S)
+        large = ask.method.large(ask.request)
+        response = self._handle(spec.id, "estimate", stream=False, large=large).remote(
+            ask.method.name, ask.request, terms
+        )
+        try:
+            with translated(spec.id, deadline):
+                async with deadline.limit():
+                    return estimate_of(await response)
+        finally:
+            response.cancel()
 
     def stream(
         self, spec: ModelSpec, method: Stream[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord

@@ -6,13 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from starlette.types import Scope
 
 from deployments.metering import Meter
-from deployments.servers.calls import CallContext, outcome_of
+from deployments.servers.calls import NO_TERMS, CallContext, Terms, outcome_of
 from deployments.telemetry import (
     COUNTERS,
     DURATION,
@@ -48,6 +48,7 @@ class Call:
 
     Attributes:
         model, variant, task, method: the target; the variant is None if unknown.
+        terms: on which it is made.
         called, first, last: the `clock` at the call, at the answer's first item and at its end; None until then.
         queue_s, engine_s: reported by the replica.
         code: the code of the error that ended it; "cancelled" if the request ended first.
@@ -58,7 +59,7 @@ class Call:
     task: Task[Any]
     method: str
     variant: str | None = None
-    patient: bool = False
+    terms: Terms = NO_TERMS
     called: float = field(default_factory=clock)
     first: float | None = None
     last: float | None = None
@@ -70,7 +71,7 @@ class Call:
 
     def context(self) -> CallContext:
         """The context that travels with the call."""
-        return CallContext(self.request_id, time.time(), traceparent_of(self.span), self.patient)
+        return CallContext(self.request_id, time.time(), traceparent_of(self.span), self.terms)
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +117,7 @@ class RequestRecord:
         verb: the HTTP method.
         arrived: the `clock` at arrival.
         model, task: the main model. For a request that calls several models, the one that admitted it.
-        most_tokens: the limit on the answer's tokens, if the request states one.
-        sequences: how many answers the model is to make at the same time.
-        patient: the request is from a batch job, so it may wait for others.
+        terms: on which its next call is made, if it is a call of the main model. Others are made on none.
         waited_s: the wait for models to start.
         calls: the calls of models, in the order in which they began. A repeated call is listed twice.
         code: the code of the error that ended the request; with `client_` before it if the client chose that.
@@ -132,9 +131,7 @@ class RequestRecord:
     model: str = NO_MODEL
     task: Task[Any] | None = None
     stream: bool = False
-    most_tokens: int | None = None
-    sequences: int = 1
-    patient: bool = False
+    terms: Terms = NO_TERMS
     waited_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     code: str | None = None
@@ -151,7 +148,9 @@ class RequestRecord:
     def call(self, spec: ModelSpec, method: str, variant: str | None = None) -> Call:
         """Add a call that begins now."""
         span = open_span(f"call {spec.id}", "client", self.span) if self.span else None
-        call = Call(self.request_id, spec.id, spec.task, method, variant, self.patient, span=span)
+        ours = replace(self.terms, waited_s=clock() - self.arrived)
+        terms = ours if spec.id == self.model else Terms(patient=ours.patient, sure=True)
+        call = Call(self.request_id, spec.id, spec.task, method, variant, terms, span=span)
         self.calls.append(call)
         return call
 

@@ -1,14 +1,13 @@
 """How much one request may ask a model to make at the same time.
 
-A client may multiply: so many prompts, times so many answers to each. Admission and queues count requests, so without a
-bound one request takes the place of hundreds.
+A client may multiply: so many prompts, times so many answers to each. Queues count requests, so without a bound one
+request takes the place of hundreds.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from deployments.router.record import RequestRecord
 from models.errors import InvalidRequest
 from models.tasks.images import ImageSettings
 
@@ -19,14 +18,11 @@ MOST_SEQUENCES = 16
 MOST_PICTURES = 40
 
 
-def count_sequences(record: RequestRecord, prompt: Any, n: int | None) -> None:
-    """Note in the record how many answers a body asks for.
+def check_sequences(prompt: Any, n: int | None) -> None:
+    """Raises InvalidRequest if a body asks for too many answers.
 
     Args:
         prompt: of a text completion, in any of its forms; of a chat, its messages as a text or nothing.
-
-    Raises:
-        InvalidRequest: too many.
     """
     several = isinstance(prompt, list) and not isinstance(prompt[0], int)
     prompts, answers = len(prompt) if several else 1, n or 1
@@ -36,7 +32,6 @@ def count_sequences(record: RequestRecord, prompt: Any, n: int | None) -> None:
             f"{MOST_SEQUENCES}. Send several requests.",
             "prompt" if several else "n",
         )
-    record.sequences = prompts * answers
 
 
 def check_pictures(n: int, width: int | None, height: int | None, steps: int | None, settings: ImageSettings) -> None:

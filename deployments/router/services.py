@@ -9,9 +9,9 @@ from typing import Any
 
 from deployments.metering import Meter, NoMeter
 from deployments.router.addressing import application_of, applications_of
-from deployments.router.admission import Admission
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from deployments.router.media_store import MediaStore
+from deployments.router.promises import Promises
 from deployments.router.suspects import Suspects
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
@@ -44,7 +44,7 @@ class WaitingRoom:
 class Services:
     """
     Attributes:
-        admission: decides which requests are admitted; by default, all.
+        promises: by which replicas admit requests; by default, none, and all are admitted.
         deadline_s: the limit for a whole request.
         body_limit: bytes of a body, or of one message on a WebSocket.
         websocket_limit: bytes of all messages that a client sends on one WebSocket.
@@ -60,7 +60,7 @@ class Services:
     catalog: Catalog
     dispatcher: Dispatcher
     meter: Meter = field(default_factory=NoMeter)
-    admission: Admission = field(default_factory=Admission)
+    promises: Promises = field(default_factory=Promises)
     waiting: WaitingRoom = field(default_factory=lambda: WaitingRoom(200))
     deadline_s: float = 600
     body_limit: int = 8 << 20

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.servers.batching import Batcher
-from deployments.servers.engine import EngineServer, broken
+from deployments.servers.engine import JOB, EngineServer, broken
+from deployments.servers.forecast import Batches, Schedule
+from deployments.servers.pace import Work
 from models.errors import ServingError
 from models.tasks.batch import BatchEngine
 from models.tasks.methods import Method, Unary
@@ -23,7 +25,17 @@ class Server(EngineServer):
     async def prepare(self) -> None:
         engine = self.engine
         self.handlers = {the_method(self.spec.task).name: "answer"}
-        self.batcher = Batcher(engine.run, engine.cost, engine.largest_batch, engine.largest_cost, self.note_batch)
+        limits = engine.largest_batch, engine.largest_cost
+        self.batcher = Batcher(engine.run, engine.cost, *limits, self.note_batch, self.did_batch)
+
+    def schedule(self) -> Schedule:
+        return Batches(self.engine.largest_batch, self.engine.largest_cost)
+
+    def work(self, method: str, asked: Any) -> Work:
+        return Work(steps=self.engine.cost(asked))
+
+    def did_batch(self, seconds: float, cost: float) -> None:
+        self.did(seconds, width=cost)
 
     async def answer(self, request: Any) -> Any:
         """The engine's answer.
@@ -32,7 +44,7 @@ class Server(EngineServer):
             ServingError: raised by the engine; EngineFailed for any other exception.
         """
         try:
-            (result,) = await self.batcher.submit([request], self.patient())
+            (result,) = await self.batcher.submit([request], self.patient(), JOB.get())
         except ServingError:
             raise
         except Exception as error:

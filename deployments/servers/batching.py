@@ -9,12 +9,14 @@ While the model works on one batch, new items wait, and the next batch is filled
 """
 
 import asyncio
+import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from deployments.servers.admission import Job
 from deployments.servers.threads import run_in
 
 I = TypeVar("I")  # noqa: E741  an item
@@ -67,21 +69,24 @@ class Batcher(Generic[I, R]):
         largest_cost: the limit for a batch with padding: its highest cost times its number of items. An item above it
             gets a batch of its own.
         on_batch: is called before each batch with its number of items.
+        did: is called after each batch with its seconds and the sum of its costs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         run: Callable[[Sequence[I]], Iterable[R]],
         cost: Callable[[I], float] = one,
         largest_batch: int = 64,
         largest_cost: float = float("inf"),
         on_batch: Callable[[int], None] | None = None,
+        did: Callable[[float, float], None] | None = None,
     ):
         self.run = run
         self.cost = cost
         self.largest_batch = largest_batch
         self.largest_cost = largest_cost
         self.on_batch = on_batch
+        self.did = did
         self._queue: list[Item[I, R]] = []
         self._turns = {False: 0, True: 0}  # the turn at the front of the queue, for interactive and for patient items
         self._batches = 0
@@ -89,11 +94,12 @@ class Batcher(Generic[I, R]):
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
-    async def submit(self, items: Sequence[I], patient: bool = False) -> list[R]:
+    async def submit(self, items: Sequence[I], patient: bool = False, job: Job | None = None) -> list[R]:
         """The results of these items, in order.
 
         Args:
             patient: they are from a batch job.
+            job: the request, to which it is told how many of its items are left.
 
         Raises:
             Exception: raised by `cost` for one of them, or by `run` for a batch with one of them.
@@ -103,6 +109,8 @@ class Batcher(Generic[I, R]):
             return []
         costs = [self.cost(item) for item in items]  # if one of them raises, nothing is in the queue yet
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
+        if job is not None:
+            job.left = lambda: request.missing
         self._arrivals += 1
         for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
             turn = self._turns[patient] + position
@@ -118,7 +126,10 @@ class Batcher(Generic[I, R]):
             try:
                 if self.on_batch:
                     self.on_batch(len(batch))
+                began = time.perf_counter()
                 results = await run_in(self._thread, self._results, [item.value for item in batch])
+                if self.did:
+                    self.did(time.perf_counter() - began, sum(item.cost for item in batch))
             except Exception as error:
                 for item in batch:
                     if not item.request.done.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,6 +24,82 @@ NEWEST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a router sends a request; see admission.py.
+
+    Attributes:
+        client: with whom it shares the replica: its client's address.
+        first_s, piece_s, whole_s: promised seconds to the first piece, for each piece after it on average, and for the
+            whole answer. Infinite where nothing is promised.
+        deadline_s: the client's own limit for the whole.
+        waited_s: how much of these is over already.
+        patient: it is from a batch job, so others may go first, and only its deadline counts.
+        returns: it was refused before, and comes again when it was told to.
+        again: it was counted before as work that is asked.
+        ahead_s: replica-seconds of work of others who were told to come again about now.
+        router: who sends it. told_s: replica-seconds of all refused work that this router expects again.
+        sure: it was admitted before, and its replica died.
+    """
+
+    client: str = "unknown"
+    first_s: float = math.inf
+    piece_s: float = math.inf
+    whole_s: float = math.inf
+    deadline_s: float = math.inf
+    waited_s: float = 0.0
+    patient: bool = False
+    returns: bool = False
+    again: bool = False
+    ahead_s: float = 0.0
+    router: str = ""
+    told_s: float = 0.0
+    sure: bool = False
+
+    @property
+    def promised(self) -> bool:
+        return min(self.first_s, self.piece_s, self.whole_s, self.deadline_s) < math.inf
+
+    def whole(self) -> float:
+        return self.deadline_s if self.patient else min(self.whole_s, self.deadline_s)
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a request could expect, in seconds: to its first and its last piece, and for each piece after the first."""
+
+    first_s: float
+    piece_s: float
+    whole_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a replica tells of a request that was not made.
+
+    Attributes:
+        refused: the error that it would get now; None if it would be admitted.
+        now, alone: what it could expect now, and if nothing else were there. None if the pace is not known yet.
+        work_s: replica-seconds that it takes. inside_s: of the requests that are inside.
+        read: units that it reads. steps: pieces that its answer is expected to have.
+        inside: how many requests there are.
+        observations: how much the figures are based on.
+    """
+
+    refused: ServingError | None
+    now: Times | None
+    alone: Times | None
+    work_s: float | None
+    inside_s: float
+    read: float
+    steps: float
+    inside: int
+    observations: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallContext:
     """
     Attributes:
@@ -30,13 +107,12 @@ class CallContext:
         sent: Unix time of the router's call. If the replica is on another node, the queue wait is a difference of two
             machines' clocks, so nodes must keep their clocks in step.
         trace: W3C trace context; empty if the request is not traced.
-        patient: the call is from a batch job, so others may go first.
     """
 
     request_id: str
     sent: float
     trace: dict[str, str] = field(default_factory=dict)
-    patient: bool = False
+    terms: Terms = NO_TERMS
 
 
 # The call that the current asyncio task works on.

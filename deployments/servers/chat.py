@@ -1,5 +1,7 @@
 """Chat models as replicas."""
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -7,19 +9,65 @@ from typing import Any
 
 import orjson
 
-from deployments.servers.engine import EngineServer, broken
+from deployments.servers.admission import Job
+from deployments.servers.engine import JOB, EngineServer, broken
+from deployments.servers.forecast import InTurn, Schedule, Stepwise
+from deployments.servers.lengths import Lengths
+from deployments.servers.pace import Work
 from models.errors import ServingError
 from models.grammars.schemas import check_schemas
-from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest
+from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest, TellsSteps
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
-from models.tasks.usage import Usage
+from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
+
+# Numbers that are read to see how fast the model reads, of three tokens each or so.
+MEASURED = 64
 
 Generate = Callable[[GenerationRequest], AsyncGenerator[bytes, None]]
 
 
 class Server(EngineServer):
     engine: ChatEngine
+
+    async def prepare(self) -> None:
+        self.lengths = Lengths()
+        self.ended = 0.0
+        self.stepped_at: dict[Job, float] = {}
+        self.side_by_side = self.engine.side_by_side
+        self.tells = isinstance(self.engine, TellsSteps)
+        if isinstance(self.engine, TellsSteps):
+            self.engine.tell_steps(self.did)
+
+    def schedule(self) -> Schedule:
+        limits = self.side_by_side
+        if limits is None:
+            return InTurn()
+        return Stepwise(limits.chunk, max(1, limits.step // limits.chunk), limits.sequences)
+
+    def work(self, method: str, asked: GenerationRequest) -> Work:
+        body = asked.body
+        characters, texts, tokens = measured(body)
+        prompts = prompts_of(body)
+        read = self.lengths.tokens(characters, texts) if characters else 0.0
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        steps = self.lengths.answer(limit, all_of_it=bool(body.get("ignore_eos")))
+        return Work(max(1.0, read + tokens), max(1.0, steps), prompts * (body.get("n") or 1))
+
+    def shows(self, method: str, asked: GenerationRequest) -> bool:
+        return asked.stream
+
+    async def measure(self) -> None:
+        """A prompt alone, and several short ones together: reading, and writing side by side."""
+        text = " ".join(str(number) for number in range(MEASURED))
+        body = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, "stream": True}
+        await self._measured({**body, "messages": [{"role": "user", "content": text}]})
+        few = [{**body, "messages": [{"role": "user", "content": str(number)}]} for number in range(6)]
+        await asyncio.gather(*map(self._measured, few))
+
+    async def _measured(self, body: dict[str, Any]) -> None:
+        async for _ in self.chat(GenerationRequest(body, "measure")):
+            pass
 
     @handles(CHAT)
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
@@ -41,20 +89,76 @@ class Server(EngineServer):
 
     async def _generate(self, request: GenerationRequest, generate: Generate) -> AsyncGenerator[bytes | Usage, None]:
         check_schemas(request.body)
+        job = JOB.get()
         # aclosing closes the engine's iterator at once when the caller cancels, rather than at garbage collection.
         try:
             async with aclosing(generate(asking_for_usage(request))) as items:
                 async for item in items:
                     usage = usage_in(item, request.stream)
+                    if job is not None and request.stream and usage is None:
+                        self._note_piece(job)
                     # The event with the usage has no choices. Pass it on only if the client asked for it.
                     if usage is None or not request.stream or wants_usage(request):
                         yield item
                     if usage is not None:
+                        self._note_lengths(request, usage, job)
                         yield usage
         except ServingError:
             raise
         except Exception as error:
             raise broken(self.spec.id, error) from None
+
+    def _note_piece(self, job: Job) -> None:
+        """A piece of every sequence is out."""
+        now = time.monotonic()
+        if not self.tells and self.side_by_side is not None:
+            self._note_step(job, now, self.side_by_side.chunk)
+        self.admission.wrote(job, 1 / job.work.width, now)
+
+    def _note_step(self, job: Job, now: float, chunk: int) -> None:
+        """What an engine that does not tell of its steps shows of them."""
+        others = [other for other in self.admission.inside if other is not job]
+        before = self.stepped_at.get(job)
+        if before is not None and all(other.first for other in others):
+            self.did(now - before, width=sum(other.work.width for other in self.admission.inside))
+        elif before is None and not others:
+            self.did(now - job.came, max(1.0, job.work.read / chunk), 0.0, job.work.read)
+        self.stepped_at = {one: at for one, at in self.stepped_at.items() if one in others} | {job: now}
+
+    def _note_lengths(self, request: GenerationRequest, usage: Usage, job: Job | None) -> None:
+        body, read, written = request.body, usage[PROMPT_TOKENS], usage[COMPLETION_TOKENS]
+        characters, texts, tokens = measured(body)
+        if not tokens:
+            self.lengths.learn(characters, int(read), texts)
+        if not body.get("ignore_eos"):
+            limit = body.get("max_completion_tokens") or body.get("max_tokens")
+            self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
+        if job is not None and self.side_by_side is None:
+            now = time.monotonic()
+            self.did(now - max(job.came, self.ended), width=written, read=read)
+            self.ended = now
+
+
+def measured(body: dict[str, Any]) -> tuple[int, int, int]:
+    """Characters of a request's texts, how many texts they are, and tokens that were sent as such."""
+    prompt = body.get("prompt")
+    if prompt is not None:
+        parts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        texts = [part for part in parts if isinstance(part, str)]
+        return sum(map(len, texts)), len(texts), sum(len(part) for part in parts if not isinstance(part, str))
+    contents = [message.get("content") or "" for message in body.get("messages", ())]
+    characters = sum(
+        len(content) if isinstance(content, str) else sum(len(part.get("text") or "") for part in content)
+        for content in contents
+    )
+    if body.get("tools"):
+        characters += len(orjson.dumps(body["tools"]))
+    return characters, len(contents), 0
+
+
+def prompts_of(body: dict[str, Any]) -> int:
+    prompt = body.get("prompt")
+    return len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
 
 
 def asking_for_usage(request: GenerationRequest) -> GenerationRequest:

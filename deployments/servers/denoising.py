@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,8 @@ class DenoisingLoop:
     Args:
         largest_batch: the most pictures in one step; the engine's limit for their size applies too.
         on_batch: is called with the number of pictures of each step.
+        did: is called after work of the engine with its seconds, its steps, the pixels of pictures that made one, and
+            the pixels of those that began or ended.
         thread: the engine's thread, if it must be the one that loaded it.
     """
 
@@ -79,11 +82,13 @@ class DenoisingLoop:
         engine: ImageEngine,
         largest_batch: int = 16,
         on_batch: Callable[[int], None] = nothing,
+        did: Callable[[float, int, int, int], None] = nothing,
         thread: ThreadPoolExecutor | None = None,
     ):
         self.engine = engine
         self.largest_batch = largest_batch
         self.on_batch = on_batch
+        self.did = did
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._turns: deque[Any] = deque()  # batch keys in the order of their turns
@@ -135,7 +140,7 @@ class DenoisingLoop:
         while self._waiting:
             job = self._waiting[0]
             if job.denoising is None:
-                await self._guarded([job], self._start, job)
+                await self._guarded([job], self._start, job, did=(0, 0, job.picture.pixels))
             if job.wanted and job.denoising is not None:
                 key = job.denoising.batch_key
                 if not self._has_room(key, job.picture):
@@ -174,7 +179,10 @@ class DenoisingLoop:
     async def _step(self, batch: Sequence[Job]) -> None:
         self.on_batch(len(batch))
         pixels: dict[int, np.ndarray] = {}
-        if not await self._guarded(batch, self._turn, batch, pixels):
+        stepping = [job for job in batch if not job.finished]
+        ending = [job for job in batch if job.denoising and job.denoising.step + 1 >= job.denoising.steps]
+        did = (min(1, len(stepping)), pixels_of(stepping), pixels_of(ending))
+        if not await self._guarded(batch, self._turn, batch, pixels, did=did):
             return
         for number, job in enumerate(batch):
             assert job.denoising is not None
@@ -202,10 +210,14 @@ class DenoisingLoop:
         if finished:
             pixels.update(zip(finished, engine.finish(list(finished.values())), strict=True))
 
-    async def _guarded(self, batch: Sequence[Job], work: Callable[..., None], *args: Any) -> bool:
+    async def _guarded(
+        self, batch: Sequence[Job], work: Callable[..., None], *args: Any, did: tuple[int, int, int]
+    ) -> bool:
         """Run a batch's work in the thread. Returns whether it succeeded. If not, the batch has shrunk or failed."""
+        began = time.perf_counter()
         try:
             await run_in(self._thread, work, *args)
+            self.did(time.perf_counter() - began, *did)
             return True
         except OutOfMemory as error:
             self._shrink(batch, error)
@@ -229,6 +241,10 @@ class DenoisingLoop:
             picture.height,
             half,
         )
+
+
+def pixels_of(jobs: Sequence[Job]) -> int:
+    return sum(job.picture.pixels for job in jobs)
 
 
 def preview_steps(steps: int, count: int) -> frozenset[int]:

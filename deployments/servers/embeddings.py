@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from deployments.servers.batching import Batcher
-from deployments.servers.engine import EngineServer, broken
+from deployments.servers.engine import JOB, EngineServer, broken
+from deployments.servers.forecast import Batches, Schedule
+from deployments.servers.lengths import Lengths
+from deployments.servers.pace import Work
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
@@ -29,6 +32,11 @@ MOST_CHARACTERS = 1 << 18
 # second on two cores, where larger ones bring no more texts a second.
 CPU_TOKENS, GPU_TOKENS = 512, 4096
 
+# Texts in a batch.
+MOST_TEXTS = 64
+# Texts of about thirty tokens that fill a batch.
+FULL = 16
+
 T = TypeVar("T")
 
 
@@ -36,14 +44,36 @@ class Server(EngineServer):
     engine: EmbeddingEngine
 
     async def prepare(self) -> None:
-        most = GPU_TOKENS if self.variant.needs.gpus else CPU_TOKENS
-        self.batcher = Batcher(self.engine.embed, len, largest_cost=most, on_batch=self.note_batch)
+        self.most = GPU_TOKENS if self.variant.needs.gpus else CPU_TOKENS
+        self.lengths = Lengths()
+        self.batcher = Batcher(
+            self.engine.embed, len, MOST_TEXTS, self.most, on_batch=self.note_batch, did=self.did_batch
+        )
+
+    def schedule(self) -> Schedule:
+        return Batches(MOST_TEXTS, self.most)
+
+    def work(self, method: str, asked: EmbeddingRequest) -> Work:
+        """Tokens, estimated from the characters of texts."""
+        limit = min(asked.truncate or self.spec.limits.context_tokens, self.spec.limits.context_tokens)
+        sizes = [
+            min(limit, self.lengths.tokens(len(item)) if isinstance(item, str) else len(item)) for item in asked.inputs
+        ]
+        return Work(steps=sum(sizes), items=len(sizes))
+
+    def did_batch(self, seconds: float, tokens: float) -> None:
+        self.did(seconds, width=tokens)
+
+    async def measure(self) -> None:
+        """One short text, and full batches."""
+        for texts in (1, 1, FULL, FULL):
+            await self.embed(EmbeddingRequest((" ".join(["word"] * 30),) * texts))
 
     @handles(EMBED)
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         try:
             tokens = await self._encode(request)
-            vectors = np.stack(await self.batcher.submit(tokens, self.patient()))
+            vectors = np.stack(await self.batcher.submit(tokens, self.patient(), JOB.get()))
         except ServingError:
             raise
         except Exception as error:
@@ -77,6 +107,8 @@ class Server(EngineServer):
         for group in groups(request.inputs):
             texts = {position: item for position in group if isinstance(item := request.inputs[position], str)}
             encoded = await self._in_thread_if_long(list(texts.values()), self._read, texts, request.truncate)
+            if request.truncate is None:
+                self.lengths.learn(sum(map(len, texts.values())), sum(map(len, encoded.values())), len(texts))
             for position in group:
                 item = request.inputs[position]
                 ids = encoded[position] if isinstance(item, str) else list(item)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,22 @@ from deployments.loopback import listen_where_the_node_does
 from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_metering import ray_meter
-from deployments.servers.calls import CONTEXT, Answer, Begun, CallContext, CallLog, Died, Ended, Refused
+from deployments.servers.admission import Admission, Job
+from deployments.servers.calls import (
+    CONTEXT,
+    Answer,
+    Begun,
+    CallContext,
+    CallLog,
+    Died,
+    Ended,
+    Estimate,
+    Refused,
+    Terms,
+)
 from deployments.servers.cold_start import ColdStart
+from deployments.servers.forecast import InTurn, Schedule
+from deployments.servers.pace import Pace, Work
 from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
@@ -36,6 +52,9 @@ logger = logging.getLogger("ray.serve")
 
 # Seconds from the death of the engine to the end of its process, for answers that are on their way.
 GOODBYE_S = 0.2
+
+# The request that the current asyncio task works on, for handlers that tell how far it is.
+JOB: ContextVar[Job | None] = ContextVar("job", default=None)
 
 # How often processes of an engine are looked at, and how long one may be stopped.
 WORKERS_LOOK_S, WORKERS_STOPPED_S = 2.0, 6.0
@@ -90,6 +109,7 @@ class EngineServer:
             self.engine = await self.load_or_find_damage(engine, folder)
         with self.cold_start.phase("warm_up"):
             await self.prepare()
+            self.admission = Admission(Pace(), self.schedule())
             await self.warm_up()
         self.cold_start.ready()
         if self.places_workers:
@@ -131,6 +151,23 @@ class EngineServer:
             # Not every engine of a task can do all that its samples ask for.
             with contextlib.suppress(UnsupportedParameter):
                 await self._answer_sample(ask)
+        await self.measure()
+
+    def schedule(self) -> Schedule:
+        """How the engine shares its time between requests."""
+        return InTurn()
+
+    def work(self, method: str, asked: Any) -> Work:
+        """What a request gives the engine to do. Raises InvalidRequest for one that it cannot do."""
+        return Work(read=1.0)
+
+    async def measure(self) -> None:
+        """Let the engine show its pace at a few sizes, where the samples do not: the first requests are admitted by
+        it."""
+
+    def did(self, seconds: float, steps: float = 1.0, width: float = 0.0, read: float = 0.0) -> None:
+        """The engine has worked; see Pace.learn."""
+        self.admission.did(seconds, steps, width, read, time.monotonic())
 
     async def _answer_sample(self, ask: Ask[Any, Any]) -> None:
         handler = self.handler(ask.method.name)
@@ -154,7 +191,8 @@ class EngineServer:
         call = self.calls.begin(context, method)
         try:
             with call:
-                result = await self.handler(method)(asked)
+                with self.admitted(context, method, asked):
+                    result = await self.handler(method)(asked)
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
         except ServingError as error:
@@ -170,19 +208,52 @@ class EngineServer:
         try:
             with call:
                 begun = False
-                async with aclosing(self.handler(method)(asked)) as items:
-                    async for item in items:
-                        if isinstance(item, Usage):
-                            call.usage = item
-                        elif begun:
-                            yield item
-                        else:
-                            begun = True
-                            call.first_item()
-                            yield Begun(item, call.queue_s)
+                with self.admitted(context, method, asked):
+                    async with aclosing(self.handler(method)(asked)) as items:
+                        async for item in items:
+                            if isinstance(item, Usage):
+                                call.usage = item
+                            elif begun:
+                                yield item
+                            else:
+                                begun = True
+                                call.first_item()
+                                yield Begun(item, call.queue_s)
                 yield Ended(call.engine_s, call.usage)
         except ServingError as error:
             yield self.failed(error)
+
+    @contextlib.contextmanager
+    def admitted(self, context: CallContext, method: str, asked: Any) -> Iterator[None]:
+        """Admit a call for as long as it runs. Lookups are always admitted, and are no work.
+
+        Raises:
+            TooBusy, BeyondPromise: it would come too late, or make others late.
+            InvalidRequest: the engine cannot do it.
+        """
+        if method in self.calls.lookups:
+            yield
+            return
+        work = self.work(method, asked)
+        job = self.admission.enter(work, context.terms, time.monotonic(), self.shows(method, asked))
+        JOB.set(job)
+        kept = False
+        try:
+            yield
+            kept = True
+        finally:
+            self.admission.leave(job, time.monotonic(), kept)
+
+    def shows(self, method: str, asked: Any) -> bool:
+        """Whether the handler of a method tells of each piece of an answer as it comes; see Admission.wrote."""
+        return False
+
+    async def estimate(self, method: str, asked: Any, terms: Terms) -> Estimate | Refused:
+        """What would become of a request here now. Nothing is done."""
+        try:
+            return self.admission.estimate(self.work(method, asked), terms, time.monotonic())
+        except ServingError as error:
+            return Refused(error)
 
     def failed(self, error: ServingError) -> Refused | Died:
         """The end of a call that the engine did not answer."""
@@ -215,14 +286,14 @@ class EngineServer:
     def patient(self) -> bool:
         """Whether the current call is from a batch job."""
         context = CONTEXT.get()
-        return context is not None and context.patient
+        return context is not None and context.terms.patient
 
     def note_batch(self, items: int) -> None:
         self.meter.write(BATCH_SIZE, items, self.spec.id)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Facts for the autoscaling policy, which Serve passes on; see PromisePolicy."""
-        return {"service_s": self.calls.service_s}
+        return {"service_s": self.calls.service_s, **self.admission.demanded(time.monotonic())}
 
     async def check_health(self) -> None:
         """Raises if the engine is broken. After three times in a row, Serve replaces the replica. One whose engine died

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -15,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from deployments.servers.denoising import DenoisingLoop
-from deployments.servers.engine import EngineServer, broken
+from deployments.servers.engine import JOB, EngineServer, broken
+from deployments.servers.forecast import Schedule, Stepwise
 from deployments.servers.image_memory import needed
+from deployments.servers.pace import Work
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
@@ -79,7 +83,36 @@ class Server(EngineServer):
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()
         largest = int(self.variant.engine.get("largest_batch", 16))
-        self.denoising = DenoisingLoop(self.engine, largest, self.note_batch, self._thread)
+        self.denoising = DenoisingLoop(self.engine, largest, self.note_batch, self.did_pixels, self._thread)
+
+    def schedule(self) -> Schedule:
+        return Stepwise(chunk=1.0, full=float(self.variant.engine.get("largest_batch", 16)))
+
+    def work(self, method: str, asked: ImageRequest) -> Work:
+        """Counted in pictures of the model's own size. Of an edit, only the steps that its strength leaves."""
+        settings = self.settings
+        size = asked.width or settings.width, asked.height or settings.height
+        pictures = asked.n * size[0] * size[1] / (settings.width * settings.height)
+        steps = asked.steps or settings.steps
+        if asked.image is not None:
+            steps *= asked.strength or settings.strength
+        # Each is encoded at the beginning and decoded at the end.
+        return Work(read=2 * pictures, steps=max(1.0, steps), width=pictures)
+
+    def shows(self, method: str, asked: ImageRequest) -> bool:
+        return True
+
+    def did_pixels(self, seconds: float, steps: int, stepped: int, begun_or_ended: int) -> None:
+        own = self.settings.width * self.settings.height
+        self.did(seconds, steps, stepped / own, begun_or_ended / own)
+
+    async def measure(self) -> None:
+        """Two steps of one picture, and of two together."""
+        settings = TASK.settings_of(self.spec)
+        small = ImageRequest("measure", steps=2, seed=0)
+        with contextlib.suppress(ServingError):  # a model may need more steps, or a picture
+            await self.make(small)
+            await self.make(replace(small, n=min(2, settings.most_images)))
 
     @handles(MAKE)
     async def make(self, request: ImageRequest) -> ImageResult:
@@ -149,12 +182,15 @@ class Server(EngineServer):
         tokens: list[int],
     ) -> None:
         """Put the events of one picture into the queue. The last is its file or its error."""
+        job = JOB.get()
         previews: list[np.ndarray] = []
         in_order = asyncio.Lock()
 
         def on_step(denoising: Denoising) -> None:
             tokens[0] = denoising.prompt_tokens
             items.put_nowait(Progress(index, denoising.step, denoising.steps))
+            if job is not None:
+                self.admission.wrote(job, 1 / len(settled.pictures), time.monotonic())
 
         async def show(preview: np.ndarray) -> None:
             async with in_order:

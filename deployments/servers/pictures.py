@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from deployments.servers.engine import EngineServer, broken
+from deployments.servers.pace import Work
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
@@ -67,10 +69,16 @@ class PictureServer(EngineServer):
     async def decode(self, data: bytes, param: str) -> DecodedImage:
         return await asyncio.to_thread(decode_image, data, self.spec.limits.most_megapixels, param)
 
-    async def in_turn(self, work: Callable[[Callable[[], None]], T]) -> T:
+    def work(self, method: str, asked: Any) -> Work:
+        """Its megapixels."""
+        header = self.inspect(asked.image, "image")
+        return Work(read=header.width * header.height / 1e6)
+
+    async def in_turn(self, pixels: np.ndarray, work: Callable[[Callable[[], None]], T]) -> T:
         """Run `work` when its turn comes.
 
         Args:
+            pixels: that it works on.
             work: gets a function to call now and then. It raises CallerLeft once the caller has left.
 
         Raises:
@@ -82,8 +90,14 @@ class PictureServer(EngineServer):
             if left.is_set():
                 raise CallerLeft
 
+        def timed() -> tuple[T, float]:
+            began = time.perf_counter()
+            return work(stop_if_left), time.perf_counter() - began
+
         try:
-            return await run_in(self._engine_thread, work, stop_if_left)
+            result, seconds = await run_in(self._engine_thread, timed)
+            self.did(seconds, read=pixels.shape[0] * pixels.shape[1] / 1e6)
+            return result
         except ServingError:
             raise
         except Exception as error:

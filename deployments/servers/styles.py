@@ -50,7 +50,7 @@ class Server(PictureServer):
             return await self.answer(result, picture.alpha, request.output, facts)
 
     async def _paint(self, pixels: np.ndarray, style: str | np.ndarray) -> np.ndarray:
-        return await self.in_turn(lambda _: self.engine.stylize(pixels, style))
+        return await self.in_turn(pixels, lambda _: self.engine.stylize(pixels, style))
 
     async def _style(self, style: str | bytes) -> str | np.ndarray:
         if isinstance(style, bytes):

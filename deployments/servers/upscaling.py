@@ -29,4 +29,4 @@ class Server(PictureServer):
             return await self.answer(large, picture.alpha, request.output, {"scale": str(scale)})
 
     async def _enlarge(self, pixels: np.ndarray) -> np.ndarray:
-        return await self.in_turn(lambda stop_if_left: self.engine.upscale(pixels, stop_if_left))
+        return await self.in_turn(pixels, lambda stop_if_left: self.engine.upscale(pixels, stop_if_left))

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from models.errors import ContextLengthExceeded, InvalidRequest
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.chat import DONE, GenerationRequest, check_ids, event
+from models.tasks.chat import DONE, GenerationRequest, SideBySide, check_ids, event
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 VOCABULARY_SIZE = 1 << 16
@@ -23,6 +23,8 @@ class Engine:
     It supports what the router's tests need: streams, `n`, `max_tokens`, `stop`, `stream_options.include_usage`,
     `logprobs`, a forced tool call and a JSON schema, and a context limit counted in words.
     """
+
+    side_by_side = SideBySide(chunk=2048, step=2048, sequences=64)
 
     def __init__(self, model: str, context_tokens: int, seconds_per_token: float = 0.0):
         self.model = model

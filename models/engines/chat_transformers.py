@@ -44,6 +44,8 @@ DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precisio
 class Engine:
     """A ChatEngine on transformers."""
 
+    side_by_side = None
+
     def __init__(self, spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, quantization: Any = None):
         """
         Args:

@@ -7,7 +7,8 @@ own, errors to ServingErrors (chat_vllm_errors.py), and answers to bytes (chat_v
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 from vllm.utils.async_utils import make_async
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from models.engines.chat_vllm_answers import Answers
 from models.engines.chat_vllm_errors import raising, refusal, without_traceback
@@ -36,13 +38,15 @@ from models.prompt_limits import (
     too_long,
 )
 from models.specs import ModelSpec, VariantSpec
-from models.tasks.chat import GenerationRequest, check_ids
+from models.tasks.chat import GenerationRequest, SideBySide, check_ids
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
 logger = logging.getLogger(__name__)
 
 # Seconds until a new replica may be up: a cautious guess for a small model.
 RESTART_S = 30.0
+# At most so much of the time between two steps belongs to them.
+BETWEEN_S = 0.02
 
 Request = TypeVar("Request", bound=BaseModel)
 
@@ -76,7 +80,15 @@ class Engine:
         for part in (state.openai_serving_chat, state.openai_serving_completion, self.tokenization):
             part.create_error_response = raising(part.create_error_response)
             logging.getLogger(type(part).__module__).addFilter(without_traceback)
+        limits = self.client.vllm_config.scheduler_config
+        step = limits.max_num_batched_tokens
+        self.side_by_side = SideBySide(limits.long_prefill_token_threshold or step, step, limits.max_num_seqs)
         self._look_before_it_works()
+
+    def tell_steps(self, did: Callable[[float, float, float, float], None]) -> None:
+        """Have vLLM tell of each step, in place of the lines that it would write about them."""
+        loggers = self.client.logger_manager.stat_loggers
+        loggers[:] = [one for one in loggers if isinstance(one, PrometheusStatLogger)] + [Steps(did)]
 
     @staticmethod
     def dtype(variant: VariantSpec) -> str:
@@ -233,6 +245,36 @@ class Engine:
     def _count(self, text: str) -> int:
         tokenizer = self.client.renderer.tokenizer
         return len(tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+
+
+class Steps:
+    """One of vLLM's loggers of statistics: what each step of the engine did, and how long it took."""
+
+    def __init__(self, did: Callable[[float, float, float, float], None]):
+        self.did = did
+        self.at = 0.0
+        self.busy = False
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        details = scheduler_stats and scheduler_stats.iteration_details
+        if not details or details.is_dummy:
+            return
+        now, step_s = time.monotonic(), details.elapsed_ms / 1000
+        # From one step to the next there is more to do than the step. After a pause there is not.
+        seconds = min(max(step_s, now - self.at), 1.5 * step_s + BETWEEN_S) if self.busy else step_s
+        self.at, self.busy = now, scheduler_stats.num_running_reqs + scheduler_stats.num_waiting_reqs > 0
+        self.did(seconds, 1.0, details.num_generation_tokens, details.num_ctx_tokens)
+
+    def log(self) -> None:
+        pass
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+    def record_sleep_state(self, *_: Any) -> None:
+        pass
 
 
 def ends_of(generation_config: dict[str, Any], usual: int | None) -> frozenset[int]:

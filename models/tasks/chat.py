@@ -8,9 +8,9 @@ router would cost CPU for every token and gain nothing. See docs/decisions/0002.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from models.errors import InvalidRequest
 from models.prompt_limits import check_vocabulary
@@ -50,8 +50,25 @@ CHAT = Stream("chat", GenerationRequest, bytes, large=is_large)
 COMPLETE = Stream("complete", GenerationRequest, bytes, large=is_large)
 
 
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """How an engine answers several requests at once, in steps.
+
+    Attributes:
+        chunk: tokens of one prompt that it reads in a step. step: of all prompts.
+        sequences: that it writes at once.
+    """
+
+    chunk: int
+    step: int
+    sequences: int
+
+
 class ChatEngine(Protocol):
-    """A loaded language model.
+    """A loaded language model. One that knows its steps is a TellsSteps, too.
+
+    Attributes:
+        side_by_side: None if it answers one request after the other.
 
     `chat` and `complete` yield one JSON document. For a stream they yield server-sent events, each `data: ...` with its
     blank line; the last is `data: [DONE]`. Closing the iterator stops the generation.
@@ -61,6 +78,9 @@ class ChatEngine(Protocol):
             ContextLengthExceeded among them).
         EngineFailed: the model failed.
     """
+
+    @property
+    def side_by_side(self) -> SideBySide | None: ...
 
     def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]: ...
 
@@ -72,6 +92,13 @@ class ChatEngine(Protocol):
 
     async def check_health(self) -> None:
         """Raises if the model can no longer answer."""
+        ...
+
+
+@runtime_checkable
+class TellsSteps(Protocol):
+    def tell_steps(self, did: Callable[[float, float, float, float], None]) -> None:
+        """Call `did` after each step with its seconds, 1, the sequences that it wrote and the tokens that it read."""
         ...
 
 

@@ -11,9 +11,10 @@ from deployments.router import calling
 from deployments.router.endpoint import Example
 from deployments.router.openapi import documented
 from deployments.router.record import record_of
-from deployments.router.sequences import count_sequences
+from deployments.router.sequences import check_sequences
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
+from deployments.router.ways import asks
 from deployments.router.wire import Many, WireModel, not_too_many_fields, read_body
 from models.errors import InvalidRequest, UnsupportedParameter
 from models.specs import ModelSpec
@@ -245,6 +246,12 @@ EXAMPLE = Example(
 )
 
 
+PROMPT = {"prompt": "Once upon a time", "max_tokens": 16}
+
+asks(TASK, EXAMPLE.body, ChatCompletionBody, lambda body, spec: CHAT(GenerationRequest(to_engine(body), "")))
+asks(TASK, PROMPT, CompletionBody, lambda body, spec: COMPLETE(GenerationRequest(to_engine(body), "")))
+
+
 @router.post(EXAMPLE.path, **documented(ChatCompletionBody, "Answer a chat", streams=True, example=EXAMPLE.body))
 async def chat_completions(request: Request) -> Response:
     """The next message of a chat, whole or as server-sent events."""
@@ -261,9 +268,7 @@ async def chat_completions(request: Request) -> Response:
 
 @router.post(
     "/v1/completions",
-    **documented(
-        CompletionBody, "Continue a text", streams=True, example={"prompt": "Once upon a time", "max_tokens": 16}
-    ),
+    **documented(CompletionBody, "Continue a text", streams=True, example=PROMPT),
 )
 async def completions(request: Request) -> Response:
     """How a text goes on, whole or as server-sent events. `prompt` may be texts or token ids."""
@@ -292,11 +297,10 @@ async def generate(
     """Run a generation and pass on the model's output, which is already in OpenAI's form."""
     services: Services = request.app.state.services
     asked = GenerationRequest(to_engine(body), request.scope["request_id"], len(await request.body()))
-    count_sequences(record_of(request.scope), getattr(body, "prompt", None), body.n)
-    record_of(request.scope).most_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens
+    check_sequences(getattr(body, "prompt", None), body.n)
+    record_of(request.scope).stream = bool(body.stream)
     events = calling.stream(request, spec, method, asked)
     if body.stream:
-        record_of(request.scope).stream = True
         return await open_event_stream(request, events, services.keep_alive_s)
     (document,) = [item async for item in events]
     return Response(document, media_type="application/json")

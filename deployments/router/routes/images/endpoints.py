@@ -19,6 +19,7 @@ from deployments.router.routes.images.bodies import EditBody, GenerationBody, Ma
 from deployments.router.routes.images.events import Kind, events
 from deployments.router.services import Services
 from deployments.router.streaming import open_event_stream
+from deployments.router.ways import asks
 from deployments.router.wire import read_body
 from models.errors import InvalidRequest
 from models.media.samples import GREY_URL
@@ -33,6 +34,10 @@ VARIATION = {"image": GREY_URL}
 
 GENERATED: Kind = "image_generation"
 EDITED: Kind = "image_edit"
+
+asks(TASK, EXAMPLE.body, GenerationBody, lambda body, spec: MAKE(requests.generation(body, spec)))
+asks(TASK, EDIT, EditBody, lambda body, spec: MAKE(requests.edit(body, spec)))
+asks(TASK, VARIATION, VariationBody, lambda body, spec: MAKE(requests.variation(body, spec)))
 
 B = TypeVar("B", bound=Making)
 Streamed = TypeVar("Streamed", bound=Prompted)

@@ -1,0 +1,68 @@
+"""The promises for models, as the terms on which requests are sent to replicas, which admit them by these.
+
+See deployments/servers/admission.py.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deployments.router.returns import Returns
+from deployments.servers.calls import Terms
+from models.slo import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """
+    Attributes:
+        client: with whom a request shares a model: its client's address.
+        batch: it is from a batch job.
+        deadline_s: the client's own limit for the whole answer.
+    """
+
+    client: str = "unknown"
+    batch: bool = False
+    deadline_s: float = math.inf
+
+
+@dataclass(slots=True)
+class Promises:
+    """
+    Attributes:
+        targets: by model. Nothing is refused by a model without any.
+        returns: requests that were refused, by model.
+    """
+
+    targets: Mapping[str, Targets] = field(default_factory=dict)
+    returns: dict[str, Returns] = field(default_factory=dict)
+    router: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def of(self, model: str) -> Targets | None:
+        """The promise for a model; for `model@variant` that of the model."""
+        return self.targets.get(model) or self.targets.get(model.partition("@")[0])
+
+    def refused_by(self, model: str) -> Returns:
+        return self.returns.setdefault(model, Returns())
+
+    def terms(self, model: str, asker: Asker, stream: bool) -> Terms:
+        """
+        Args:
+            stream: the client sees the beginning of the answer before its end. Only then the beginning is promised.
+        """
+        promise = self.of(model)
+        if promise is None:
+            return Terms(asker.client, deadline_s=asker.deadline_s, patient=asker.batch)
+        first_s = promise.time_to_first_token_s or promise.time_to_first_audio_s
+        return Terms(
+            asker.client,
+            first_s=first_s if stream and first_s else math.inf,
+            piece_s=promise.time_per_output_token_s if stream and promise.time_per_output_token_s else math.inf,
+            whole_s=promise.duration_s or math.inf,
+            deadline_s=asker.deadline_s,
+            patient=asker.batch,
+            router=self.router,
+        )

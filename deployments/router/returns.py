@@ -1,0 +1,132 @@
+"""Requests that were refused because a model is busy, and are expected to come again.
+
+Each of them has a turn: Retry-After is the time until the work before it is done. Whoever comes again then is let in
+before newcomers, for whom that much room is kept. How many come again at all is learnt, so nothing is kept for clients
+that never do. A request that comes again is not asked a second time: it counts as demand once.
+
+Every router has its own table, of digests only: a request's content is not kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+# The share of refused requests that come again, before anything is known, and how much one moves it.
+SHARE, NEWEST = 0.3, 0.05
+# Seconds after its turn for which a request is expected, at least, and as a share of the time it was told to wait.
+PATIENCE_S, PATIENCE = 2.0, 0.25
+# Before its turn a request may come by so much, because Retry-After has whole seconds.
+EARLY_S = 0.5
+# Work for which room is kept: that of the turns within these seconds.
+AHEAD_S = 1.0
+SHORTEST_S, LONGEST_S = 1, 600
+# Requests in the table; for more no room is kept.
+MOST = 20_000
+# The least share of a replica that is taken to be of use to those who wait.
+LEAST_RATE = 0.2
+
+
+@dataclass(slots=True)
+class Turn:
+    """
+    Attributes:
+        at: when the request may come again. until: when it is given up.
+        work_s: replica-seconds that it takes.
+        taken: it has come.
+    """
+
+    at: float
+    until: float
+    work_s: float
+    taken: bool = False
+
+
+@dataclass(slots=True)
+class Returns:
+    """Of one model.
+
+    Attributes:
+        share: of refused requests, how many come again.
+        work_s: replica-seconds of all that are expected.
+    """
+
+    share: float = SHARE
+    work_s: float = 0.0
+    turns: dict[bytes, deque[Turn]] = field(default_factory=dict)  # of equal requests, one each
+    order: deque[tuple[bytes, Turn]] = field(default_factory=deque)
+    due: Counter[int] = field(default_factory=Counter)  # thousandths of replica-seconds by the second of the turn
+
+    def __bool__(self) -> bool:
+        return bool(self.turns)
+
+    def comes(self, digest: bytes, now: float) -> Turn | None:
+        """A request comes. Returns its turn, if it was refused before."""
+        self.forget(now)
+        waiting = self.turns.get(digest)
+        if not waiting:
+            return None
+        turn = waiting.popleft()
+        if not waiting:
+            del self.turns[digest]
+        turn.taken = True
+        self._gone(turn)
+        self.share += NEWEST * (1 - self.share)
+        return turn
+
+    def refused(self, digest: bytes, work_s: float, room_s: float, rate: float, now: float) -> int:
+        """A request is refused. Returns the whole seconds after which it should come again.
+
+        Args:
+            work_s: replica-seconds that it takes.
+            room_s: seconds until a replica has room for it, were it the only one that waits.
+            rate: replica-seconds of work that are done in a second.
+        """
+        self.forget(now)
+        ahead_s = self.share * self.work_s / max(LEAST_RATE, rate)
+        seconds = min(LONGEST_S, max(SHORTEST_S, math.ceil(max(room_s, ahead_s))))
+        if len(self.order) < MOST:
+            turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
+            self.turns.setdefault(digest, deque()).append(turn)
+            self.order.append((digest, turn))
+            self.work_s += work_s
+            self.due[int(turn.at)] += round(1000 * work_s)
+        return seconds
+
+    def pending_s(self, now: float) -> float:
+        """Replica-seconds of work that is expected at any time."""
+        self.forget(now)
+        return self.share * self.work_s
+
+    def ahead_s(self, now: float) -> float:
+        """Replica-seconds of work that is expected about now."""
+        if not self.turns:
+            return 0.0
+        seconds = range(int(now - PATIENCE_S), int(now + AHEAD_S) + 1)
+        return self.share * sum(self.due[second] for second in seconds) / 1000
+
+    def forget(self, now: float) -> None:
+        """Give up what has not come. Turns are nearly in order; one that stands behind a longer one goes with it."""
+        while self.order and (self.order[0][1].taken or self.order[0][1].until <= now):
+            digest, turn = self.order.popleft()
+            if turn.taken:
+                continue
+            waiting = self.turns[digest]
+            waiting.remove(turn)
+            if not waiting:
+                del self.turns[digest]
+            self._gone(turn)
+            self.share -= NEWEST * self.share
+
+    def _gone(self, turn: Turn) -> None:
+        self.work_s = max(0.0, self.work_s - turn.work_s)
+        second = int(turn.at)
+        self.due[second] -= round(1000 * turn.work_s)
+        if self.due[second] <= 0:
+            del self.due[second]
+
+
+def in_time(turn: Turn, now: float) -> bool:
+    """Whether a request comes when it was told to, and not before."""
+    return now >= turn.at - EARLY_S

@@ -1,0 +1,375 @@
+"""Admission: a replica takes a request only if it can keep the promise to it and to everybody inside.
+
+A server that accepts everything answers everybody too late: it does all the work, and none of it is useful. So for each
+request the replica computes when everybody would have an answer with it (forecast.py), from the work that each has left
+and from its own pace (pace.py). A request that would break a
+promise is refused at once, with the time after which there is room.
+
+Nothing here waits or reads a clock, so the simulator and the tests run the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from deployments.servers.calls import Estimate, Terms, Times
+from deployments.servers.forecast import Left, Schedule
+from deployments.servers.pace import Pace, Work
+from models.errors import BeyondPromise, ServingError, TooBusy
+
+# What is predicted, times this, must be within the promise.
+RESERVE = 1.15
+# The share of each limit that may be used up by letting batch jobs in.
+BATCH_SHARE = 0.6
+# Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
+FREE_FOR_ALL = 0.75
+# Seconds after its last request for which a client counts when work is shared.
+ACTIVE_S = 10.0
+SHORTEST_S = 1.0
+# Refused because it cannot be kept even alone: after so many times what it would take without any observation, one is
+# let in, for the replica may have become faster.
+DOUBT = 5.0
+# Over how many seconds the demand is averaged.
+DEMAND_S = 3.0
+# The same for the work that is done.
+DONE_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request inside.
+
+    Attributes:
+        came: when its promise began. first: when its first piece was out; None before.
+        wrote: pieces that are out. read: units that are still to be read.
+        begun_at: the engine's step at which it came in. cost_s: replica-seconds that it takes.
+        shows: its pieces are seen as they come, so none was written before the first was seen.
+        left: tells how many of its items no batch has taken, for engines that know.
+    """
+
+    work: Work
+    terms: Terms
+    came: float
+    begun_at: float = 0.0
+    shows: bool = False
+    first: float | None = None
+    wrote: float = 0.0
+    read: float = 0.0
+    cost_s: float = 0.0
+    left: Callable[[], int] | None = None
+
+    @property
+    def steps(self) -> float:
+        return max(0.0, self.work.steps - self.wrote)
+
+
+@dataclass(slots=True)
+class Demand:
+    """Work in replica-seconds a second, as an exponential mean over so many seconds."""
+
+    over_s: float
+    rate: float = 0.0
+    at: float = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        self.rate = self.now(now) + seconds / self.over_s
+        self.at = now
+
+    def now(self, now: float) -> float:
+        return self.rate * math.exp(-max(0.0, now - self.at) / self.over_s)
+
+
+class Admission:
+    """
+    Args:
+        schedule: how the engine shares its time.
+    """
+
+    def __init__(self, pace: Pace, schedule: Schedule):
+        self.pace = pace
+        self.schedule = schedule
+        self.inside: list[Job] = []  # in the order in which they came
+        self.steps = 0.0  # that the engine has made
+        self.learnt_at = -math.inf
+        self.progress_at = -math.inf
+        self.demand = Demand(DEMAND_S)
+        self.done = Demand(DONE_S)
+        self.now = 0.0
+        self.told: dict[str, tuple[float, float]] = {}
+        self.good = 1  # as many as were inside together when an answer kept its promise
+        self.work_of: dict[str, float] = {}  # replica-seconds inside, by client
+        self.usual: Work | None = None  # of the last interactive request
+        self.seen: dict[str, float] = {}
+
+    # What the engine tells.
+
+    def did(self, seconds: float, steps: float, width: float, read: float, now: float) -> None:
+        """The engine worked: see Pace.learn."""
+        self.pace.learn(seconds, steps, width, read)
+        self.steps += steps
+        self.learnt_at = self.progress_at = now
+
+    # Requests that come and go.
+
+    def enter(self, work: Work, terms: Terms, now: float, shows: bool = False) -> Job:
+        """Let a request in.
+
+        Args:
+            shows: see Job.
+
+        Raises:
+            TooBusy: it would break a promise, its own or another's.
+            BeyondPromise: its promise cannot be kept even alone.
+        """
+        self.now, cost_s = now, self.cost_s(work)
+        if not terms.again:
+            self.demand.add(cost_s, now)
+        self._note_client(terms.client, now)
+        if terms.router:
+            self.told[terms.router] = (terms.told_s, now)
+        if terms.promised and not terms.sure:
+            self._check(work, terms, cost_s, now)
+        if not self.inside:
+            self.progress_at = now
+        job = Job(work, terms, now - terms.waited_s, self.steps, shows, read=work.read, cost_s=cost_s)
+        self.inside.append(job)
+        self.work_of[terms.client] = self.work_of.get(terms.client, 0.0) + cost_s
+        if not terms.patient:
+            self.usual = work
+        return job
+
+    def leave(self, job: Job, now: float, kept: bool = False) -> None:
+        """
+        Args:
+            kept: it was answered in full.
+        """
+        if kept:
+            self.good = max(self.good, len(self.inside))
+            self.done.add(job.cost_s, now)
+        self.inside.remove(job)
+        self.progress_at = now
+        self.work_of[job.terms.client] -= job.cost_s
+        if not any(other.terms.client == job.terms.client for other in self.inside):
+            del self.work_of[job.terms.client]
+
+    def wrote(self, job: Job, pieces: float, now: float) -> None:
+        """Pieces of an answer are out."""
+        if job.first is None:
+            job.first, job.read = now, 0.0
+        job.wrote += pieces
+
+    # What is predicted.
+
+    def cost_s(self, work: Work) -> float:
+        """Replica-seconds that a request takes of a replica that is fully used."""
+        return self.schedule.cost_s(self.pace, work) if self.pace.known else 0.0
+
+    def times(self, work: Work, terms: Terms, now: float) -> Times:
+        """What a request could expect now."""
+        first_s, ends_s, _ = self._times([*self.inside, *self._newcomers(work, terms, now)], now)
+        return times(work, float(first_s[-1]), float(ends_s[-1]))
+
+    def alone(self, work: Work) -> Times:
+        """What a request could expect if nobody else were there."""
+        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0]]).T)
+        first_s, ends_s, _ = self.schedule.times(self.pace, left)
+        return times(work, float(first_s[0]), float(ends_s[0]))
+
+    def inside_s(self) -> float:
+        """Replica-seconds of work inside."""
+        left = [self._left_of(job) for job in self.inside] if self.pace.known else []
+        return sum(self.schedule.cost_s(self.pace, Work(*one)) for one in left)
+
+    def told_s(self, now: float) -> float:
+        """Replica-seconds of refused work that routers expect back."""
+        self.told = {router: one for router, one in self.told.items() if now - one[1] < ACTIVE_S}
+        return sum(seconds for seconds, _ in self.told.values())
+
+    def demanded(self, now: float) -> dict[str, float]:
+        """Facts for the autoscaling policy, in replica-seconds; see PromisePolicy."""
+        return {
+            "asked": self.demand.now(now),
+            "inside_s": self.inside_s(),
+            "pending_s": self.told_s(now),
+            "alone_s": self.cost_s(self.usual) if self.usual else 0.0,
+        }
+
+    def estimate(self, work: Work, terms: Terms, now: float) -> Estimate:
+        """What would become of a request. Nothing changes."""
+        refused: ServingError | None = None
+        try:
+            if terms.promised:
+                self._check(work, terms, 0.0, now)
+        except (TooBusy, BeyondPromise) as error:
+            refused = error
+        known = self.pace.known
+        return Estimate(
+            refused=refused,
+            now=self.times(work, terms, now) if known else None,
+            alone=self.alone(work) if known else None,
+            work_s=self.cost_s(work) if known else None,
+            inside_s=self.inside_s(),
+            read=work.read,
+            steps=work.steps,
+            inside=len(self.inside),
+            observations=self.pace.seen,
+        )
+
+    # How it is decided.
+
+    def _check(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
+        if not self.pace.known:
+            if len(self.inside) >= 2 * self.good:
+                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, cost_s)
+            return
+        self._check_alone(work, terms, now)
+        if not self.inside:
+            return
+        if self._breaks(work, terms, now):
+            seconds = self._room_in(work, terms, now)
+            raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s)
+        self._check_share(work, terms, cost_s, now)
+
+    def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
+        """Raises BeyondPromise if the promise cannot be kept even alone."""
+        found = self.alone(work)
+        limits = [(found.whole_s, terms.deadline_s, "you wait")] if self.inside else []
+        if not terms.patient:
+            limits += [
+                (found.first_s, terms.first_s, "are promised for its beginning"),
+                (found.piece_s, terms.piece_s, "are promised for each piece"),
+                (found.whole_s, terms.whole_s, "are promised"),
+            ]
+        takes, limit, who = max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
+        if takes <= limit or (not self.inside and now - self.learnt_at > DOUBT * found.whole_s):
+            return
+        raise BeyondPromise(
+            f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
+            "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
+            "deadline applies: `Priority: u=5`."
+        )
+
+    def _check_share(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
+        """Raises TooBusy if a client has its share of a busy replica already."""
+        mine = self.work_of.get(terms.client, 0.0)
+        sharers = len(self.seen.keys() | self.work_of.keys())
+        if not mine or sharers < 2 or terms.returns:
+            return
+        pressure = max(self._used([*self.inside, *self._newcomers(work, terms, now)], now))
+        whole = (sum(self.work_of.values()) + cost_s) / max(pressure, 1e-9)
+        if pressure > FREE_FOR_ALL and mine + cost_s > whole / sharers:
+            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s)
+
+    def _busy(self, why: str, seconds: float, cost_s: float) -> TooBusy:
+        """The refusal, with the seconds until there is room."""
+        error = TooBusy(why, None, max(SHORTEST_S, seconds))
+        error.work_s, error.rate = cost_s, self.done.now(self.now)
+        return error
+
+    def _breaks(self, work: Work, terms: Terms, now: float, start: float = 0.0) -> bool:
+        """Whether a newcomer would have its promise broken, or that of somebody inside, which is kept without it.
+
+        Args:
+            start: the engine's step at which it begins.
+        """
+        most = BATCH_SHARE if terms.patient else 1.0
+        count = len(self.inside)
+        used = self._used([*self.inside, *self._newcomers(work, terms, now)], now, start)
+        if all(share <= most for share in used):
+            return False
+        if any(share > most for share in used[count:]):
+            return True
+        before = self._used(self.inside, now)
+        return any(after > most >= without for after, without in zip(used[:count], before, strict=True))
+
+    def _newcomers(self, work: Work, terms: Terms, now: float) -> list[Job]:
+        """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
+        next interactive request."""
+        jobs = []
+        if terms.ahead_s > 0 and not terms.returns and (cost_s := self.cost_s(work)) > 0:
+            times = min(100.0, terms.ahead_s / cost_s)
+            jobs.append(job_of(Work(work.read * times, work.steps, work.width * times, work.items), Terms(), now))
+        if terms.patient and self.usual is not None:
+            jobs.append(job_of(self.usual, replace(terms, patient=False, deadline_s=math.inf, waited_s=0.0), now))
+        return [*jobs, job_of(work, terms, now)]
+
+    def _room_in(self, work: Work, terms: Terms, now: float) -> float:
+        """Seconds until there is room for a request like this."""
+        _, ends_s, ends = self._times(self.inside, now)
+        order = np.argsort(ends_s)
+        for index in order[np.unique(np.linspace(0, len(order) - 1, min(8, len(order))).astype(int))]:
+            then = replace(terms, waited_s=-float(ends_s[index]))
+            if not self._breaks(work, then, now, float(ends[index])):
+                return float(ends_s[index])
+        return float(ends_s.max())
+
+    def _times(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        left = self._left(jobs)
+        left.start[len(self.inside) :] = start
+        first_s, ends_s, ends = self.schedule.times(self.pace, left)
+        late = self._overdue(left, now)
+        return first_s + late, ends_s + late, ends
+
+    def _left(self, jobs: Sequence[Job]) -> Left:
+        return Left(*np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float).T)
+
+    def _left_of(self, job: Job) -> tuple[float, float, float, int]:
+        """Read, steps, width and items that a request has left."""
+        work = job.work
+        if job.left is not None:
+            items = job.left()
+            return job.read, work.steps * items / max(1, work.items), work.width, items
+        if job.first is None and not job.shows:
+            # What it has is what the engine's steps have brought it since it came.
+            written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
+            if written > 0:
+                return 0.0, max(1.0, work.steps - written), work.width, work.items
+        return job.read, job.steps, work.width, work.items
+
+    def _overdue(self, left: Left, now: float) -> float:
+        """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
+        will wait. What is not answered teaches, too."""
+        if not self.inside:
+            return 0.0
+        return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
+
+    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
+        """The largest share of a limit that each uses up."""
+        first_s, ends_s, _ = self._times(jobs, now, start)
+        return [self._used_by(*one, now) for one in zip(jobs, first_s.tolist(), ends_s.tolist(), strict=True)]
+
+    def _used_by(self, job: Job, first_s: float, end_s: float, now: float) -> float:
+        terms, age = job.terms, now - job.came
+        if not terms.promised:
+            return 0.0
+        used = (age + end_s * RESERVE) / terms.whole()
+        if terms.patient:
+            return used
+        over, ahead = 0.0, end_s - first_s
+        if job.first is None:
+            used = max(used, (age + first_s * RESERVE) / terms.first_s)
+        else:
+            over, ahead = now - job.first, end_s
+        if job.work.steps > 1:
+            used = max(used, (over + ahead * RESERVE) / (job.work.steps - 1) / terms.piece_s)
+        return used
+
+    def _note_client(self, client: str, now: float) -> None:
+        """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""
+        self.seen.pop(client, None)
+        self.seen[client] = now
+        while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
+            del self.seen[oldest]
+
+
+def job_of(work: Work, terms: Terms, now: float) -> Job:
+    """A request that is not inside."""
+    return Job(work, terms, now - terms.waited_s, math.inf, read=work.read)
+
+
+def times(work: Work, first_s: float, whole_s: float) -> Times:
+    return Times(first_s, (whole_s - first_s) / (work.steps - 1) if work.steps > 1 else 0.0, whole_s)

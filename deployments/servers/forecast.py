@@ -1,0 +1,165 @@
+"""When everybody inside a replica will have the first piece and the last piece of an answer.
+
+Both kinds of schedule are computed at once for all requests, from how much each has left. Times are seconds from now.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from deployments.servers.pace import Pace, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the requests inside have left, in the order in which they came. Arrays of the same length.
+
+    Attributes:
+        read, steps, width: as in Work; `read` is 0 where the first piece is out.
+        items: parts that no batch has taken yet.
+        start: the step before which the work on it does not begin; 0 for now. It is only known to Stepwise.
+    """
+
+    read: np.ndarray
+    steps: np.ndarray
+    width: np.ndarray
+    items: np.ndarray
+    start: np.ndarray
+
+
+class Schedule(Protocol):
+    """How an engine shares its time."""
+
+    def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each request: seconds until its first piece, until its end, and the step at which it ends."""
+        ...
+
+    def cost_s(self, pace: Pace, work: Work) -> float:
+        """Seconds that a request takes of a replica that is fully used."""
+        ...
+
+    def longest_step_s(self, pace: Pace, left: Left) -> float:
+        """Seconds after which the engine must have shown progress."""
+        ...
+
+    def steps_to_read(self, read: float) -> float:
+        """Infinite where the steps do not tell how far a request is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """Writes all answers side by side, a piece each in every step, and reads beside that.
+
+    Attributes:
+        chunk: units of one request that are read in a step.
+        readers: requests that are read in the same step.
+        full: the width of a step that is full, for `cost_s`.
+    """
+
+    chunk: float
+    readers: int = 1
+    full: float = 16.0
+
+    def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        count = len(left.read)
+        reads = left.read > 0
+        begins = left.start.copy()
+        first = begins.copy()
+        free = [0.0] * self.readers  # the step at which each place of a reader is free
+        for index in np.flatnonzero(reads):
+            begins[index] = max(heapq.heappop(free), float(left.start[index]))
+            first[index] = begins[index] + left.read[index] / self.chunk
+            heapq.heappush(free, float(first[index]))
+        ends = first + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
+        marks = np.unique(np.concatenate((np.zeros(1), begins, first, ends)))
+        if len(marks) == 1:
+            return np.zeros(count), np.zeros(count), ends
+        middle = (marks[:-1] + marks[1:]) / 2
+        writing = (first[:, None] <= middle) & (middle < ends[:, None])
+        reading = reads[:, None] & (begins[:, None] <= middle) & (middle < first[:, None])
+        width, readers = left.width @ writing, reading.sum(axis=0)
+        step_s = pace.base + pace.per_width * width + pace.per_read * self.chunk * readers
+        at = np.concatenate((np.zeros(1), np.cumsum(np.diff(marks) * step_s)))
+        # A piece comes out at the end of a step, and the one that runs has to end first.
+        rest = float(np.interp(1.0, marks, at)) / 2 if count > 1 else 0.0
+        return (
+            np.where(reads, np.interp(np.ceil(first), marks, at) + rest, 0.0),
+            np.interp(ends, marks, at) + rest,
+            ends,
+        )
+
+    def cost_s(self, pace: Pace, work: Work) -> float:
+        reading = work.read * (pace.per_read + pace.base / (self.chunk * self.readers) / 2)
+        return reading + work.steps * (work.width * pace.per_width + pace.base * min(1.0, work.width / self.full))
+
+    def longest_step_s(self, pace: Pace, left: Left) -> float:
+        most = min(float(left.read.sum()), self.chunk * self.readers)
+        return pace.seconds(1, float(left.width.sum()), most)
+
+    def steps_to_read(self, read: float) -> float:
+        return read / self.chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Works in batches that cannot be interrupted, filled by turns: item k of a request counts as if it had come k
+    turns after the first (batching.py). A batch counts as one step, and its units, which are in `steps` of the work, as
+    its width.
+
+    Attributes:
+        items, units: the most in a batch.
+    """
+
+    items: float
+    units: float
+
+    def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        items = np.maximum(left.items, 1)
+        came = np.arange(len(items))
+        # Of those that came later, what has the turn of my last item comes after it.
+        turns = items[:, None] - (came[None, :] > came[:, None])
+        before = np.minimum(items[None, :], turns)
+        units = before @ (left.steps / items)
+        batches = np.maximum(np.ceil(units / self.units), np.ceil(before.sum(axis=1) / self.items))
+        ends = pace.base * batches + pace.per_width * units
+        if len(items) > 1:
+            # The batch that runs has to end first, and other items are in the last one beside mine.
+            filled = min(self.units, float(left.steps.sum()))
+            ends = ends + pace.base / 2 + pace.per_width * filled / 2
+        return ends, ends, np.zeros(len(items))
+
+    def cost_s(self, pace: Pace, work: Work) -> float:
+        batches = max(work.steps / self.units, work.items / self.items)
+        return work.steps * pace.per_width + batches * pace.base
+
+    def longest_step_s(self, pace: Pace, left: Left) -> float:
+        return pace.seconds(1, self.units, 0)
+
+    def steps_to_read(self, read: float) -> float:
+        return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """Works on one request at a time, in the order in which they came. Each counts as one step, and its pieces as the
+    width of it."""
+
+    def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        writing = pace.per_width * left.width * left.steps
+        ends = np.cumsum(pace.base + pace.per_read * left.read + writing)
+        return ends - writing, ends, np.zeros(len(ends))
+
+    def cost_s(self, pace: Pace, work: Work) -> float:
+        return pace.seconds(1, work.width * work.steps, work.read)
+
+    def longest_step_s(self, pace: Pace, left: Left) -> float:
+        return pace.seconds(1, float((left.width * left.steps).max(initial=0.0)), float(left.read.max(initial=0.0)))
+
+    def steps_to_read(self, read: float) -> float:
+        return math.inf
