@@ -17,6 +17,9 @@ COLD_START = "cold_start/{app}/{variant}"
 # of it; "inside_s": work-seconds of the requests inside; "pending_s": of refused ones that will come back; "at": Unix
 # time. Work-seconds are seconds of a fully used replica.
 LOAD = "load/{app}/{replica}"
+# What a replica of this variant needs for a request alone. "unit": in which sizes are counted; "sizes": for some of
+# them, the smallest first, [size, seconds to the first piece, for each piece after it, and in all].
+PACE = "pace/{app}/{variant}"
 
 
 class Board(Protocol):

@@ -225,15 +225,15 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
 
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
     """Keys of the board that are out of date: the load of replicas that are gone; progress of those that became ready
-    and are gone; progress and failures from before an application's last deployment; and everything but start times of
-    applications that are gone. Facts of living replicas stay, because they say which variant runs."""
+    and are gone; progress and failures from before an application's last deployment; and everything but start times and
+    paces of applications that are gone. Facts of living replicas stay, because they say which variant runs."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
         app, _, replica = rest.partition("/")
         application = applications.get(app)
         of_replica = kind in ("progress", "load")
-        if kind == "cold_start" or (of_replica and application and _may_live(replica, application)):
+        if kind in ("cold_start", "pace") or (of_replica and application and _may_live(replica, application)):
             continue
         at = fact.get("since") or fact.get("at") or 0.0
         old = application is None or at < application["last_deployed_time_s"] or fact.get("done")

@@ -13,7 +13,7 @@ from deployments.servers.admission import Job
 from deployments.servers.engine import JOB, EngineServer, broken
 from deployments.servers.forecast import InTurn, Schedule, Stepwise
 from deployments.servers.lengths import Lengths
-from deployments.servers.pace import Work
+from deployments.servers.pace import Work, doubling
 from models.errors import ServingError
 from models.grammars.schemas import check_schemas
 from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest, TellsSteps
@@ -23,6 +23,8 @@ from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
 
 # Numbers that are read to see how fast the model reads, of three tokens each or so.
 MEASURED = 64
+# Tokens of an answer, for which it is told how long prompts may be.
+USUAL_ANSWER = 64.0
 
 Generate = Callable[[GenerationRequest], AsyncGenerator[bytes, None]]
 
@@ -53,6 +55,10 @@ class Server(EngineServer):
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         steps = self.lengths.answer(limit, all_of_it=bool(body.get("ignore_eos")))
         return Work(max(1.0, read + tokens), max(1.0, steps), prompts * (body.get("n") or 1))
+
+    def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
+        prompts = doubling(16, self.spec.limits.context_tokens)
+        return "tokens of prompt", [(tokens, Work(float(tokens), USUAL_ANSWER)) for tokens in prompts]
 
     def shows(self, method: str, asked: GenerationRequest) -> bool:
         return asked.stream

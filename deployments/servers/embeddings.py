@@ -10,7 +10,7 @@ from deployments.servers.batching import Batcher
 from deployments.servers.engine import JOB, EngineServer, broken
 from deployments.servers.forecast import Batches, Schedule
 from deployments.servers.lengths import Lengths
-from deployments.servers.pace import Work
+from deployments.servers.pace import Work, doubling
 from models.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
@@ -34,6 +34,8 @@ CPU_TOKENS, GPU_TOKENS = 512, 4096
 
 # Texts in a batch.
 MOST_TEXTS = 64
+# Tokens of a text, for which it is told how many of them a request may have, and the most of them.
+USUAL_TEXT, USUAL_MOST = 64, 2048
 # Texts of about thirty tokens that fill a batch.
 FULL = 16
 
@@ -60,6 +62,12 @@ class Server(EngineServer):
             min(limit, self.lengths.tokens(len(item)) if isinstance(item, str) else len(item)) for item in asked.inputs
         ]
         return Work(steps=sum(sizes), items=len(sizes))
+
+    def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
+        texts = doubling(1, self.spec.limits.inputs or USUAL_MOST)
+        return f"texts of {USUAL_TEXT} tokens", [
+            (count, Work(steps=count * USUAL_TEXT, items=int(count))) for count in texts
+        ]
 
     def did_batch(self, seconds: float, tokens: float) -> None:
         self.did(seconds, width=tokens)

@@ -38,6 +38,7 @@ from deployments.servers.calls import (
 from deployments.servers.cold_start import ColdStart
 from deployments.servers.forecast import InTurn, Schedule
 from deployments.servers.pace import Pace, Work
+from deployments.servers.telling import Telling
 from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
@@ -112,6 +113,9 @@ class EngineServer:
             self.admission = Admission(Pace(), self.schedule())
             await self.warm_up()
         self.cold_start.ready()
+        self.telling = asyncio.create_task(
+            Telling(args, replica, board, self.admission, self.sizes()).run(), name="telling"
+        )
         if self.places_workers:
             self.watching = asyncio.create_task(self.watch_workers())
 
@@ -160,6 +164,11 @@ class EngineServer:
     def work(self, method: str, asked: Any) -> Work:
         """What a request gives the engine to do. Raises InvalidRequest for one that it cannot do."""
         return Work(read=1.0)
+
+    def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
+        """Requests of growing size, to tell up to which one a promise is kept: in which unit, and each with its
+        work."""
+        return "", []
 
     async def measure(self) -> None:
         """Let the engine show its pace at a few sizes, where the samples do not: the first requests are admitted by

@@ -20,7 +20,7 @@ from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import JOB, EngineServer, broken
 from deployments.servers.forecast import Schedule, Stepwise
 from deployments.servers.image_memory import needed
-from deployments.servers.pace import Work
+from deployments.servers.pace import Work, doubling
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
@@ -98,6 +98,11 @@ class Server(EngineServer):
             steps *= asked.strength or settings.strength
         # Each is encoded at the beginning and decoded at the end.
         return Work(read=2 * pictures, steps=max(1.0, steps), width=pictures)
+
+    def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
+        settings, most = self.settings, float(self.settings.most_images)
+        pictures = [(count, Work(2 * count, settings.steps, count)) for count in doubling(1, most)]
+        return f"pictures of {settings.width}x{settings.height} with {settings.steps} steps", pictures
 
     def shows(self, method: str, asked: ImageRequest) -> bool:
         return True

@@ -115,6 +115,14 @@ class Pace:
         return {"base_s": self.base, "per_width_s": self.per_width, "per_read_s": self.per_read}
 
 
+def doubling(first: float, last: float) -> list[float]:
+    """Sizes up to the last one, each twice as large as the one before."""
+    sizes = [first]
+    while sizes[-1] * 2 < last:
+        sizes.append(sizes[-1] * 2)
+    return [*sizes, last] if last > sizes[-1] else sizes
+
+
 def nearest(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The x without negative values for which `rows @ x` comes nearest to `wanted`: the best of all choices of values
     that are not 0. There are seven of three."""

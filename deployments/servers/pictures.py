@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deployments.servers.engine import EngineServer, broken
-from deployments.servers.pace import Work
+from deployments.servers.pace import Work, doubling
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
 from deployments.servers.threads import run_in
@@ -29,6 +29,9 @@ from models.tasks.pictures import PictureResult
 from models.tasks.usage import IMAGES, Usage
 
 T = TypeVar("T")
+
+# Megapixels of a small picture.
+SMALLEST = 1 / 16
 
 
 class CallerLeft(Exception):
@@ -73,6 +76,10 @@ class PictureServer(EngineServer):
         """Its megapixels."""
         header = self.inspect(asked.image, "image")
         return Work(read=header.width * header.height / 1e6)
+
+    def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
+        megapixels = doubling(SMALLEST, self.spec.limits.most_megapixels)
+        return "megapixels of picture", [(size, Work(read=size)) for size in megapixels]
 
     async def in_turn(self, pixels: np.ndarray, work: Callable[[Callable[[], None]], T]) -> T:
         """Run `work` when its turn comes.
