@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,9 @@ class LocalDispatcher:
 
     def wake(self, model: str) -> None:
         self.become(model, ModelState(State.READY, self._states[model].variant, replicas=1))
+
+    def queued(self, model: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def call(
         self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord

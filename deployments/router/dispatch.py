@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -187,6 +188,10 @@ class Dispatcher(Protocol):
 
     def wake(self, model: str) -> None:
         """Start a model that is scaled to zero. Returns at once."""
+        ...
+
+    def queued(self, model: str) -> AbstractContextManager[None]:
+        """Around a request's wait for a model: its autoscaler counts those who wait."""
         ...
 
     async def call(
