@@ -56,8 +56,8 @@ PROMISE = {
     "policy_function": "deployments.autoscaling:PromisePolicy",
     "policy_kwargs": {"wait_s": WAIT_S, "concurrency": 4, "service_s": 1.0},
 }
-# CPUs of three replicas and of the routers.
-ROOM_FOR_THREE = 3.9
+# CPUs of three replicas and of the routers, in whole numbers.
+ROOM_FOR_THREE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Case:
 
     least: int = 1
     routers: int = 1
-    cpus: float = 64
+    cpus: int = 64
 
 
 CASES = {

@@ -1,7 +1,8 @@
 """A model that only sleeps, behind our router on a Ray of its own: `python -m benchmarks.sleeping SETTINGS.json SEEN`.
 
 Everything but the engine is as on any cluster: the router with its admission, the server with its batches, the policy.
-The engine takes time for each word, but no CPU, so a machine of two cores can run many replicas. Ray's CPUs are made up.
+The engine takes time for each word, but no CPU, so a machine of two cores can run many replicas. Ray's CPUs are made
+up.
 
 Twice a second it writes what Serve and the router say to SEEN, as lines of JSON. It ends when its standard input ends.
 """
@@ -9,6 +10,7 @@ Twice a second it writes what Serve and the router say to SEEN, as lines of JSON
 from __future__ import annotations
 
 import json
+import logging
 import select
 import sys
 import time
@@ -58,7 +60,7 @@ def run(settings: dict[str, Any], seen: Path) -> None:
         _memory=64 << 30,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": settings["port"]})
     client = _get_global_client()
@@ -82,7 +84,7 @@ def run(settings: dict[str, Any], seen: Path) -> None:
 
 def look(controller: Any, port: int) -> dict[str, Any]:
     """The model's replicas by Serve, and what /readyz says of it."""
-    details = ray.get(controller.get_serve_instance_details.remote())
+    details: Any = ray.get(controller.get_serve_instance_details.remote())
     deployment = details["applications"].get(MODEL, {}).get("deployments", {}).get("model", {})
     told = [{key: one.get(key) for key in KEPT} for one in deployment.get("replicas", [])]
     status, document = readyz(port)
