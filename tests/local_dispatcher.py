@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,9 @@ class LocalDispatcher:
 
     async def estimate(self, spec: ModelSpec, ask: Ask[Any, Any], terms: Terms) -> Estimate:
         return estimate_of(await self._server(spec).estimate(ask.method.name, ask.request, terms))
+
+    def queued(self, model: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def call(
         self, spec: ModelSpec, method: Unary[Q, A], asked: Q, *, deadline: Deadline, record: RequestRecord

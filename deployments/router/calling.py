@@ -235,7 +235,7 @@ class Calls:
             raise self._not_up(spec, state, by_choice)
         started, waited_before = time.monotonic(), self.record.waited_s
         end = min(started + wait_s, self.deadline.end)
-        with services.waiting.enter():
+        with services.waiting.enter(), services.dispatcher.queued(spec.id):
             while (state := services.state(spec.id)).state is not State.READY:
                 if state.state is State.SCALED_TO_ZERO:
                     services.dispatcher.wake(spec.id)

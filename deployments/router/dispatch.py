@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -191,6 +192,10 @@ class Dispatcher(Protocol):
 
     async def estimate(self, spec: ModelSpec, ask: Ask[Any, Any], terms: Terms) -> Estimate:
         """What would become of a request, as a replica tells."""
+        ...
+
+    def queued(self, model: str) -> AbstractContextManager[None]:
+        """Around a request's wait for a model: its autoscaler counts those who wait."""
         ...
 
     async def call(

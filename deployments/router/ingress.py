@@ -219,8 +219,16 @@ class ServeDispatcher:
             self._wakes[model] = task = asyncio.create_task(self._wake(model))
             task.add_done_callback(lambda _: self._wakes.pop(model, None))
 
+    @contextlib.contextmanager
+    def queued(self, model: str) -> Iterator[None]:
+        waiting = asyncio.create_task(self._wake(model))
+        try:
+            yield
+        finally:
+            waiting.cancel()
+
     async def _wake(self, model: str) -> None:
-        # Serve's autoscaler reacts to calls that wait for a replica.
+        # Serve's autoscaler counts the calls that wait for a replica.
         answer = self._handle(model, "wake", stream=False, large=False).remote()
         try:
             with contextlib.suppress(RayError, RayServeException, TimeoutError):

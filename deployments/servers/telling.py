@@ -35,20 +35,12 @@ class Telling:
     """Puts facts on the board, about once a second.
 
     Args:
-        unit: in which `sizes` are counted, such as "tokens of prompt".
-        sizes: requests of growing size.
+        sizes: requests of growing size, and the unit in which they are counted, such as "tokens of prompt".
     """
 
-    def __init__(
-        self,
-        args: ModelArgs,
-        replica: str,
-        board: Board,
-        admission: Admission,
-        unit: str,
-        sizes: Sequence[tuple[float, Work]],
-    ):
-        self.board, self.admission, self.unit, self.sizes = board, admission, unit, sizes
+    def __init__(self, args: ModelArgs, replica: str, board: Board, admission: Admission, sizes: Sizes):
+        self.board, self.admission = board, admission
+        self.unit, self.sizes = sizes
         self._load = LOAD.format(app=args.spec.id, replica=replica)
         self._pace = PACE.format(app=args.spec.id, variant=args.variant_name)
         self._told: dict[str, float] = {}

@@ -28,6 +28,9 @@ LEFT_TO_RULES = (
     "must be str (got",
 )
 HIGHEST_PORT = 65535
+# Serve's defaults of the times that a scaling up takes, and how long it shall take at most until it is ordered.
+DEFAULT_TIMES_S = {"metrics_interval_s": 10.0, "look_back_period_s": 30.0, "upscale_delay_s": 30.0}
+REACTION_S = 5.0
 LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -49,7 +52,8 @@ def serve_problems(document: Document, machine: Machine | None = None) -> list[P
     for application in applications:
         rules += application_problems(application, deadline_of(applications), machine)
     places = {(problem.line, problem.where) for problem in rules}
-    warnings = [document.problem(path, message, stops=False) for path, message in _served_twice(applications)]
+    doubts = [*_served_twice(applications), *_slow_scaling(applications)]
+    warnings = [document.problem(path, message, stops=False) for path, message in doubts]
     return [problem for problem in found if (problem.line, problem.where) not in places] + rules + warnings
 
 
@@ -91,6 +95,23 @@ def _served_twice(applications: list[Application]) -> Found:
             line = application.document.line((*plain.path, "name"))
             message = f"warning: {row} (line {line}) also serves the variant {variant}, so it is loaded twice."
             yield (*application.path, "name"), f"{message} Requests for {name} would reach {row} without this one."
+
+
+def _slow_scaling(applications: list[Application]) -> Found:
+    """Replicas that are ordered late. What is not written is Serve's default."""
+    for application in applications:
+        for index in application.deployments:
+            path = ("deployments", index, "autoscaling_config")
+            if application.role != "model" or (application.number(*path, "max_replicas") or 1) < 2:
+                continue
+            written = {key: application.number(*path, key) for key in DEFAULT_TIMES_S}
+            interval_s, look_back_s, delay_s = (
+                DEFAULT_TIMES_S | {k: v for k, v in written.items() if v is not None}
+            ).values()
+            if (seconds := interval_s + look_back_s / 2 + delay_s) > REACTION_S:
+                message = f"warning: another replica is ordered {seconds:g} s after it is needed: metrics_interval_s +"
+                message += " look_back_period_s / 2 + upscale_delay_s. Write 1, 3 and 2 for them."
+                yield (*application.path, *path), message
 
 
 def _routers(applications: list[Application]) -> Found:

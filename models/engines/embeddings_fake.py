@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -14,17 +15,22 @@ from models.tasks.embeddings import TASK
 
 
 class Engine:
-    """Deterministic vectors without a model: a bag of words, hashed. Texts that share words are near each other."""
+    """Deterministic vectors without a model: a bag of words, hashed. Texts that share words are near each other.
+
+    A token is a word. Where the variant says so, each takes `seconds_per_token`, and loading takes `load_s`.
+    """
 
     vocabulary_size = 1 << 16
 
-    def __init__(self, dimensions: int):
+    def __init__(self, dimensions: int, seconds_per_token: float = 0.0):
         self.dimensions = dimensions
+        self.seconds_per_token = seconds_per_token
         self._words: dict[int, str] = {}
 
     @classmethod
     def load(cls, spec: ModelSpec, variant: VariantSpec, weights: Path) -> Self:
-        return cls(TASK.settings_of(spec).dimensions.native)
+        time.sleep(float(variant.engine.get("load_s", 0)))
+        return cls(TASK.settings_of(spec).dimensions.native, float(variant.engine.get("seconds_per_token", 0)))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self._token(word) for word in text.split()] for text in texts]
@@ -33,6 +39,7 @@ class Engine:
         return tokens[:length]
 
     def embed(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
+        time.sleep(self.seconds_per_token * sum(map(len, batch)))
         vectors = np.zeros((len(batch), self.dimensions), dtype=np.float32)
         vectors[:, 0] = 1e-3  # no vector may be zero
         for index, tokens in enumerate(batch):

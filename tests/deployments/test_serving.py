@@ -308,12 +308,27 @@ async def test_a_model_that_sleeps_is_woken_each_time_and_those_who_wait_are_ser
             assert (hurried.status_code, code_of(hurried)) == (503, "model_starting")
             waiting = [asyncio.create_task(ask(http)) for _ in range(3)]
             await asyncio.sleep(5)
-            assert application.called.count("wake") == woken + 1
+            # The first of them for the one that did not wait.
+            assert application.called.count("wake") == woken + 4
+            assert application.waiting == 4
             assert not any(one.done() for one in waiting)
             replica = application.add(await slow_chat())
             assert {(await one).status_code for one in waiting} == {200}
             replica.die(application)
             await asyncio.sleep(2)
+
+
+async def test_who_waits_for_a_model_that_sleeps_is_counted_until_it_stops_waiting(serve):
+    application = serve.deploy(CHAT, lowest=0)
+    async with http_of(await serve.router(promises=PROFILE, most_waiting=3)) as http:
+        waiting = [asyncio.create_task(ask(http)) for _ in range(4)]
+        await asyncio.sleep(1)
+        assert application.waiting == 1 + 3  # the call that wakes it, and one for each that may wait
+        assert [one.result().status_code for one in waiting if one.done()] == [503]
+        for one in waiting:
+            one.cancel()
+        await asyncio.sleep(1)
+        assert application.waiting == 1
 
 
 async def test_what_runs_is_learnt_again_after_any_answer_of_the_controller(serve):

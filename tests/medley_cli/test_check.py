@@ -317,6 +317,34 @@ def test_a_variant_beside_another_one_of_its_model_is_right(tmp_path):
     assert [one.app for one in read_config(file).models][-1] == "all-minilm-l6-v2@onnx"
 
 
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("upscale_delay_s: 10", "12.5"),
+        ("upscaling_factor: 1", "32.5"),  # and Serve's default
+        ("upscale_delay_s: 2\n          aggregation_function: mean", None),
+        ("upscale_delay_s: 2.5", None),
+    ],
+)
+def test_replicas_that_are_ordered_late_are_a_warning(run, tmp_path, line, seconds):
+    file = tmp_path / SERVE
+    file.write_text(shipped(SERVE).replace("upscale_delay_s: 2", line))
+    found = problems_of(file)
+    assert [one.stops for one in found] == ([False] if seconds else [])
+    assert all(f"another replica is ordered {seconds} s after it is needed" in one.message for one in found)
+    assert run(file).exit_code == 0
+
+
+def test_one_that_has_one_replica_only_orders_none(tmp_path):
+    file = tmp_path / SERVE
+    file.write_text(
+        shipped(SERVE)
+        .replace("upscale_delay_s: 2", "upscale_delay_s: 10")
+        .replace("max_replicas: 2", "max_replicas: 1")
+    )
+    assert messages(file) == []
+
+
 def test_a_variant_that_is_served_twice_is_a_warning(run, tmp_path):
     text = shipped(SERVE)
     file = tmp_path / "serve_config.yaml"
