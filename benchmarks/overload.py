@@ -7,7 +7,6 @@ in turns with admission off and on, and compares the number of good answers with
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -19,23 +18,19 @@ from typing import Any
 
 import yaml
 
+from benchmarks.starter import ROOT, starter
 from loadtest import records
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8000"
 CHAT = {"task": "chat", "options": {"max_prompt_tokens": 96, "max_tokens": 16}, "good": 0.9}
-MODELS = ("smollm2-135m-instruct", "router")
+MODEL = "smollm2-135m-instruct"
 
 
 def config(folder: Path, promises: str | None) -> Path:
     """Only the chat model and the router, because other models would take CPU from both sides."""
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    document = copy.deepcopy(document)
-    document["applications"] = [app for app in document["applications"] if app["name"] in MODELS]
-    document["applications"][-1]["args"] = {**document["applications"][-1]["args"], "promises": promises}
     file = folder / f"{promises or 'without'}.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    file.write_text(yaml.safe_dump(starter(MODEL, promises=promises), sort_keys=False))
     return file
 
 

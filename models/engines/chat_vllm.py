@@ -24,7 +24,7 @@ from vllm.utils.async_utils import make_async
 from models.engines.chat_vllm_answers import Answers
 from models.engines.chat_vllm_errors import raising, refusal, without_traceback
 from models.engines.chat_vllm_grammars import Grammars
-from models.engines.cpu_arithmetic import converts_bf16
+from models.engines.cpu_arithmetic import vllm_dtype
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
@@ -35,7 +35,7 @@ from models.prompt_limits import (
     check_vocabulary,
     too_long,
 )
-from models.specs import ModelSpec, VariantSpec
+from models.specs import ModelSpec
 from models.tasks.chat import GenerationRequest, check_ids
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
@@ -78,10 +78,7 @@ class Engine:
             logging.getLogger(type(part).__module__).addFilter(without_traceback)
         self._look_before_it_works()
 
-    @staticmethod
-    def dtype(variant: VariantSpec) -> str:
-        """vLLM's `dtype`: the checkpoint's, but float32 on a CPU that has to convert bf16."""
-        return "float32" if not variant.needs.gpus and converts_bf16() else "auto"
+    dtype = staticmethod(vllm_dtype)
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         generated = self._generate(self.serving.chat, ChatCompletionRequest, request, "messages")
