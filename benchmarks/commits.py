@@ -28,7 +28,8 @@ import yaml
 
 from benchmarks import load
 from benchmarks.images import pictures_a_second
-from benchmarks.run import ROOT, TOKENS, measure, wait_until_answered
+from benchmarks.run import TOKENS, measure, wait_until_answered
+from benchmarks.starter import ROOT, starter
 from medley.local import cluster
 from medley.local.home import client_environment
 from medley.local.preflight import DASHBOARD_PORT
@@ -41,10 +42,8 @@ Versions = dict[str, float]
 
 
 def document_of_both(earlier: Path) -> dict[str, Any]:
-    """The starter cluster with three models and the router, each twice."""
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    wanted = {CHAT, EMBEDDINGS, PICTURES, "router"}
-    document["applications"] = [one for one in document["applications"] if one["name"] in wanted]
+    """The starter cluster with three models and the router, each twice, without promises."""
+    document = starter(CHAT, EMBEDDINGS, PICTURES)
     for application in copy.deepcopy(document["applications"]):
         application["runtime_env"] = {"env_vars": {"PYTHONPATH": str(earlier)}}
         if application["name"] == "router":

@@ -25,11 +25,11 @@ import httpx
 import yaml
 
 from benchmarks.run import running
+from benchmarks.starter import ROOT, starter
 from models.catalog import load_catalog
 from models.tasks.images import TASK
 from models.weights import locate
 
-ROOT = Path(__file__).parents[1]
 MEDLEY, NAIVE = "http://127.0.0.1:8000", "http://127.0.0.1:8125"
 MODEL = "doodle"
 CLIENTS = (1, 4, 16)
@@ -135,12 +135,6 @@ def encoding_milliseconds() -> dict[str, float]:
     return result
 
 
-def only_pictures() -> dict[str, Any]:
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    document["applications"] = [one for one in document["applications"] if one["name"] in (MODEL, "router")]
-    return document
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -148,7 +142,7 @@ def main() -> None:
     parser.add_argument("--host", default="cpu2", help="name of the machine in the result's file name")
     arguments = parser.parse_args()
     config = ROOT / "bench-images.yaml"
-    config.write_text(yaml.safe_dump(only_pictures(), sort_keys=False))
+    config.write_text(yaml.safe_dump(starter(MODEL), sort_keys=False))
     medley = str(Path(sys.executable).parent / "medley")
     spec = load_catalog()[MODEL]
     environment = {**os.environ, "MODEL_FOLDER": str(locate(spec, spec.variant(None)))}

@@ -8,7 +8,6 @@ Written to benchmarks/results/<date>-cpu<N>-observability.json. About ten minute
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import os
 import platform
@@ -24,7 +23,8 @@ import aiohttp
 import yaml
 
 from benchmarks import load
-from benchmarks.run import EMBEDDINGS, MEDLEY, ROOT, cpu_by_role, running
+from benchmarks.run import EMBEDDINGS, MEDLEY, cpu_by_role, running
+from benchmarks.starter import ROOT, starter
 
 COMMAND = str(Path(sys.executable).parent / "medley")
 SINK = "http://127.0.0.1:8125"
@@ -42,8 +42,7 @@ SETTINGS = {
 
 
 def document_with(args: dict[str, bool]) -> dict:
-    document = copy.deepcopy(yaml.safe_load((ROOT / "serve_config.yaml").read_text()))
-    document["applications"] = [one for one in document["applications"] if one["name"] in (EMBEDDINGS, "router")]
+    document = starter(EMBEDDINGS)
     for application in document["applications"]:
         application["args"] |= args
     return document

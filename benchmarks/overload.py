@@ -7,7 +7,6 @@ in turns with admission off and on, and compares the number of good answers with
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -19,23 +18,19 @@ from typing import Any
 
 import yaml
 
+from benchmarks.starter import ROOT, starter
 from loadtest import records
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8000"
 CHAT = {"task": "chat", "options": {"max_prompt_tokens": 96, "max_tokens": 16}, "good": 0.9}
-MODELS = ("smollm2-135m-instruct", "router")
+MODEL = "smollm2-135m-instruct"
 
 
 def config(folder: Path, promises: str | None) -> Path:
     """Only the chat model and the router, because other models would take CPU from both sides."""
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    document = copy.deepcopy(document)
-    document["applications"] = [app for app in document["applications"] if app["name"] in MODELS]
-    document["applications"][-1]["args"] = {**document["applications"][-1]["args"], "promises": promises}
     file = folder / f"{promises or 'without'}.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    file.write_text(yaml.safe_dump(starter(MODEL, promises=promises), sort_keys=False))
     return file
 
 
@@ -89,7 +84,8 @@ def at(folder: Path, rate: float, seconds: float, seed: int) -> dict[str, Any]:
         "answered_per_s": sum(record.answered for record in attempts) / seconds,
         "refused": len(refused),
         "refused_without_retry_after": sum(record.retry_after is None for record in refused),
-        "lost": sum(not record.refused and not record.answered for record in attempts),
+        "given_up": sum(record.given_up for record in attempts),
+        "lost": sum(not record.refused and not record.answered and not record.given_up for record in attempts),
         "first_token_p50_s": model["figures"]["time_to_first_token_s"]["p50"],
         "first_token_p99_s": model["figures"]["time_to_first_token_s"]["p99"],
         "generator": document["health"],

@@ -1,13 +1,17 @@
 """Compares Medley with other servers on the same model, in one run: `python -m benchmarks.run` (about twelve minutes).
 
-Three servers run at the same time and take turns, so that disturbances of the machine affect all of them:
+These servers run at the same time and take turns, so that disturbances of the machine affect all of them:
 
-    medley      the starter cluster, through HAProxy and router
-    vllm        vLLM's own OpenAI server on the same weights with the same arguments
+    medley      the starter cluster, through HAProxy and router, without promises: everybody is let in
+    delivered   the same models through a second router, with the promises of serve_config.yaml: it refuses what would
+                be late, and its clients come back when Retry-After said
+    vllm        vLLM's own OpenAI server
     ray-llm     ray.serve.llm's own ingress (an application in the same Ray cluster)
 
-The path without a model is compared with plain FastAPI under uvicorn. Ratios are medians over the rounds; absolute
-numbers hold for this machine on this day. The result is written to benchmarks/results/<date>-<host>.json and .md.
+All run vLLM on the same weights, with the same arguments, arithmetic and environment. An answer is good if it keeps the
+promise of slo.yaml. The path without a model is compared with plain FastAPI under uvicorn. Ratios are medians over the
+rounds; absolute numbers hold for this machine on this day. The result is written to
+benchmarks/results/<date>-<host>.json and .md.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import copy
 import json
 import os
 import platform
@@ -27,55 +30,76 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 import psutil
 import yaml
 
 from benchmarks import load
+from benchmarks.starter import ROOT, delivered_promises, router_of, starter
+from deployments.servers.chat_vllm import engine_arguments, environment
+from loadtest.targets import promises
 from medley.local import cluster
-from medley.local.home import client_environment
+from medley.local.home import client_environment, cluster_environment
 from medley.local.preflight import DASHBOARD_PORT
 from models.catalog import load_catalog
+from models.specs import VariantSpec
 from models.weights import locate
 
-ROOT = Path(__file__).parents[1]
 CHAT, EMBEDDINGS = "smollm2-135m-instruct", "all-minilm-l6-v2"
-MEDLEY, VLLM, RAY_LLM, FASTAPI = (
+MEDLEY, DELIVERED, VLLM, RAY_LLM, FASTAPI = (
     "http://127.0.0.1:8000",
+    "http://127.0.0.1:8000/delivered",
     "http://127.0.0.1:8123",
     "http://127.0.0.1:8000/ray-llm",
     "http://127.0.0.1:8124",
 )
+ROUTER_AS_DELIVERED = "router-as-delivered"
 TOKENS = 64
+COLUMNS = (
+    *("clients", "server", "tokens/s", "ratio", "first token p50", "added p50", "p99"),
+    *("refused", "turned away", "failed", "good"),
+)
+# Clients at once, and requests in all, of one turn of a server.
+CROWDS = ((1, 4), (8, 24), (32, 64))
 
 
 @contextlib.contextmanager
 def medley_cluster(folder: Path, with_ray_llm: bool) -> Iterator[dict[str, float]]:
-    """The starter cluster. Yields seconds from the command to ready."""
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    """The starter cluster without promises; when it is ready, a router with them is added, and ray.serve.llm. Yields
+    seconds from the command to ready."""
     config = folder / "bench.yaml"
-    config.write_text(yaml.safe_dump(document, sort_keys=False))
+    config.write_text(yaml.safe_dump(starter(), sort_keys=False))
     medley = str(Path(sys.executable).parent / "medley")
     try:
         started = time.monotonic()
         subprocess.run([medley, "up", str(config), "--cpus", "8"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         times = {"medley_ready_s": time.monotonic() - started}
         times["medley_pss_gib"] = cluster.memory_gib()
+        config.write_text(yaml.safe_dump(whole_document(with_ray_llm), sort_keys=False))
+        started = time.monotonic()
+        # Ray's own command: ours deploys nothing but Medley's applications.
+        serve = [str(Path(sys.executable).parent / "serve"), "deploy", str(config)]
+        of_client = {**os.environ, **client_environment(DASHBOARD_PORT)}
+        subprocess.run(serve, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=of_client)
+        wait_until_answered(f"{DELIVERED}/readyz")
         if with_ray_llm:
-            document = copy.deepcopy(document)
-            document["applications"].append(ray_llm_application())
-            config.write_text(yaml.safe_dump(document, sort_keys=False))
-            started = time.monotonic()
-            # Ray's own command: ours deploys nothing but Medley's applications.
-            serve = [str(Path(sys.executable).parent / "serve"), "deploy", str(config)]
-            environment = {**os.environ, **client_environment(DASHBOARD_PORT)}
-            subprocess.run(serve, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
             wait_until_answered(f"{RAY_LLM}/v1/models")
             times["ray_llm_ready_s"] = time.monotonic() - started
         yield times
     finally:
         subprocess.run([medley, "down"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def whole_document(with_ray_llm: bool) -> dict[str, Any]:
+    """The starter cluster without promises, a second router with them, and ray.serve.llm's application."""
+    document = starter()
+    delivered = router_of(starter(promises=delivered_promises()))
+    document["applications"].append({**delivered, "name": ROUTER_AS_DELIVERED, "route_prefix": "/delivered"})
+    if with_ray_llm:
+        document["applications"].append(ray_llm_application())
+    return document
 
 
 def wait_until_answered(url: str, patience_s: float = 300) -> None:
@@ -89,16 +113,15 @@ def wait_until_answered(url: str, patience_s: float = 300) -> None:
 
 
 def ray_llm_application() -> dict:
-    """ray.serve.llm's ingress on the same weights, with its defaults except for settings that Medley changes too."""
-    spec = load_catalog()[CHAT]
-    variant = spec.variant(None)
+    """ray.serve.llm's ingress, with its defaults except for settings that Medley changes too."""
+    variant, weights = chat_variant()
     llm = {
-        "model_loading_config": {"model_id": CHAT, "model_source": str(locate(spec, variant))},
-        "engine_kwargs": dict(variant.engine),
+        "model_loading_config": {"model_id": CHAT, "model_source": str(weights)},
+        "engine_kwargs": same_arguments(variant),
         "accelerator_config": {"kind": "cpu"},
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "deployment_config": {"max_ongoing_requests": 64, "autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
-        "runtime_env": {"env_vars": variant.env},
+        "runtime_env": {"env_vars": same_environment(variant)},
     }
     return {
         "name": "ray-llm",
@@ -111,18 +134,44 @@ def ray_llm_application() -> dict:
     }
 
 
+def chat_variant() -> tuple[VariantSpec, Path]:
+    """What all servers run, and its weights."""
+    spec = load_catalog()[CHAT]
+    return spec.variant(None), locate(spec, spec.variant(None))
+
+
+def same_arguments(variant: VariantSpec) -> dict[str, Any]:
+    """vLLM's arguments, as Medley's replica has them on this machine, its arithmetic among them."""
+    from models.engines.cpu_arithmetic import vllm_dtype  # here, because it imports torch
+
+    return engine_arguments(variant, vllm_dtype(variant))
+
+
+def same_environment(variant: VariantSpec) -> dict[str, str]:
+    """What Medley's replica has in its environment for vLLM: also that threads sleep while they wait."""
+    return {"OMP_WAIT_POLICY": cluster_environment()["OMP_WAIT_POLICY"], **environment(variant), **variant.env}
+
+
+def flags(arguments: dict[str, Any]) -> list[str]:
+    """Arguments of vLLM's engine as words of its command line. What is false there is so without a word."""
+    words = []
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
 @contextlib.contextmanager
 def bare_vllm() -> Iterator[dict[str, float]]:
     """vLLM's own server. Yields seconds to ready and its memory."""
-    spec = load_catalog()[CHAT]
-    variant = spec.variant(None)
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(locate(spec, variant))]
+    variant, weights = chat_variant()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights)]
     command += ["--served-model-name", CHAT, "--host", "127.0.0.1", "--port", "8123", "--no-enable-log-requests"]
-    command += ["--disable-uvicorn-access-log"]
-    for name, value in variant.engine.items():
-        flag = f"--{name.replace('_', '-')}"
-        command += [flag] if value is True else [flag, str(value)]
-    with running(command, f"{VLLM}/health", {**os.environ, **variant.env}) as (process, seconds):
+    command += ["--disable-uvicorn-access-log", *flags(same_arguments(variant))]
+    with running(command, f"{VLLM}/health", {**os.environ, **same_environment(variant)}) as (process, seconds):
         yield {"vllm_ready_s": seconds, "vllm_pss_gib": cluster.pss_gib(family(process))}
 
 
@@ -179,7 +228,8 @@ def cpu_by_role() -> dict[str, float]:
 
 def role_of(command: str) -> str:
     for mark, role in (
-        ("ServeReplica:router", "router"),
+        ("ServeReplica:router:", "router"),
+        (f"ServeReplica:{ROUTER_AS_DELIVERED}:", "router as delivered"),
         (f"ServeReplica:{EMBEDDINGS}", "embedding replica"),
         (f"ServeReplica:{CHAT}", "chat replica"),
         ("haproxy -", "haproxy"),
@@ -194,24 +244,41 @@ def measure(clients: int, requests: int, send) -> load.Result:
     return asyncio.run(load.run_clients(clients, requests, send))
 
 
-def chat_rounds(targets: dict[str, str], rounds: int) -> dict:
-    """Tokens per second and time to the first token at 1, 8 and 32 clients, the targets taking turns."""
+def chat_rounds(targets: dict[str, str], rounds: int, crowds: tuple[tuple[int, int], ...] = CROWDS) -> dict:
+    """Tokens per second, time to the first token, refusals and good answers at 1, 8 and 32 clients, the targets taking
+    turns."""
     results: dict = {}
-    for clients, requests in ((1, 4), (8, 24), (32, 64)):
-        found = {name: {"rate": [], "first_p50": [], "first_p99": []} for name in targets}
+    for clients, requests in crowds:
+        found: dict[str, dict[str, list[float]]] = {name: {} for name in targets}
         for number in range(rounds):
             order = list(targets) if number % 2 == 0 else list(reversed(targets))
             for name in order:
                 result = measure(clients, requests, load.chat_stream(targets[name], CHAT, TOKENS))
-                found[name]["rate"].append(result.rate())
-                found[name]["first_p50"].append(result.quantile("first", 0.5))
-                found[name]["first_p99"].append(result.quantile("first", 0.99))
+                for figure, value in figures_of(result).items():
+                    found[name].setdefault(figure, []).append(value)
             print(
                 f"  {clients} clients, round {number + 1}: "
                 + ", ".join(f"{n} {found[n]['rate'][-1]:.0f}" for n in targets)
             )
         results[clients] = found
     return results
+
+
+def figures_of(result: load.Result) -> dict[str, float]:
+    return {
+        "rate": result.rate(),
+        "first_p50": result.quantile("first", 0.5),
+        "first_p99": result.quantile("first", 0.99),
+        "refusals": result.refusals,
+        "turned_away": result.turned_away,
+        "failures": result.failures,
+        "good": result.good(promised()),
+    }
+
+
+def promised() -> dict[str, float]:
+    """The limits of a good chat."""
+    return promises(ROOT / "slo.yaml", delivered_promises()).of("chat", CHAT).limits
 
 
 def cpu_per_request(requests: int, clients: int, send) -> dict:
@@ -247,13 +314,16 @@ def main() -> None:
         "machine": f"{os.cpu_count()} CPUs, {psutil.virtual_memory().total / (1 << 30):.0f} GiB, {platform.platform()}",
         "command": "python -m benchmarks.run " + " ".join(sys.argv[1:]),
         "tokens_per_answer": TOKENS,
+        "arguments": same_arguments(chat_variant()[0]),
+        "promised": promised(),
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         print("Starting the servers")
         report |= servers.enter_context(medley_cluster(Path(folder), not options.without_ray_llm))
         report |= servers.enter_context(bare_vllm())
         servers.enter_context(plain_fastapi())
-        targets = {"medley": MEDLEY, "vllm": VLLM} | ({} if options.without_ray_llm else {"ray-llm": RAY_LLM})
+        targets = {"medley": MEDLEY, "delivered": DELIVERED, "vllm": VLLM}
+        targets |= {} if options.without_ray_llm else {"ray-llm": RAY_LLM}
         for url in targets.values():
             measure(8, 8, load.chat_stream(url, CHAT, TOKENS))
         print("Chat, streamed")
@@ -287,10 +357,17 @@ def write(report: dict) -> None:
 def as_markdown(report: dict) -> str:
     """The report as tables."""
     lines = [f"# {report['date']}: {report['machine']}", "", f"`{report['command']}`", ""]
-    lines += ["Tokens/s, and time to the first token in ms (medians over the rounds; ratio to vllm round by round)", ""]
+    limits = ", ".join(f"{name} {limit:g}" for name, limit in report["promised"].items())
     lines += [
-        "| clients | server | tokens/s | ratio | first token p50 | added p50 | p99 |",
-        "|---|---|---|---|---|---|---|",
+        "Tokens/s, and time to the first token in ms (medians over the rounds; ratio to vllm round by round).",
+        "`medley` has no promises, `delivered` has those of serve_config.yaml. Refused says how often in all rounds;",
+        f"turned away are requests that were not let in within {load.PATIENCE_S:.0f} s.",
+        f"Good is the share of requests whose answer kept {limits}.",
+        "",
+        f"All servers run vLLM with `{json.dumps(report['arguments'])}`.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
     ]
     for clients, found in report["chat"].items():
         base = found["vllm"]
@@ -305,6 +382,8 @@ def as_markdown(report: dict) -> str:
                 f"{median(values['first_p50']):.1f}",
             ]
             cells += [f"{added:+.1f}", f"{median(values['first_p99']):.1f}"]
+            cells += [f"{sum(values[key]):.0f}" for key in ("refusals", "turned_away", "failures")]
+            cells.append(f"{median(values['good']):.0%}")
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "CPU per request in ms, idle use taken off", ""]
     for name in ("embeddings", "chat_whole"):

@@ -24,7 +24,8 @@ from typing import Any
 import httpx
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.starter import ROOT, starter
+
 BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8000"
 # GOMP_SPINCOUNT overrides OMP_WAIT_POLICY. This is GNU OpenMP's default if neither is set.
@@ -89,10 +90,8 @@ def turn(config: Path, policy: str, seconds: float) -> dict[str, dict[str, float
 
 def everybody_is_let_in(folder: Path) -> Path:
     """The starter cluster without promises, because quick refusals would count as answers."""
-    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    document["applications"][-1]["args"]["promises"] = None
     file = folder / "serve_config.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    file.write_text(yaml.safe_dump(starter(), sort_keys=False))
     return file
 
 

@@ -33,23 +33,28 @@ PIECE_BYTES = 64 * 1024
 AUDIO_SECONDS = "x-audio-seconds"
 
 
-class DidNotEnd(Exception):
+# The library's own limits never strike before the client's patience ends: whatever is late then is given up.
+LIBRARY_WAITS_S = 60.0
+
+
+class GaveUp(Exception):
     """No complete answer within the time that a client waits."""
 
 
 class Client:
     """
     Args:
-        address: of the server. timeout_s: for a whole request.
+        address: of the server. patience_s: how long it waits for the whole answer to a request.
         headers: with each request, such as a key.
     """
 
-    def __init__(self, address: str, timeout_s: float, headers: dict[str, str] | None = None):
-        self.timeout_s = timeout_s
+    def __init__(self, address: str, patience_s: float, headers: dict[str, str] | None = None):
+        self.patience_s = patience_s
         self.headers = {"Accept-Encoding": "identity", **(headers or {})}
         self.base = urlsplit(address).path.rstrip("/")
+        library_s = patience_s + LIBRARY_WAITS_S
         self.http = HTTPClient.from_url(
-            address, concurrency=CONNECTIONS, network_timeout=timeout_s, connection_timeout=min(10.0, timeout_s)
+            address, concurrency=CONNECTIONS, network_timeout=library_s, connection_timeout=library_s
         )
 
     def send(self, kind: Kind, request: Request, record: Record, start: float) -> None:
@@ -60,20 +65,27 @@ class Client:
         """
         record.id = record.id or f"load-{secrets.token_hex(8)}"
         try:
-            with gevent.Timeout(self.timeout_s, DidNotEnd):
+            with gevent.Timeout(self.patience_s, GaveUp):
                 answer = self._exchange(request, record, start)
             if record.complete and record.status == 200:
                 record.amount = kind.amount(answer)
                 record.why = kind.check(request, answer)
-        except DidNotEnd:
-            record.why = f"no complete answer within {self.timeout_s:g} s"
+        except GaveUp:
+            record.why = f"no complete answer within {self.patience_s:g} s"
+            record.given_up = record.status in (0, 200)  # any other status had said all before
         except Exception as error:  # any failure of a request is a result
             record.why = f"{type(error).__name__}: {error}"[:300]
 
     def get(self, path: str) -> dict[str, Any]:
-        """A document of the server. Raises OSError, or ValueError: it is not JSON, or the status is not 200."""
-        response = self.http.get(self.base + path, headers=self.headers)
-        text = response.read()
+        """A document of the server.
+
+        Raises:
+            OSError, GaveUp: it does not answer, or not in time.
+            ValueError: the document is not JSON, or the status is not 200.
+        """
+        with gevent.Timeout(self.patience_s, GaveUp(f"no answer within {self.patience_s:g} s")):
+            response = self.http.get(self.base + path, headers=self.headers)
+            text = response.read()
         if response.status_code != 200:
             raise ValueError(f"GET {path} gave {response.status_code}: {text[:200].decode(errors='replace')}")
         return json.loads(text)
@@ -84,7 +96,8 @@ class Client:
     def _exchange(self, request: Request, record: Record, start: float) -> Answer:
         body, kind = encoded(request)
         headers = {**self.headers, "Content-Type": kind, "X-Request-Id": record.id}
-        record.sent = clock.now() - start
+        record.tried = clock.now() - start
+        record.sent = record.tried if record.sent is None else record.sent
         with self.http.post(self.base + request.path, body=body, headers=headers) as response:
             record.status = response.status_code
             note_headers(response, record)

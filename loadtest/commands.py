@@ -143,13 +143,14 @@ def report(folder: Annotated[Path, typer.Argument()] = FOLDER) -> None:
     """Show a report again, from its folder, and write its page anew."""
     from loadtest import records
     from loadtest.report import write
+    from loadtest.report.summary import SCHEMA
     from loadtest.report.terminal import show
 
     try:
-        document, attempts = (
-            json.loads((folder / "report.json").read_text()),
-            list(records.read(folder / "records.jsonl")),
-        )
+        document = json.loads((folder / "report.json").read_text())
+        if document.get("schema") != SCHEMA:
+            raise ValueError("another version wrote it")
+        attempts = list(records.read(folder / "records.jsonl"))
     except (OSError, ValueError) as error:
         typer.secho(f"There is no report in {folder}: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None

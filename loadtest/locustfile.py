@@ -84,11 +84,10 @@ class Worker:
 
     def take(self, record: Record) -> None:
         self.outbox.append(record)
-        seconds = (record.last or record.due) - record.due
         self.environment.events.request.fire(
             request_type=record.task,
             name=f"{record.model} {record.build}".strip(),
-            response_time=seconds * 1000,
+            response_time=record.figures().get("duration_s", 0.0) * 1000,
             response_length=0,
             exception=None if record.answered or record.left else RuntimeError(record.why),
             context={},

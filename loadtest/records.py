@@ -11,11 +11,15 @@ from typing import Any
 
 @dataclass(slots=True)
 class Record:
-    """One attempt. Times are seconds from the start of the schedule, None for what never came.
+    """One request, and what became of its last try. Times are seconds from the start of the schedule, None for what
+    never came.
 
     Attributes:
         number: in the schedule. id: the request's id, as the server logs it. build: which of the targets of an A/B run.
-        due, sent, first, last: when it should have been sent, was sent, its first token (or byte) came and its last.
+        due, sent: when it should have been sent first, and when it was.
+        returned: how often its client came back after a refusal, at the time that Retry-After said.
+        tried: when it was sent last: the same as `sent` for a client that did not come back.
+        first, last: when its first token (or byte) came and its last.
         first_audio: when its first sound came, in an answer that is sound.
         tokens, prompt_tokens: as the server counts them. chunks: pieces of a stream with text. max_gap: the longest
             wait between two of them, seconds.
@@ -24,6 +28,7 @@ class Record:
         status: of HTTP; 0 when there was no answer. retry_after: the header's seconds.
         complete: the answer ended as it should, a stream with its end mark.
         left: the client went away on purpose.
+        given_up: the client had waited longer than anything is promised to take, and went away without a whole answer.
         why: what was wrong, empty if nothing.
         queue_s, engine_s: what the server says of itself, Server-Timing.
     """
@@ -37,6 +42,8 @@ class Record:
     tenant: str = ""
     due: float = 0.0
     sent: float | None = None
+    returned: int = 0
+    tried: float | None = None
     first: float | None = None
     last: float | None = None
     first_audio: float | None = None
@@ -50,6 +57,7 @@ class Record:
     retry_after: float | None = None
     complete: bool = False
     left: bool = False
+    given_up: bool = False
     why: str = ""
     queue_s: float | None = None
     engine_s: float | None = None
@@ -65,9 +73,20 @@ class Record:
         return self.status in (429, 503)
 
     @property
+    def let_in(self) -> bool:
+        """Its client came back, and this time was not refused."""
+        return self.returned > 0 and self.status == 200
+
+    @property
     def answered(self) -> bool:
         """Whole and right."""
         return self.complete and not self.why
+
+    @property
+    def begins(self) -> float:
+        """From when its times count: when it was due, or, of a client that came back, when that try was sent. What it
+        waited before was what Retry-After had said, and not a slow answer."""
+        return self.tried if self.returned and self.tried is not None else self.due
 
     @property
     def lag(self) -> float | None:
@@ -75,17 +94,17 @@ class Record:
         return None if self.sent is None else self.sent - self.due
 
     def figures(self) -> dict[str, float]:
-        """What the limits of `slo.yaml` are about, by their names. Times are seconds from when the request was due.
-        A figure that the request does not have is left out, such as the time per token of an answer of one token."""
+        """What the limits of `slo.yaml` are about, by their names. Times are seconds from when the request `begins`. A
+        figure that the request does not have is left out, such as the time per token of an answer of one token."""
         found: dict[str, float] = {}
         if self.last is not None:
-            found["duration_s"] = self.last - self.due
+            found["duration_s"] = self.last - self.begins
             if self.audio_s:
-                found["real_time_factor"] = (self.last - self.due) / self.audio_s
+                found["real_time_factor"] = (self.last - self.begins) / self.audio_s
         if self.first_audio is not None:
-            found["time_to_first_audio_s"] = self.first_audio - self.due
+            found["time_to_first_audio_s"] = self.first_audio - self.begins
         if self.first is not None and self.chunks:
-            found["time_to_first_token_s"] = self.first - self.due
+            found["time_to_first_token_s"] = self.first - self.begins
             if self.tokens > 1 and self.last is not None:
                 found["time_per_output_token_s"] = (self.last - self.first) / (self.tokens - 1)
         return found

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest import clock, options
-from loadtest.client import Client
+from loadtest.client import Client, GaveUp
 from loadtest.health import Watch, examine
 from loadtest.records import Record
 from loadtest.report import write_reports
@@ -53,7 +53,7 @@ class Run:
         client = Client(asked.address, 30, asked.headers)
         try:
             models = models_of(client)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, GaveUp, ValueError, KeyError) as error:
             return self.ended(Exit.UNREACHABLE, f"{asked.address} does not answer: {error}")
         finally:
             client.close()
@@ -79,7 +79,7 @@ class Run:
                 scheduled = ScheduledRequest(-1 - turn, schedule.requests[0].arrival, part, model, "")
                 record = unsent(schedule, scheduled)
                 record.due = 0.0
-                sender.send(scheduled, schedule.build(scheduled), record, clock.now())
+                sender.try_once(scheduled, schedule.build(scheduled), record, clock.now())
                 if not record.answered and not record.left:
                     return self.ended(Exit.UNREACHABLE, f"{model.id} does not answer: {record.why}")
                 self.cold.setdefault(model.id, record.last or 0.0)
@@ -115,7 +115,7 @@ class Run:
         if now < end:
             return False
         due = self.due()
-        patience = self.schedule.scenario.drain_s + GRACE_S
+        patience = self.schedule.drain_s + GRACE_S
         if now < end + patience and any(one.number not in self.records for one in due):
             return False
         self.verdict = self.judged(due)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from loadtest.arrivals import Arrival, Stage, of_stages
-from loadtest.counters import COUNTERS
+from loadtest.counters import COUNTABLE
 from loadtest.verdict import MOST_LOOKS
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -49,6 +49,8 @@ class Part(Strict):
         options: of the task's requests; see loadtest/tasks and loadtest/example.py.
         good: the share of attempts that must be good here, if not the promised one.
         tenant: whose requests they are, for fairness: the name of a key.
+        returns: how often at most a client comes back with the same request when it is refused, each time when
+            Retry-After says.
     """
 
     task: str
@@ -57,6 +59,7 @@ class Part(Strict):
     options: dict[str, Any] = {}
     good: float | None = Field(default=None, ge=0, lt=1)
     tenant: str = ""
+    returns: int = Field(default=0, ge=0)
 
 
 class Scenario(Strict):
@@ -67,7 +70,8 @@ class Scenario(Strict):
         looks: how often the sample is judged at most. While it proves nothing, it doubles.
         refusals_count: whether a refusal is a miss; if not, it is left out.
         counters: which must be zero, if not all that `slo.yaml` says must never happen.
-        drain_s: how long answers are waited for at the end; also the client's limit for a request.
+        drain_s: how long a client waits for an answer at least. It waits longer where longer is promised: see
+            schedule.Schedule.
     """
 
     name: str = ""
@@ -84,8 +88,8 @@ class Scenario(Strict):
     @field_validator("counters")
     @classmethod
     def _can_be_counted(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if unknown := set(names or ()) - set(COUNTERS):
-            raise ValueError(f"{', '.join(sorted(unknown))} is not among {', '.join(COUNTERS)}")
+        if unknown := set(names or ()) - set(COUNTABLE):
+            raise ValueError(f"{', '.join(sorted(unknown))} is not among {', '.join(COUNTABLE)}")
         return names
 
     @model_validator(mode="after")

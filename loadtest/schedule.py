@@ -19,6 +19,10 @@ from loadtest.targets import Targets
 from loadtest.tasks import can_be_asked, kind_of
 from loadtest.verdict import CONFIDENCE
 
+# A client waits so many times as long as the longest promise, and some seconds, before it gives up: who is late should
+# be seen to be late, and by how much, and not be taken for somebody who never got an answer.
+PATIENCE, MORE_S = 1.5, 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledRequest:
@@ -57,6 +61,19 @@ class Schedule:
     @property
     def shortest_limit_s(self) -> float:
         return min((limit for one in self.promised.values() for limit in one.limits.values()), default=1.0)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a client waits for the whole answer of one try, before it gives up."""
+        pairs = zip(self.models, self.scenario.parts, strict=True)
+        longest = max(self.promised[model.id].longest_s(part.options.get("max_tokens", 0)) for model, part in pairs)
+        return max(self.scenario.drain_s, PATIENCE * longest + MORE_S)
+
+    @property
+    def drain_s(self) -> float:
+        """How long after the last request is due its client may still wait. It comes back only as long as it is
+        patient, and is as patient with that try again."""
+        return self.patience_s * (2 if any(part.returns for part in self.scenario.parts) else 1)
 
     @property
     def shares(self) -> dict[str, float]:

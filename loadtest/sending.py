@@ -12,11 +12,12 @@ from loadtest.arrivals import share
 from loadtest.client import Client
 from loadtest.kind import Request
 from loadtest.records import Record
+from loadtest.scenario import Part
 from loadtest.schedule import Schedule, ScheduledRequest
 from loadtest.tasks import kind_of
 
-# With this many answers outstanding in one process the server is lost. What falls due then is not sent.
-MOST_UNDER_WAY = 3000
+# With so many answers outstanding in one process the server is lost. What falls due then is not sent.
+MOST_OUTSTANDING = 3000
 # Requests are built this long before they are due: building one takes milliseconds, and must not make it late.
 AHEAD_S = 0.05
 
@@ -31,18 +32,19 @@ class Sender:
         self.schedule = schedule
         self.told = told
         self.stopped = False
-        options, limit = schedule.options, schedule.scenario.drain_s
+        self.outstanding = 0
+        options = schedule.options
         addresses = {"": options.address}
         if options.against:
             addresses |= {"A": options.address, "B": options.against}
         self.clients = {
-            (build, tenant): Client(address, limit, options.headers | key_of(schedule, tenant))
+            (build, tenant): Client(address, schedule.patience_s, options.headers | key_of(schedule, tenant))
             for build, address in addresses.items()
             for tenant in {part.tenant for part in schedule.scenario.parts}
         }
 
     def run(self, start: float, worker: int, workers: int) -> None:
-        """Send every `workers`th request from the `worker`th, then wait for the answers.
+        """Send every `workers`th request from the `worker`th, then wait for the answers, and for those who come back.
 
         Args:
             start: of the schedule, of clock.now.
@@ -53,13 +55,13 @@ class Sender:
             if self.stopped:
                 break
             record = unsent(self.schedule, scheduled)
-            if len(under_way) >= MOST_UNDER_WAY:
+            if self.outstanding >= MOST_OUTSTANDING:
                 self.told(record)
                 continue
             request = self.schedule.build(scheduled)
             until(start + scheduled.arrival.at)
             under_way.spawn(self.send, scheduled, request, record, start)
-        under_way.join(timeout=self.schedule.scenario.drain_s + 5)
+        under_way.join(timeout=self.schedule.drain_s + 5)
         under_way.kill()
         self.close()
 
@@ -68,9 +70,38 @@ class Sender:
             client.close()
 
     def send(self, scheduled: ScheduledRequest, request: Request, record: Record, start: float) -> None:
+        """Send it, and again after each refusal, as often as the scenario says."""
+        self.try_once(scheduled, request, record, start)
+        patience_s = self.schedule.patience_s
+        while (wait_s := comes_back_after(scheduled.part, record, clock.now() - start, patience_s)) is not None:
+            gevent.sleep(wait_s)
+            if self.stopped:
+                break
+            record = next_try(self.schedule, scheduled, record)
+            self.try_once(scheduled, request, record, start)
+        self.told(record)
+
+    def try_once(self, scheduled: ScheduledRequest, request: Request, record: Record, start: float) -> None:
+        self.outstanding += 1
         client = self.clients[scheduled.build, scheduled.part.tenant]
         client.send(kind_of(scheduled.model.task), request, record, start)
-        self.told(record)
+        self.outstanding -= 1
+
+
+def comes_back_after(part: Part, record: Record, now: float, patience_s: float) -> float | None:
+    """In how many seconds the client of a refused request sends it again, if it was told when and has the patience."""
+    if not record.refused or record.retry_after is None or record.returned >= part.returns:
+        return None
+    waited_s = now + record.retry_after - (record.sent or 0.0)
+    return record.retry_after if waited_s <= patience_s else None
+
+
+def next_try(schedule: Schedule, scheduled: ScheduledRequest, refused: Record) -> Record:
+    """A record for the same request, sent again. Its id says so, because each try has a line in the server's log."""
+    record = unsent(schedule, scheduled)
+    record.sent, record.returned = refused.sent, refused.returned + 1
+    record.id = f"{refused.id.partition('.')[0]}.{record.returned}"
+    return record
 
 
 def unsent(schedule: Schedule, scheduled: ScheduledRequest) -> Record:

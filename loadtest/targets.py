@@ -46,6 +46,13 @@ class Targets:
     limits: dict[str, float] = field(default_factory=dict)
     good: float = 0.99
 
+    def longest_s(self, tokens: int) -> float:
+        """How long an answer of so many tokens may take and be good, as far as the limits say it; else 0."""
+        if "duration_s" in self.limits:
+            return self.limits["duration_s"]
+        written = tokens * self.limits.get("time_per_output_token_s", 0.0)
+        return written + max(self.limits.get(name, 0.0) for name in ("time_to_first_token_s", "time_to_first_audio_s"))
+
     def miss(self, record: Record) -> str:
         """Why an attempt was not good, empty if it was. It begins with one word for what was missed.
 
@@ -54,6 +61,8 @@ class Targets:
         """
         if record.refused:
             return f"refused ({record.status})"
+        if record.given_up:
+            return f"given_up ({record.why})"
         if not record.answered:
             return record.why or "no answer"
         figures = record.figures()

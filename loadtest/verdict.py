@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from loadtest.bounds import least_share, most_share, needed
-from loadtest.counters import COUNTERS
+from loadtest.counters import COUNTABLE, COUNTERS
 from loadtest.health import Health
 from loadtest.records import Record
 from loadtest.targets import Targets
@@ -81,12 +81,12 @@ def judge(
 
     Args:
         looks: how often this sample is judged while it grows.
-        counters: which of COUNTERS must be zero.
+        counters: which of COUNTABLE must be zero.
         shares: by subject (see Record), the share that must be good where a scenario asks for another than is promised.
         refusals_count: attempts that were refused in time count as bad; else they are left out, for scenarios that are
             meant to be refused in part.
     """
-    rules = [count(name, COUNTERS[name], records) for name in counters]
+    rules = [count(name, COUNTABLE[name], records) for name in counters]
     subjects: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if not record.left and (refusals_count or not record.refused):

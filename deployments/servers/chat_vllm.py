@@ -32,14 +32,14 @@ class Server(chat.Server):
     places_workers = True
 
     def import_engine(self) -> type[Any]:
-        compile_nothing_if_eager(self.variant)
+        for name, value in environment(self.variant).items():
+            os.environ.setdefault(name, value)
         with log_handlers_kept():
             import ray.serve.llm.deployment  # noqa: F401 - imports vLLM
 
             return super().import_engine()
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        os.environ.setdefault("VLLM_XGRAMMAR_CACHE_MB", str(GRAMMAR_CACHE_MIB))
         config = self.llm_config(str(folder), engine.dtype(self.variant))
         self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
         return engine(self.spec, self.server.engine)
@@ -50,17 +50,11 @@ class Server(chat.Server):
     def llm_config(self, weights: str, dtype: str) -> dict[str, Any]:
         """The fields of ray.serve.llm's LLMConfig for the model."""
         needs = self.variant.needs
-        on_cpus = {"long_prefill_token_threshold": PROMPT_STEP, "max_num_batched_tokens": PROMPTS_STEP}
+        # Of each step: they are not logged, admission reads them.
+        details = {"enable_logging_iteration_details": True}
         config: dict[str, Any] = {
             "model_loading_config": {"model_id": self.spec.id, "model_source": weights},
-            "engine_kwargs": {
-                "dtype": dtype,
-                "disable_log_stats": False,
-                "structured_outputs_config": GRAMMARS,
-                "enable_logging_iteration_details": True,  # not logged: admission reads them
-                **({} if needs.gpus else on_cpus),
-                **self.variant.engine,
-            },
+            "engine_kwargs": {**details, **engine_arguments(self.variant, dtype)},
             "accelerator_config": {"kind": "gpu" if needs.gpus else "cpu"},
             "experimental_configs": {"stream_batching_interval_ms": 0},
             "log_engine_metrics": True,
@@ -70,11 +64,25 @@ class Server(chat.Server):
         return config
 
 
-def compile_nothing_if_eager(variant: VariantSpec) -> None:
-    """Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler. Must
-    come before torch is imported."""
+def engine_arguments(variant: VariantSpec, dtype: str) -> dict[str, Any]:
+    """vLLM's arguments for a variant. `benchmarks/run.py` gives the same to the servers that it compares."""
+    on_cpus = {"long_prefill_token_threshold": PROMPT_STEP, "max_num_batched_tokens": PROMPTS_STEP}
+    return {
+        "dtype": dtype,
+        "disable_log_stats": False,
+        "structured_outputs_config": GRAMMARS,
+        **({} if variant.needs.gpus else on_cpus),
+        **variant.engine,
+    }
+
+
+def environment(variant: VariantSpec) -> dict[str, str]:
+    """What vLLM's process has in its environment, before torch is imported."""
+    found = {"VLLM_XGRAMMAR_CACHE_MB": str(GRAMMAR_CACHE_MIB)}
     if variant.engine.get("enforce_eager") and not variant.needs.gpus:
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        # Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler.
+        found["TORCHDYNAMO_DISABLE"] = "1"
+    return found
 
 
 @contextlib.contextmanager

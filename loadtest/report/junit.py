@@ -1,4 +1,5 @@
-"""JUnit's XML, which build servers read: a test case for each rule; an inconclusive one is skipped."""
+"""JUnit's XML, which build servers read: a test case for each rule; an inconclusive one is skipped. What is counted and
+no rule is among the properties."""
 
 from __future__ import annotations
 
@@ -17,6 +18,13 @@ def junit_xml(document: dict[str, Any]) -> str:
         timestamp=document["at"],
         time=f"{document['seconds']:.3f}",
     )
+    properties = ElementTree.SubElement(suite, "properties")
+    for one in document["models"]:
+        name = f"{one['model']} {one['build']}".strip()
+        counted = {key: one[key] for key in ("attempts", "good", "refused", "given_up")}
+        counted |= {f"returns.{key}": one["returns"][key] for key in ("at_first", "came_back", "tries", "let_in")}
+        for what, value in counted.items():
+            ElementTree.SubElement(properties, "property", name=f"{what} {name}", value=str(value))
     for rule in rules:
         case = ElementTree.SubElement(
             suite,

@@ -10,12 +10,13 @@ import numpy as np
 from loadtest.records import Record
 from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, logarithmic, svg
 from loadtest.report.templates import render
-from loadtest.report.terminal import TITLES, name_of, seconds, shown
+from loadtest.report.terminal import TITLES, in_words, name_of, seconds, shown
 
 
 def render_page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
     tables = {"latencies": latencies(document), "slowest": slowest(document)}
-    return render("report.html", **document, **tables, plots=plots_of(document, attempts))
+    returns = [f"{name_of(one)}: {in_words(one['returns'])}." for one in document["models"] if one["returns"]["tries"]]
+    return render("report.html", **document, **tables, returns=returns, plots=plots_of(document, attempts))
 
 
 def latencies(document: dict[str, Any]) -> list[list[str]]:
@@ -25,6 +26,7 @@ def latencies(document: dict[str, Any]) -> list[list[str]]:
             str(one["attempts"]),
             f"{one['share_good']:.1%}",
             str(one["refused"]),
+            str(one["given_up"]),
             TITLES[name],
             *(shown(name, values[key]) for key in ("p50", "p95", "p99")),
             shown(name, one["limits"].get(name)),
@@ -69,7 +71,7 @@ def over_time(title: str, found: Sequence[Record], name: str, limit: float | Non
     axes.scatter(*zip(*points, strict=True), s=7, color=INK, alpha=0.6, linewidths=0, rasterized=len(points) > 2000)
     bad = [record.due for record in found if not record.answered and not record.left]
     if bad:
-        axes.plot(bad, [0] * len(bad), "x", color=BAD, markersize=5, label="refused or failed")
+        axes.plot(bad, [0] * len(bad), "x", color=BAD, markersize=5, label="refused, given up or failed")
         axes.legend(fontsize=8)
     if limit:
         axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1)
@@ -111,15 +113,17 @@ def traffic(attempts: Sequence[Record]) -> str:
 
     answered = rate(lambda record: record.answered or record.left)
     refused = rate(lambda record: record.refused)
-    rest = rate(lambda record: True) - answered - refused
+    given_up = rate(lambda record: record.given_up)
+    rest = rate(lambda record: True) - answered - refused - given_up
     axes.stackplot(
         edges[:-1],
         answered,
         refused,
+        given_up,
         rest,
         step="post",
-        colors=(GOOD, "#e0a030", BAD),
-        labels=("answered", "refused", "failed"),
+        colors=(GOOD, "#e0a030", "#888", BAD),
+        labels=("answered", "refused", "given up", "failed"),
     )
     moments = np.linspace(0, end, 300)
     begins, ends = (

@@ -19,7 +19,7 @@ from loadtest.schedule import Schedule
 from loadtest.targets import LIMITS, Targets
 from loadtest.verdict import Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 WORST = 3
 # Blocks that an A/B run is cut into, and by how much one build may be slower than the other before it counts.
@@ -74,7 +74,8 @@ def of_one(subject: str, build: str, found: Sequence[Record], targets: Targets) 
                 figures[name].append(value)
     judged = [record for record in found if not record.left]
     span = max((record.last or record.due for record in found), default=0.0) or 1.0
-    worst = sorted((record for record in found if record.answered), key=lambda one: -(one.last or 0) + one.due)[:WORST]
+    answered = [(record.figures()["duration_s"], record) for record in found if record.answered]
+    worst = sorted(answered, key=lambda pair: -pair[0])[:WORST]
     return {
         "model": subject,
         "build": build,
@@ -84,6 +85,8 @@ def of_one(subject: str, build: str, found: Sequence[Record], targets: Targets) 
         "share_good": (len(judged) - len(missed)) / max(1, len(judged)),
         "refused": sum(record.refused for record in found),
         "left": sum(record.left for record in found),
+        "given_up": sum(record.given_up for record in found),
+        "returns": returns_of(found),
         "tokens_per_s": sum(record.tokens for record in found) / span,
         "amount_per_s": sum(record.amount for record in found) / span,
         "limits": targets.limits,
@@ -98,9 +101,22 @@ def of_one(subject: str, build: str, found: Sequence[Record], targets: Targets) 
         else None,
         "misses": dict(Counter(why.split(" ")[0] for why in missed.values()).most_common(5)),
         "worst": [
-            {"id": one.id, "duration_s": (one.last or 0) - one.due, "queue_s": one.queue_s, "tokens": one.tokens}
-            for one in worst
+            {"id": one.id, "duration_s": duration, "queue_s": one.queue_s, "tokens": one.tokens}
+            for duration, one in worst
         ],
+    }
+
+
+def returns_of(found: Sequence[Record]) -> dict[str, Any]:
+    """What became of refusals: so many requests `at_first`, `came_back` of them; `tries` is how often they came back in
+    all, and `let_in` how many of these tries were not refused again."""
+    tries, let_in = sum(record.returned for record in found), sum(record.let_in for record in found)
+    return {
+        "at_first": sum(record.refused or record.returned > 0 for record in found),
+        "came_back": sum(record.returned > 0 for record in found),
+        "tries": tries,
+        "let_in": let_in,
+        "share_let_in": let_in / tries if tries else None,
     }
 
 

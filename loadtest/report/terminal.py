@@ -21,6 +21,9 @@ def show(document: dict[str, Any], out: TextIO) -> None:
     console = Console(file=out, width=None if out.isatty() else 160, highlight=False)
     console.print(latencies(document))
     console.print(rules(document))
+    for one in document["models"]:
+        if one["returns"]["tries"]:
+            console.print(f"{name_of(one)}: {in_words(one['returns'])}")
     for one in document.get("comparison", ()):
         said = f"B is {one['b_is']}" if one["b_is"] else "no difference is proven"
         found = f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
@@ -46,15 +49,18 @@ def latencies(document: dict[str, Any]) -> Table:
     table = Table(
         title=f"{document['attempts']} attempts in {document['seconds']:.0f} s, schedule {document['schedule']}"
     )
-    for head in ("model", "attempts", "good", "refused", "figure", "p50", "p95", "p99", "limit"):
+    for head in ("model", "attempts", "good", "refused", "given up", "figure", "p50", "p95", "p99", "limit"):
         table.add_column(head, justify="left" if head in ("model", "figure") else "right")
     for one in document["models"]:
-        first = (name_of(one), str(one["attempts"]), f"{one['share_good']:.1%}", str(one["refused"]))
+        first = (
+            *(name_of(one), str(one["attempts"]), f"{one['share_good']:.1%}"),
+            *(str(one["refused"]), str(one["given_up"])),
+        )
         lines = one["figures"].items() or [("", {})]
         for number, (name, values) in enumerate(lines):
             limit = one["limits"].get(name)
             table.add_row(
-                *(first if number == 0 else ("",) * 4),
+                *(first if number == 0 else ("",) * len(first)),
                 TITLES.get(name, name),
                 *(shown(name, values.get(key)) for key in ("p50", "p95", "p99")),
                 shown(name, limit),
@@ -76,6 +82,14 @@ def rules(document: dict[str, Any]) -> Table:
 
 def name_of(one: dict[str, Any]) -> str:
     return f"{one['model']} {one['build']}".strip()
+
+
+def in_words(returns: dict[str, Any]) -> str:
+    """What became of those who were refused."""
+    return (
+        f"{returns['at_first']} were refused at first, and {returns['came_back']} of them came back, "
+        f"{returns['tries']} times in all: they were let in {returns['let_in']} times ({returns['share_let_in']:.0%})"
+    )
 
 
 def seconds(value: float | None) -> str:

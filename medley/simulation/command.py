@@ -156,7 +156,9 @@ def measured_services(file: Path) -> list[float]:
     from loadtest import records
 
     found = [
-        one.last - one.sent - (one.queue_s or 0) for one in records.read(file) if one.answered and one.last and one.sent
+        one.last - one.tried - (one.queue_s or 0)
+        for one in records.read(file)
+        if one.answered and one.last and one.tried is not None
     ]
     if not found:
         raise ValueError(f"{file} has no answered request.")

@@ -26,7 +26,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 from models.engines.chat_vllm_answers import Answers
 from models.engines.chat_vllm_errors import raising, refusal, without_traceback
 from models.engines.chat_vllm_grammars import Grammars
-from models.engines.cpu_arithmetic import converts_bf16
+from models.engines.cpu_arithmetic import vllm_dtype
 from models.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ReplicaLost, ServingError
 from models.prompt_limits import (
     ADDED_BY_A_CUT,
@@ -37,7 +37,7 @@ from models.prompt_limits import (
     check_vocabulary,
     too_long,
 )
-from models.specs import ModelSpec, VariantSpec
+from models.specs import ModelSpec
 from models.tasks.chat import GenerationRequest, SideBySide, check_ids
 from models.tasks.tokens import TokenizeRequest, TokenizeResult
 
@@ -85,15 +85,12 @@ class Engine:
         self.side_by_side = SideBySide(limits.long_prefill_token_threshold or step, step, limits.max_num_seqs)
         self._look_before_it_works()
 
+    dtype = staticmethod(vllm_dtype)
+
     def tell_steps(self, did: Callable[[float, float, float, float], None]) -> None:
         """Have vLLM tell of each step, in place of the lines that it would write about them."""
         loggers = self.client.logger_manager.stat_loggers
         loggers[:] = [one for one in loggers if isinstance(one, PrometheusStatLogger)] + [Steps(did)]
-
-    @staticmethod
-    def dtype(variant: VariantSpec) -> str:
-        """vLLM's `dtype`: the checkpoint's, but float32 on a CPU that has to convert bf16."""
-        return "float32" if not variant.needs.gpus and converts_bf16() else "auto"
 
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes, None]:
         generated = self._generate(self.serving.chat, ChatCompletionRequest, request, "messages")

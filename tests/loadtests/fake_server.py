@@ -33,6 +33,8 @@ SETTINGS = {
     "cut": 0,  # gets half of a stream
     "lose": 0,  # gets no answer, only a closed connection
     "hang": 0,  # gets no answer and an open connection
+    "stall": 0,  # gets half of a stream and an open connection
+    "half": 0,  # gets half of a document that says an error, and an open connection
     "wrong": 0,  # gets an answer that is none
     "retry_after": "1",  # of refusals; "" leaves it out
     "cards": None,  # models, if not all of CARDS
@@ -120,7 +122,8 @@ class Server:
         if self.hits("hang", entry):
             gevent.sleep(3600)
         if self.hits("errors", entry):
-            answer(connection, {"error": {"message": "broken on purpose"}}, 500)
+            stalls = {"Content-Length": "1000"} if self.hits("half", entry) else {}
+            answer(connection, {"error": {"message": "broken on purpose"}}, 500, stalls)
         elif self.hits("refuse", entry):
             again = self.settings["retry_after"]
             answer(connection, {"error": {"message": "no room"}}, 429, {"Retry-After": again} if again else {})
@@ -210,6 +213,8 @@ class Server:
             due += self.settings["token_s"]
             if self.hits("cut", entry) and number == tokens // 2:
                 return
+            if self.hits("stall", entry) and number == tokens // 2:
+                gevent.sleep(3600)
         usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": tokens + 7}
         chunk(connection, {"choices": [], "usage": usage})
         send_chunk(connection, b"data: [DONE]\n\n")
@@ -223,12 +228,9 @@ def header_of(line):
 
 def answer(connection, document, status=200, headers=()):
     text = json.dumps(document).encode()
-    extra = "".join(f"{name}: {value}\r\n" for name, value in dict(headers).items())
-    connection.sendall(
-        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n".encode()
-        + f"Content-Length: {len(text)}\r\n{extra}\r\n".encode()
-        + text
-    )
+    headers = {"Content-Type": "application/json", "Content-Length": len(text), **dict(headers)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection.sendall(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + text)
 
 
 def chunk(connection, document):
