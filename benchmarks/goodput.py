@@ -98,7 +98,7 @@ class Bench:
 
         address = self.servers.address(False)
         with preferred():
-            good = asyncio.run(best_of(level, 8, refined=False))
+            good = asyncio.run(best_of(level, 8, gain=1.1, refined=False))
         clients = best_key(good if max(good.values()) > 0 else answered)
         return Fits(answered[clients], clients)
 
@@ -110,7 +110,7 @@ class Bench:
 
         async def measure(limit: int) -> float:
             found[limit] = await self.one_run("fixed", Fixed(limit), {"limit": limit})
-            return found[limit]["good"]
+            return found[limit]["good_per_s"]
 
         self.servers.address(False)
         with preferred():
@@ -144,7 +144,7 @@ class Bench:
             found["estimates"] = of_estimates(outcomes)
         keep(given, found)
         limit = f" {facts['limit']}" if "limit" in facts else ""
-        print(f"  {side}{limit}: {found['good']} good of {found['requests']}", flush=True)
+        print(f"  {side}{limit}: {found['good_per_s']:.2f} good a second", flush=True)
         return found
 
     def rates(self) -> dict[str, float]:

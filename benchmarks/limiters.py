@@ -200,10 +200,13 @@ def int_of(limit: float) -> float:
 
 
 async def best_of(
-    measure: Callable[[int], Awaitable[float]], start: int, most: int = MOST, refined: bool = True
+    measure: Callable[[int], Awaitable[float]], start: int, *, gain: float = 1.0, refined: bool = True
 ) -> dict[int, float]:
-    """Search the concurrency, 1 to `most`, with the highest value: double and halve it from `start` as long as that is
+    """Search the concurrency, 1 to MOST, with the highest value: double and halve it from `start` as long as that is
     better, then look on both sides of the best.
+
+    Args:
+        gain: how many times better.
 
     Returns:
         What was measured, by concurrency. The best is the first of the highest.
@@ -218,11 +221,11 @@ async def best_of(
     best = await at(start)
     for factor in (2.0, 0.5):
         here = start
-        while (there := max(1, min(most, int(here * factor)))) != here and await at(there) > best:
+        while (there := max(1, min(MOST, int(here * factor)))) != here and await at(there) > best * gain:
             here, best = there, found[there]
     if refined:
         middle = best_key(found)
-        for near in (round(middle * 0.75), min(most, round(middle * 1.5))):
+        for near in (round(middle * 0.75), min(MOST, round(middle * 1.5))):
             if near >= 1:
                 await at(near)
     return found

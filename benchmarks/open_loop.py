@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ TEXT = re.compile(rb'"content":\s*"[^"]')
 ERROR = re.compile(rb'"error":\s*\{')
 TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 VECTOR, PICTURE = re.compile(rb'"embedding":'), re.compile(rb'"b64_json":\s*"')
+DURATIONS = re.compile(r"dur=([\d.]+)")
 END = b"data: [DONE]"
 KEPT_BYTES = 4096
 
@@ -63,6 +65,8 @@ class Client:
     async def _exchange(self, asked: Asked, outcome: Outcome, limit: asyncio.Timeout) -> None:
         async with self.session.post(self.url + asked.path, data=asked.body, headers=JSON) as answer:
             outcome.status = answer.status
+            timing = answer.headers.get("Server-Timing", "")
+            outcome.server_s = sum(float(part) for part in DURATIONS.findall(timing)) / 1000
             if answer.status != 200:
                 note_refusal(outcome, answer.headers.get("Retry-After"), await answer.read())
             elif asked.stream:
@@ -152,6 +156,8 @@ async def open_loop(
         for number, asked in enumerate(schedule):
             await sleep_until(client, start + asked.at)
             under_way.create_task(one(number, asked))
+    for outcome in outcomes:
+        outcome.due -= start
     return outcomes
 
 
@@ -169,34 +175,60 @@ async def sleep_until(client: Client, moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - client.now()))
 
 
+class Everybody:
+    """Waits until each of so many has done something."""
+
+    def __init__(self, count: int):
+        self.missing, self.all = set(range(count)), asyncio.Event()
+
+    def has(self, place: int) -> None:
+        self.missing.discard(place)
+        if not self.missing:
+            self.all.set()
+
+    async def wait(self) -> None:
+        await self.all.wait()
+
+
 async def closed_loop(client: Client, draw: Callable[[], Asked], clients: int, seconds: float) -> tuple[float, float]:
     """Each client sends its next request when the last one is done. Returns requests a second: good ones, and all that
-    were answered. Of those that were under way at the edges of the measured time, the part within it counts.
+    were answered.
 
     Args:
-        seconds: of which the first fifth is not measured: the clients begin one after the other in it.
+        seconds: that are measured, from when every client has had an answer. The load stays until all requests of that
+            time are done; of those that were under way at its edges, the part within it counts.
     """
-    start = client.now()
-    low, high = start + seconds / 5, start + seconds
     outcomes: list[Outcome] = []
+    high = math.inf
+    answered, past = Everybody(clients), Everybody(clients)
 
     async def run(place: int) -> None:
-        await asyncio.sleep(seconds / 5 * place / clients)
-        while client.now() < high:
+        await asyncio.sleep(min(seconds, 1.0) * place / clients)
+        while True:
+            if client.now() >= high:
+                past.has(place)
             outcome = Outcome(len(outcomes), client.now())
             outcomes.append(outcome)
             await client.send(draw(), outcome)
-            if outcome.end not in (GOOD, LATE):
-                await asyncio.sleep(0.05)  # a server that refuses at once is not asked a thousand times a second
+            answered.has(place)
+            # A server that refuses at once is not asked a thousand times a second.
+            await asyncio.sleep(0.0 if outcome.end in (GOOD, LATE) else 0.05)
 
-    await asyncio.gather(*(run(place) for place in range(clients)))
+    async with asyncio.TaskGroup() as running:
+        loops = [running.create_task(run(place)) for place in range(clients)]
+        await answered.wait()
+        low = client.now()
+        high = low + seconds
+        await past.wait()
+        for loop in loops:
+            loop.cancel()
 
     def rate(*ends: str) -> float:
-        within = (
+        parts = (
             max(0.0, min(high, one.due + one.total) - max(low, one.due)) / one.total
             for one in outcomes
-            if one.end in ends
+            if one.total and one.end in ends
         )
-        return sum(within) / (high - low)
+        return sum(parts) / seconds
 
     return rate(GOOD), rate(GOOD, LATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ BEYOND_PROMISE = "beyond_promise"
 
 @dataclass(slots=True)
 class Outcome:
-    """One attempt. Times are seconds from when it was due.
+    """One attempt. Times are seconds from when it was due, but for `due` itself.
 
     Attributes:
         number: of the request; a client that comes back makes another attempt of the same. back: how often it came.
-        due: of the loop's clock. sent: how late the client was. first: its first token. total: its end, of any kind.
+        due: by the client's clock; when the run is over, by its schedule. sent: how late the client was.
+        first: its first token. total: its end, of any kind.
+        server_s: how long the server says it took until its answer began.
         local: refused by the client's own limiter.
         estimate: what the server said of it just before.
     """
@@ -35,6 +38,7 @@ class Outcome:
     first: float | None = None
     total: float = 0.0
     status: int = 0
+    server_s: float = 0.0
     code: str = ""
     retry_after: float | None = None
     tokens: int = 0
@@ -64,7 +68,11 @@ class Outcome:
 
 
 def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> dict[str, Any]:
-    """The figures of a run whose requests came within `seconds`. Shares are of requests, latencies of attempts."""
+    """The figures of a run whose requests came within `seconds`. Shares are of requests, latencies of attempts.
+
+    Goodput counts what is answered within these seconds: what waits at their end is no longer under that load. A
+    refusal is timed from when it was sent, so that it does not count if the client was late.
+    """
     last = [list(attempts)[-1] for _, attempts in groupby(sorted(outcomes, key=by_request), key=lambda one: one.number)]
     ends = Counter(one.end for one in last)
     refused = [one for one in outcomes if one.end == REFUSED and not one.local]
@@ -73,21 +81,22 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
     back = [one for one in outcomes if one.back]
     return {
         "requests": len(last),
-        "good_per_s": ends[GOOD] / seconds,
+        "good_per_s": sum(one.end == GOOD and one.due + one.total <= seconds for one in last) / seconds,
         "good_share": ends[GOOD] / max(1, len(last)),
         **{end.replace(" ", "_"): ends[end] for end in (GOOD, LATE, REFUSED, GIVEN_UP, FAILED)},
         "refused_by": dict(Counter("the client" if one.local else one.code for one in last if one.end == REFUSED)),
         "refusals": len(refused),
-        "refusal_p50_s": at(refused, 0.5),
-        "refusal_p99_s": at(refused, 0.99),
+        "refusal_p50_s": known(quantile([one.total - one.sent for one in refused], 0.5)),
+        "refusal_p99_s": known(quantile([one.total - one.sent for one in refused], 0.99)),
+        "refusal_server_p99_s": known(quantile([one.server_s for one in refused], 0.99)),
         "without_retry_after": sum(one.retry_after is None and one.code != BEYOND_PROMISE for one in refused),
         "retry_after_p50_s": median([one.retry_after or 0.0 for one in refused]) if refused else None,
         "longest_wait": max((one.wait(promise) for one in asked), default=0.0),
-        "first_p50_s": quantile(first, 0.5) if first else None,
-        "first_p99_s": quantile(first, 0.99) if first else None,
+        "first_p50_s": known(quantile(first, 0.5)),
+        "first_p99_s": known(quantile(first, 0.99)),
         "came_back": len(back),
         "let_in_share": sum(one.end != REFUSED for one in back) / len(back) if back else None,
-        "client_late_p99_s": quantile([one.sent for one in outcomes], 0.99) if outcomes else None,
+        "client_late_p99_s": known(quantile([one.sent for one in asked], 0.99)),
         "why": dict(Counter(one.why for one in outcomes if one.end == FAILED).most_common(3)),
     }
 
@@ -96,9 +105,9 @@ def by_request(one: Outcome) -> tuple[int, int]:
     return one.number, one.back
 
 
-def at(outcomes: Sequence[Outcome], share: float) -> float | None:
-    """A quantile of how long they took."""
-    return quantile([one.total for one in outcomes], share) if outcomes else None
+def known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def of_estimates(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -152,9 +161,9 @@ def judged(ours: dict[str, Any], fixed: dict[str, Any] | None, returning: dict[s
         fixed: those of the best fixed concurrency. returning: those of a run whose clients come back.
     """
     found = []
-    if fixed and fixed["good"]:
-        ratio = ours["good"] / fixed["good"]
-        found.append(Criterion("good answers : those of the best fixed concurrency", ratio, 0.9, at_least=True))
+    if fixed and fixed["good_per_s"]:
+        ratio = ours["good_per_s"] / fixed["good_per_s"]
+        found.append(Criterion("goodput : that of the best fixed concurrency", ratio, 0.9, at_least=True))
     found.append(Criterion("the longest wait : the promise", ours["longest_wait"], 2.0))
     if ours["refusals"]:
         found.append(Criterion("seconds to a refusal, p99", ours["refusal_p99_s"], 0.05))

@@ -266,13 +266,14 @@ def test_the_figures_of_a_run():
         Outcome(3, 2.0, end=GIVEN_UP, total=5.0),
         Outcome(4, 2.0, end=REFUSED, local=True),
         Outcome(5, 2.0, end=FAILED, total=0.1, why="500: broken"),
-        Outcome(6, 2.0, end=REFUSED, total=0.02, code="beyond_promise"),
+        Outcome(6, 2.0, end=REFUSED, total=1.03, sent=1.01, code="beyond_promise"),
+        Outcome(7, 3.9, end=GOOD, first=0.5, total=1.0, tokens=16),  # when the load is over
     ]
     found = figures(outcomes, 4.0, CHAT)
-    assert (found["requests"], found["good"], found["good_per_s"]) == (7, 2, 0.5)
+    assert (found["requests"], found["good"], found["good_per_s"]) == (8, 3, 0.25)
     assert (found["refused"], found["given_up"], found["failed"]) == (3, 1, 1)
     assert found["refused_by"] == {"at_capacity": 1, "the client": 1, "beyond_promise": 1}
-    assert (found["refusals"], found["refusal_p50_s"], found["refusal_p99_s"]) == (4, 0.02, 0.03)
+    assert (found["refusals"], found["refusal_p99_s"]) == (4, 0.03)
     assert found["without_retry_after"] == 1  # it need not say when to come back with what it can never do
     assert found["longest_wait"] == 2.5
     assert (found["came_back"], found["let_in_share"]) == (2, 0.5)
@@ -280,11 +281,11 @@ def test_the_figures_of_a_run():
 
 
 def test_what_must_be_shown_is_judged():
-    fine = {"good": 95, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.02}
+    fine = {"good_per_s": 9.5, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.02}
     returning = {"came_back": 10, "let_in_share": 0.8}
-    assert [one.kept for one in judged(fine, {"good": 100}, returning)] == [True] * 4
-    poor = {"good": 80, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3}
-    assert [one.kept for one in judged(poor, {"good": 100}, returning | {"let_in_share": 0.5})] == [False] * 4
+    assert [one.kept for one in judged(fine, {"good_per_s": 10.0}, returning)] == [True] * 4
+    poor = {"good_per_s": 8.0, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3}
+    assert [one.kept for one in judged(poor, {"good_per_s": 10.0}, returning | {"let_in_share": 0.5})] == [False] * 4
 
 
 def test_estimates_beside_what_requests_took():
