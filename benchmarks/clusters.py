@@ -1,0 +1,116 @@
+"""Where `benchmarks.goodput` sends its traffic, and what else runs on the machine meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+ADDRESS = "http://127.0.0.1:8000"
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+
+
+class Cluster:
+    """A cluster on this machine, with or without promises. Started when it is first needed.
+
+    Args:
+        folder: for its configs. profile: of slo.yaml. document: its config; the router is the last application.
+    """
+
+    def __init__(self, folder: Path, profile: str, document: dict[str, Any]):
+        self.folder, self.profile, self.document = folder, profile, document
+        self.promises: bool | None = None  # of the router that runs; None: nothing runs
+
+    def address(self, promises: bool) -> str:
+        """Bring it to this state. The models run on; only the router is told."""
+        before, self.promises = self.promises, promises
+        if before is None:
+            medley("up", str(self._config(promises)))
+        elif before != promises:
+            medley("deploy", "--yes", str(self._config(promises)))
+        return ADDRESS
+
+    def stop(self) -> None:
+        if self.promises is not None:
+            self.promises = None
+            medley("down")
+
+    def _config(self, promises: bool) -> Path:
+        document = copy.deepcopy(self.document)
+        document["applications"][-1]["args"]["promises"] = self.profile if promises else None
+        file = self.folder / f"{'with' if promises else 'without'}.yaml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        return file
+
+
+class Servers:
+    """Servers that run already, at their addresses."""
+
+    def __init__(self, with_promises: str, without: str):
+        self.addresses = {True: with_promises, False: without}
+
+    def address(self, promises: bool) -> str:
+        return self.addresses[promises]
+
+    def stop(self) -> None:
+        pass
+
+
+def starter_config(models: set[str], whole: bool, routers: int) -> dict[str, Any]:
+    """serve_config.yaml with these models, whose number of replicas does not change while they are measured.
+
+    Args:
+        whole: with the other models, too.
+    """
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    router = document["applications"].pop()
+    assert router["name"] == "router"
+    router["deployments"][0]["num_replicas"] = routers
+    for application in document["applications"]:
+        scaling = application["deployments"][0]["autoscaling_config"]
+        if application["name"] in models:
+            scaling |= {"min_replicas": 1, "max_replicas": 1}
+    document["applications"] = [one for one in document["applications"] if whole or one["name"] in models]
+    document["applications"].append(router)
+    return document
+
+
+def medley(*words: str) -> None:
+    subprocess.run([str(BIN / "medley"), *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def busy_cores(wanted: bool) -> Iterator[None]:
+    """A busy loop on each core. It ends with this process at the latest."""
+    loops: list[subprocess.Popen] = []
+    try:
+        for core in sorted(os.sched_getaffinity(0)) if wanted else ():
+            loops.append(subprocess.Popen([sys.executable, "-c", BUSY]))
+            os.sched_setaffinity(loops[-1].pid, {core})
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+@contextlib.contextmanager
+def preferred() -> Iterator[None]:
+    """The client gets a core when it wants one, where that is allowed. What it starts meanwhile would inherit that."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(before, -5))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
