@@ -31,6 +31,8 @@ HIGHEST_PORT = 65535
 # Serve's defaults of the times that a scaling up takes, and how long it shall take at most until it is ordered.
 DEFAULT_TIMES_S = {"metrics_interval_s": 10.0, "look_back_period_s": 30.0, "upscale_delay_s": 30.0}
 REACTION_S = 5.0
+# What replicas report is a mean over some seconds already.
+AVERAGED_S = 1.5
 LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -108,9 +110,10 @@ def _slow_scaling(applications: list[Application]) -> Found:
             interval_s, look_back_s, delay_s = (
                 DEFAULT_TIMES_S | {k: v for k, v in written.items() if v is not None}
             ).values()
-            if (seconds := interval_s + look_back_s / 2 + delay_s) > REACTION_S:
-                message = f"warning: another replica is ordered {seconds:g} s after it is needed: metrics_interval_s +"
-                message += " look_back_period_s / 2 + upscale_delay_s. Write 1, 3 and 2 for them."
+            seconds = interval_s + look_back_s / 2 + delay_s + AVERAGED_S
+            if seconds > REACTION_S:
+                message = f"warning: another replica is ordered about {seconds:g} s after it is needed, by"
+                message += " metrics_interval_s, half of look_back_period_s, and upscale_delay_s. Write 0.5, 3 and 1."
                 yield (*application.path, *path), message
 
 
