@@ -149,7 +149,7 @@ class Calls:
                 try:
                     async with watched.one_try(self.deadline):
                         answer = await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
-                        self.admitted = True
+                        self._note_admitted(spec)
                         return answer
                 except Lost as lost:
                     await self._again(spec, watched, lost)
@@ -166,7 +166,7 @@ class Calls:
                 try:
                     async with watched.one_try(self.deadline), aclosing(self._items(spec, method, asked)) as items:
                         async for item in items:
-                            self.admitted = True
+                            self._note_admitted(spec)
                             watched.answers()
                             yield item
                     return
@@ -178,6 +178,18 @@ class Calls:
     def _items(self, spec: ModelSpec, method: Stream[Q, A], asked: Q) -> AsyncGenerator[A, None]:
         dispatcher = self.services.dispatcher
         return dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
+
+    def _note_admitted(self, spec: ModelSpec) -> None:
+        """A replica has answered, or begun to. What the call took besides is the overhead; of a stream, the way back is
+        taken to be as long as the way there."""
+        if self.admitted:
+            return
+        self.admitted = True
+        call = self.record.primary
+        if call is not None and call.queue_s is not None:
+            whole = call.engine_s is not None
+            seconds = clock() - call.called - (call.engine_s or 0.0) if whole else 2 * call.queue_s
+            self.services.promises.overhead(spec.id).learn(seconds)
 
     def _admission(self, spec: ModelSpec, method: Method[Any, Any], asked: Any) -> Admission:
         return Admission(self, spec, method, asked)

@@ -14,6 +14,9 @@ from deployments.router.returns import Returns
 from deployments.servers.calls import Terms
 from models.slo import Targets
 
+# The weight of the newest call in its model's overhead.
+NEWEST = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:
@@ -30,15 +33,34 @@ class Asker:
 
 
 @dataclass(slots=True)
+class Overhead:
+    """Seconds of a call that its replica does not see: the way there and back. On a busy machine they are many."""
+
+    mean: float = 0.0
+    spread: float = 0.0
+
+    def learn(self, seconds: float) -> None:
+        seconds = max(0.0, seconds)
+        self.spread += NEWEST * (abs(seconds - self.mean) - self.spread)
+        self.mean += NEWEST * (seconds - self.mean)
+
+    @property
+    def mostly(self) -> float:
+        """More than most calls have."""
+        return self.mean + 2 * self.spread
+
+
+@dataclass(slots=True)
 class Promises:
     """
     Attributes:
         targets: by model. Nothing is refused by a model without any.
-        returns: requests that were refused, by model.
+        returns: requests that were refused, by model. overheads: of calls, by model.
     """
 
     targets: Mapping[str, Targets] = field(default_factory=dict)
     returns: dict[str, Returns] = field(default_factory=dict)
+    overheads: dict[str, Overhead] = field(default_factory=dict)
     router: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def of(self, model: str) -> Targets | None:
@@ -47,6 +69,9 @@ class Promises:
 
     def refused_by(self, model: str) -> Returns:
         return self.returns.setdefault(model, Returns())
+
+    def overhead(self, model: str) -> Overhead:
+        return self.overheads.setdefault(model, Overhead())
 
     def terms(self, model: str, asker: Asker, stream: bool) -> Terms:
         """
@@ -63,6 +88,7 @@ class Promises:
             piece_s=promise.time_per_output_token_s if stream and promise.time_per_output_token_s else math.inf,
             whole_s=promise.duration_s or math.inf,
             deadline_s=asker.deadline_s,
+            overhead_s=self.overhead(model).mostly,
             patient=asker.batch,
             router=self.router,
         )

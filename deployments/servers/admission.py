@@ -21,8 +21,10 @@ from deployments.servers.forecast import Left, Schedule
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
-# What is predicted, times this, must be within the promise.
-RESERVE = 1.15
+# What is predicted, times a reserve, must be within the promise. The reserve follows the share of answers that came too
+# late after all: after each window of so many answers, by so much for each late share above the tolerated one.
+RESERVE, LEAST_RESERVE, MOST_RESERVE = 1.15, 1.05, 3.0
+WINDOW, FOLLOWS, MOST_AT_ONCE, TOLERATED = 10, 0.5, 0.2, 0.02
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
@@ -100,6 +102,8 @@ class Admission:
         self.done = Demand(DONE_S)
         self.now = 0.0
         self.told: dict[str, tuple[float, float]] = {}
+        self.reserve = RESERVE
+        self.answers, self.late = 0, 0  # of the present window
         self.good = 1  # as many as were inside together when an answer kept its promise
         self.work_of: dict[str, float] = {}  # replica-seconds inside, by client
         self.usual: Work | None = None  # of the last interactive request
@@ -135,7 +139,8 @@ class Admission:
             self._check(work, terms, cost_s, now)
         if not self.inside:
             self.progress_at = now
-        job = Job(work, terms, now - terms.waited_s, self.steps, shows, read=work.read, cost_s=cost_s)
+        came = now - terms.waited_s - terms.overhead_s
+        job = Job(work, terms, came, self.steps, shows, read=work.read, cost_s=cost_s)
         self.inside.append(job)
         self.work_of[terms.client] = self.work_of.get(terms.client, 0.0) + cost_s
         if not terms.patient:
@@ -150,11 +155,24 @@ class Admission:
         if kept:
             self.good = max(self.good, len(self.inside))
             self.done.add(job.cost_s, now)
+            self._follow(job, now)
         self.inside.remove(job)
         self.progress_at = now
         self.work_of[job.terms.client] -= job.cost_s
         if not any(other.terms.client == job.terms.client for other in self.inside):
             del self.work_of[job.terms.client]
+
+    def _follow(self, job: Job, now: float) -> None:
+        """Learn the reserve from an answer."""
+        if not job.terms.promised or job.terms.sure:
+            return
+        self.answers += 1
+        self.late += is_late(job, now)
+        if self.answers >= WINDOW:
+            change = FOLLOWS * (self.late / self.answers - TOLERATED)
+            self.reserve *= math.exp(min(MOST_AT_ONCE, change))
+            self.reserve = min(MOST_RESERVE, max(LEAST_RESERVE, self.reserve))
+            self.answers = self.late = 0
 
     def wrote(self, job: Job, pieces: float, now: float) -> None:
         """Pieces of an answer are out."""
@@ -346,16 +364,16 @@ class Admission:
         terms, age = job.terms, now - job.came
         if not terms.promised:
             return 0.0
-        used = (age + end_s * RESERVE) / terms.whole()
+        used = (age + end_s * self.reserve) / terms.whole()
         if terms.patient:
             return used
         over, ahead = 0.0, end_s - first_s
         if job.first is None:
-            used = max(used, (age + first_s * RESERVE) / terms.first_s)
+            used = max(used, (age + first_s * self.reserve) / terms.first_s)
         else:
             over, ahead = now - job.first, end_s
         if job.work.steps > 1:
-            used = max(used, (over + ahead * RESERVE) / (job.work.steps - 1) / terms.piece_s)
+            used = max(used, (over + ahead * self.reserve) / (job.work.steps - 1) / terms.piece_s)
         return used
 
     def _note_client(self, client: str, now: float) -> None:
@@ -368,7 +386,18 @@ class Admission:
 
 def job_of(work: Work, terms: Terms, now: float) -> Job:
     """A request that is not inside."""
-    return Job(work, terms, now - terms.waited_s, math.inf, read=work.read)
+    return Job(work, terms, now - terms.waited_s - terms.overhead_s, math.inf, read=work.read)
+
+
+def is_late(job: Job, now: float) -> bool:
+    """Whether an answer that ends now has broken its promise."""
+    terms, first = job.terms, job.first
+    if now - job.came > terms.whole():
+        return True
+    if terms.patient or first is None:
+        return False
+    pieces = job.wrote - 1
+    return first - job.came > terms.first_s or (pieces > 0 and (now - first) / pieces > terms.piece_s)
 
 
 def times(work: Work, first_s: float, whole_s: float) -> Times:

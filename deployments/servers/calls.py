@@ -32,7 +32,7 @@ class Terms:
         first_s, piece_s, whole_s: promised seconds to the first piece, for each piece after it on average, and for the
             whole answer. Infinite where nothing is promised.
         deadline_s: the client's own limit for the whole.
-        waited_s: how much of these is over already.
+        waited_s: how much of these is over already. overhead_s: how much of them the way there and back takes.
         patient: it is from a batch job, so others may go first, and only its deadline counts.
         returns: it was refused before, and comes again when it was told to.
         again: it was counted before as work that is asked.
@@ -47,6 +47,7 @@ class Terms:
     whole_s: float = math.inf
     deadline_s: float = math.inf
     waited_s: float = 0.0
+    overhead_s: float = 0.0
     patient: bool = False
     returns: bool = False
     again: bool = False
