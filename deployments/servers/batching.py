@@ -12,12 +12,11 @@ import asyncio
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from deployments.servers.admission import Job
-from deployments.servers.threads import run_in
+from deployments.servers.threads import engine_thread, run_in
 
 I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
@@ -92,7 +91,7 @@ class Batcher(Generic[I, R]):
         self._batches = 0
         self._arrivals = 0
         self._worker: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._thread = engine_thread("batches")
 
     async def submit(self, items: Sequence[I], patient: bool = False, job: Job | None = None) -> list[R]:
         """The results of these items, in order.

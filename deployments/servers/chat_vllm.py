@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import psutil
+
 from deployments.servers import chat
+from deployments.servers.threads import let_process_wait
 from models.specs import VariantSpec
 
 # One compiler of grammars, whatever comes first. By default vLLM chooses another one for a schema that this one does
@@ -42,6 +45,9 @@ class Server(chat.Server):
     async def load(self, engine: type[Any], folder: Path) -> Any:
         config = self.llm_config(str(folder), engine.dtype(self.variant))
         self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
+        if not self.variant.needs.gpus:  # with GPUs it hardly computes, and must not wait to feed them
+            for child in psutil.Process().children(recursive=True):
+                let_process_wait(child.pid)
         return engine(self.spec, self.server.engine)
 
     def engine_died(self) -> bool:

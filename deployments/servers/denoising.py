@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.servers.threads import run_in
+from deployments.servers.threads import engine_thread, run_in
 from models.errors import OutOfMemory, ServingError
 from models.tasks.images import Denoising, ImageEngine, Picture
 
@@ -93,7 +93,7 @@ class DenoisingLoop:
         self._active: list[Job] = []
         self._turns: deque[Any] = deque()  # batch keys in the order of their turns
         self._fits: dict[tuple[int, int], int] = {}  # size -> pictures that fit, for sizes that ran out of memory
-        self._thread = thread or ThreadPoolExecutor(1, "denoising")
+        self._thread = thread or engine_thread("denoising")
         self._runner: asyncio.Task[None] | None = None
 
     async def make(

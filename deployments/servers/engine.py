@@ -39,6 +39,7 @@ from deployments.servers.cold_start import ColdStart
 from deployments.servers.forecast import InTurn, Schedule
 from deployments.servers.pace import Pace, Work
 from deployments.servers.telling import Telling
+from deployments.servers.threads import engine_thread, run_in
 from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
@@ -134,8 +135,10 @@ class EngineServer:
         return engine_class(self.spec.task, self.variant.backend)
 
     async def load(self, engine: type[Any], folder: Path) -> Any:
-        """Load the engine in a thread, so that Serve's health checks are answered meanwhile."""
-        return await asyncio.to_thread(engine.load, self.spec, self.variant, folder)
+        """Load the engine in a thread, so that Serve's health checks are answered meanwhile. Threads that it starts
+        there inherit the priority."""
+        with engine_thread("load") as thread:
+            return await run_in(thread, engine.load, self.spec, self.variant, folder)
 
     async def load_or_find_damage(self, engine: type[Any], folder: Path) -> Any:
         """`load`. If it fails because of damaged weights, say so: libraries only complain about headers."""

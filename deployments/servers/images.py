@@ -7,7 +7,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from deployments.servers.image_memory import needed
 from deployments.servers.pace import Work, doubling
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
-from deployments.servers.threads import run_in
+from deployments.servers.threads import engine_thread, run_in
 from models.errors import InvalidMedia, InvalidRequest, OutOfMemory, ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, GENERATED, encode_image
@@ -75,7 +74,7 @@ class Server(EngineServer):
     async def load(self, engine: type[Any], folder: Path) -> Any:
         """Load the engine in the thread that will use it. OpenMP keeps a pool of threads for each calling thread. With
         more threads than cores, they sleep between the many small loops of a step, which doubled its time."""
-        self._thread = ThreadPoolExecutor(1, "denoising")
+        self._thread = engine_thread("denoising")
         return await run_in(self._thread, engine.load, self.spec, self.variant, folder)
 
     async def prepare(self) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from deployments.servers.engine import EngineServer, broken
 from deployments.servers.pace import Work, doubling
 from deployments.servers.room import Room
 from deployments.servers.safety import OutputGuard
-from deployments.servers.threads import run_in
+from deployments.servers.threads import engine_thread, run_in
 from models.errors import ServingError
 from models.media.decoding import DecodedImage, decode_image
 from models.media.encoding import EDITED, encode_image
@@ -42,7 +41,7 @@ class PictureServer(EngineServer):
     """The engine works in one thread, in the order of the calls. Calls cancelled before their turn are skipped."""
 
     async def prepare(self) -> None:
-        self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._engine_thread = engine_thread("engine")
         self._room = Room(self.variant.needs.pictures_bytes)
         self.guard = OutputGuard(self.args.safety)
         await self.guard.load()

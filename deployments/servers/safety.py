@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
 from deployments.failures import in_the_log
-from deployments.servers.threads import run_in
+from deployments.servers.threads import engine_thread, run_in
 from models.errors import ContentPolicyViolation
 from models.safety.judges import OutputJudges, load_judges
 from models.safety.policy import OutputPolicy
@@ -32,7 +31,7 @@ class OutputGuard:
     def __init__(self, policy: OutputPolicy, judges: OutputJudges | None = None):
         self.enabled = policy.enabled
         self._judges = judges or OutputJudges(partial(load_judges, policy, logger.info), log_failure)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        self._thread = engine_thread("judge")
 
     async def load(self) -> None:
         """Load the judges, so that the first picture does not wait for their weights. Never raises: until they can be

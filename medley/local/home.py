@@ -52,11 +52,14 @@ def cluster_environment() -> dict[str, str]:
     """The environment of every process of the cluster.
 
     Models share this machine's cores. OpenMP's threads (torch's, vLLM's) should sleep while they wait: by default they
-    spin and take the core from another model (benchmarks/sharing.py). A value that is set already is kept.
+    spin and take the core from another model (benchmarks/sharing.py). Nor should the router, which Ray's default gives
+    the lowest priority of all, wait for those that compute (deployments/servers/threads.py). Values that are set already
+    are kept.
     """
     added = own_folder()
     return {
         "OMP_WAIT_POLICY": "PASSIVE",
+        "RAY_worker_niceness": "0",
         **os.environ,
         CLUSTER_VARIABLE: str(home()),
         "MEDLEY_HOME": str(home()),
