@@ -12,7 +12,7 @@ from deployments.router.returns import LONGEST_S, SHARE, Returns, in_time
 ONE, OTHER = b"one", b"other"
 
 
-def told(table: Returns, digest: bytes = ONE, work_s: float = 1.0, room_s: float = 0.0, rate: float = 1.0, now=0.0):
+def told(table, digest=ONE, *, work_s=1.0, room_s=0.0, rate=1.0, now=0.0):
     return table.refused(digest, work_s, room_s, rate, now)
 
 
@@ -134,7 +134,7 @@ def test_the_sums_are_those_of_the_turns_that_are_left(events):
         if comes:
             table.comes(digest, now)
         else:
-            assert returns.SHORTEST_S <= told(table, digest, work_s, room_s=later, now=now) <= LONGEST_S
+            assert returns.SHORTEST_S <= told(table, digest, work_s=work_s, room_s=later, now=now) <= LONGEST_S
         assert 0 <= table.share <= 1
     table.forget(now)
     left = [turn for waiting in table.turns.values() for turn in waiting]
