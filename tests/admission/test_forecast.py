@@ -86,9 +86,8 @@ def test_what_begins_later_ends_later():
 def test_many_share_the_time_of_a_step():
     """What a fully used replica spends on each is what it takes for all."""
     schedule, figures, work = Stepwise(CHUNK, full=16), pace(0.1, 0.02, 0.003), Work(0, 10, 1)
-    assert 16 * schedule.cost_s(figures, work) == pytest.approx(
-        schedule.times(figures, left(*[work] * 16))[1].max(), rel=0.1
-    )
+    _, ends_s, _ = schedule.times(figures, left(*[work] * 16))
+    assert 16 * schedule.cost_s(figures, work) == pytest.approx(ends_s.max(), rel=0.1)
     assert schedule.cost_s(figures, Work(100, 10)) > schedule.cost_s(figures, work) + 0.3
 
 
