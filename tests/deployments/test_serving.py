@@ -14,7 +14,7 @@ from local_serve import DOODLE, PROFILE, Client, image_server, local_serve, slow
 from patience import patience, until
 from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError
-from replicas import CHAT, EMBEDDINGS
+from replicas import CHAT, EMBEDDINGS, paced
 from virtual_time import now
 
 from deployments.servers.denoising import MOST_GROUPS
@@ -174,7 +174,7 @@ async def test_a_hundred_clients_get_200_or_429_and_leave_nothing_behind(serve, 
         assert application.waiting == 0
         assert not application.replicas[0].calls
         assert serve.meter.total(IN_FLIGHT, application.name) == 0
-        assert router.services.admission.load(application.name).in_flight == 0
+        assert not application.replicas[0].server.admission.inside
 
 
 async def test_requests_under_way_are_told_of_and_are_gone_whatever_they_ended_in(serve):
@@ -407,12 +407,11 @@ async def test_links_are_given_where_the_arguments_say_so(serve, tmp_path, links
 
 
 async def test_promises_of_the_arguments_are_kept(serve):
-    """What takes a second each leaves room for a few within the promise, and for everybody where there is none."""
+    """What writes ten tokens a second leaves room for a few within the promise, and for everybody where there is
+    none."""
     for promises, refusals in ((None, False), (PROFILE, True)):
-        serve.deploy(CHAT, await slow_chat(0.3), places=1, queue=100)
+        serve.deploy(CHAT, paced(await slow_chat(0.1), per_width=0.1))
         async with http_of(await serve.router(promises=promises)) as http:
-            for _ in range(4):  # from which the router learns
-                await asyncio.gather(*(ask(http, stream=True) for _ in range(3)))
             answers = await asyncio.gather(*(ask(http, stream=True) for _ in range(40)))
         refused = [one for one in answers if one.status_code == 429]
         assert bool(refused) is refusals
