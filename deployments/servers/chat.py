@@ -130,7 +130,7 @@ class Server(EngineServer):
         characters, texts, tokens = measured(body)
         if not tokens:
             self.lengths.learn(characters, int(read), texts)
-        if not body.get("ignore_eos"):
+        if job is not None and not body.get("ignore_eos"):  # those of the warm-up are nobody's
             limit = body.get("max_completion_tokens") or body.get("max_tokens")
             self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
         if job is not None and self.side_by_side is None:
