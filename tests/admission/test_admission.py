@@ -200,7 +200,7 @@ def test_who_leaves_makes_room():
 
 
 def test_the_time_to_come_back_is_the_time_until_there_is_room():
-    """One after the other, each takes two seconds; five and a half are promised, and some of that is kept in reserve."""
+    """One after the other, each takes two seconds; five and a half are promised, and some of that is reserve."""
     admission, terms = made(InTurn(), (2.0, 0.0, 0.0)), Terms(whole_s=5.5)
     jobs, error = fill(admission, terms)
     assert [len(jobs), error.retry_after] == [2, pytest.approx(2.0)]

@@ -169,7 +169,6 @@ async def test_a_hundred_clients_get_200_or_429_and_leave_nothing_behind(serve, 
     assert statuses.total() == 300
     assert set(statuses) == {200, 429}
     assert min(retry_after) >= 1
-    (router,) = serve.routers
     for application in applications:
         assert application.waiting == 0
         assert not application.replicas[0].calls
