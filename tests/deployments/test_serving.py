@@ -417,6 +417,25 @@ async def test_promises_of_the_arguments_are_kept(serve):
         assert {code_of(one) for one in refused} <= {"too_busy"}
 
 
+async def test_an_estimate_is_what_a_replica_tells_if_it_tells_soon(serve):
+    application = serve.deploy(CHAT, await slow_chat(0.1))
+    async with http_of(await serve.router(promises=PROFILE)) as http:
+        inside = asyncio.create_task(ask(http, text="word " * 20))
+        await asyncio.sleep(0.5)
+        told = (await http.post("/v1/estimate", json=chat(stream=True))).json()
+        await inside
+        (replica,) = application.replicas
+        replica.goes_on.clear()
+        began = now()
+        untold = (await http.post("/v1/estimate", json=chat(stream=True))).json()
+        assert now() - began == pytest.approx(2)
+        replica.goes_on.set()
+    assert told["load"]["requests"] == 1
+    assert told["time_per_output_token_s"] == pytest.approx(0.1, rel=0.2)
+    assert (told["admitted"], untold["admitted"]) == (True, True)
+    assert (untold["load"]["requests"], untold["duration_s"], untold["alone"]["duration_s"]) == (None, None, None)
+
+
 # What is told of a request
 
 
