@@ -122,7 +122,7 @@ class Server(EngineServer):
         if before is not None and all(other.first for other in others):
             self.did(now - before, width=sum(other.work.width for other in self.admission.inside))
         elif before is None and not others:
-            self.did(now - job.came, max(1.0, job.work.read / chunk), 0.0, job.work.read)
+            self.did(now - job.entered, max(1.0, job.work.read / chunk), 0.0, job.work.read)
         self.stepped_at = {one: at for one, at in self.stepped_at.items() if one in others} | {job: now}
 
     def _note_lengths(self, request: GenerationRequest, usage: Usage, job: Job | None) -> None:
@@ -135,7 +135,7 @@ class Server(EngineServer):
             self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
         if job is not None and self.side_by_side is None:
             now = time.monotonic()
-            self.did(now - max(job.came, self.ended), width=written, read=read)
+            self.did(now - max(job.entered, self.ended), width=written, read=read)
             self.ended = now
 
 
