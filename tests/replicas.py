@@ -9,6 +9,7 @@ from virtual_time import VirtualLoop
 
 from deployments.board import MemoryBoard
 from deployments.metering import MemoryMeter
+from deployments.servers.pace import Pace
 from deployments.settings import ModelArgs
 from models.catalog import load_catalog
 from models.sources import NoSource
@@ -98,6 +99,14 @@ async def chat_server(engine: Any = None, model: str = CHAT, **options: Any) -> 
         fake.tokens_made = 0  # those of the warm-up
     if engine is not None:
         server.engine = engine
+    return server
+
+
+def paced(server: Any, base: float = 1e-6, per_width: float = 1e-6, per_read: float = 1e-6) -> Any:
+    """The server, as if it had found out that a step takes so many seconds; see Pace."""
+    server.admission.pace = Pace()
+    for width, read in ((0, 64), (1, 0), (8, 0)):
+        server.did(base + per_width * width + per_read * read, 1, width, read)
     return server
 
 

@@ -149,7 +149,7 @@ class Calls:
                 try:
                     async with watched.one_try(self.deadline):
                         answer = await dispatcher.call(spec, method, asked, deadline=self.deadline, record=self.record)
-                        self._note_admitted(spec)
+                        self._note_admitted(spec, admission)
                         return answer
                 except Lost as lost:
                     await self._again(spec, watched, lost)
@@ -166,7 +166,7 @@ class Calls:
                 try:
                     async with watched.one_try(self.deadline), aclosing(self._items(spec, method, asked)) as items:
                         async for item in items:
-                            self._note_admitted(spec)
+                            self._note_admitted(spec, admission)
                             watched.answers()
                             yield item
                     return
@@ -179,10 +179,10 @@ class Calls:
         dispatcher = self.services.dispatcher
         return dispatcher.stream(spec, method, asked, deadline=self.deadline, record=self.record)
 
-    def _note_admitted(self, spec: ModelSpec) -> None:
+    def _note_admitted(self, spec: ModelSpec, admission: Admission) -> None:
         """A replica has answered, or begun to. What the call took besides is the overhead; of a stream, the way back is
         taken to be as long as the way there."""
-        if self.admitted:
+        if self.admitted or not admission.decides:
             return
         self.admitted = True
         call = self.record.primary
@@ -273,8 +273,10 @@ class Admission:
         self.calls, self.spec = calls, spec
         self.tried = 0
         self.returns = services.promises.refused_by(spec.id)
-        if spec.id != calls.spec.id or calls.admitted:
+        self.decides = spec.id == calls.spec.id and not calls.admitted
+        if calls.admitted:
             record.terms = replace(record.terms, sure=True)
+        if not self.decides:
             return
         self._digest = partial(self._digest_of, method.name, asked)
         turn = self.returns.comes(self._digest(), now) if self.returns else None
@@ -294,7 +296,7 @@ class Admission:
             TooBusy: it is not to be; with the time after which the client may come again.
         """
         calls, state = self.calls, self.calls.services.state(self.spec.id)
-        if calls.record.terms.sure:
+        if not self.decides or calls.record.terms.sure:
             raise busy
         calls.record.terms = replace(calls.record.terms, again=True)
         self.tried += 1

@@ -9,8 +9,11 @@ Every router has its own table, of digests only: a request's content is not kept
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 # The share of refused requests that come again, before anything is known, and how much one moves it.
@@ -55,8 +58,9 @@ class Returns:
     share: float = SHARE
     work_s: float = 0.0
     turns: dict[bytes, deque[Turn]] = field(default_factory=dict)  # of equal requests, one each
-    order: deque[tuple[bytes, Turn]] = field(default_factory=deque)
+    order: list[tuple[float, int, bytes, Turn]] = field(default_factory=list)  # a heap, by when each is given up
     due: Counter[int] = field(default_factory=Counter)  # thousandths of replica-seconds by the second of the turn
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __bool__(self) -> bool:
         return bool(self.turns)
@@ -89,7 +93,7 @@ class Returns:
         if len(self.order) < MOST:
             turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
             self.turns.setdefault(digest, deque()).append(turn)
-            self.order.append((digest, turn))
+            heapq.heappush(self.order, (turn.until, next(self.numbers), digest, turn))
             self.work_s += work_s
             self.due[int(turn.at)] += round(1000 * work_s)
         return seconds
@@ -107,9 +111,9 @@ class Returns:
         return self.share * sum(self.due[second] for second in seconds) / 1000
 
     def forget(self, now: float) -> None:
-        """Give up what has not come. Turns are nearly in order; one that stands behind a longer one goes with it."""
-        while self.order and (self.order[0][1].taken or self.order[0][1].until <= now):
-            digest, turn = self.order.popleft()
+        """Give up what has not come."""
+        while self.order and (self.order[0][3].taken or self.order[0][0] <= now):
+            _, _, digest, turn = heapq.heappop(self.order)
             if turn.taken:
                 continue
             waiting = self.turns[digest]

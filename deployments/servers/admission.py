@@ -65,6 +65,11 @@ class Job:
     left: Callable[[], int] | None = None
 
     @property
+    def entered(self) -> float:
+        """When the replica got it."""
+        return self.came + self.terms.waited_s
+
+    @property
     def steps(self) -> float:
         return max(0.0, self.work.steps - self.wrote)
 

@@ -128,7 +128,7 @@ class Server(EngineServer):
         if before is not None and all(other.first for other in others):
             self.did(now - before, width=sum(other.work.width for other in self.admission.inside))
         elif before is None and not others:
-            self.did(now - job.came, max(1.0, job.work.read / chunk), 0.0, job.work.read)
+            self.did(now - job.entered, max(1.0, job.work.read / chunk), 0.0, job.work.read)
         self.stepped_at = {one: at for one, at in self.stepped_at.items() if one in others} | {job: now}
 
     def _note_lengths(self, request: GenerationRequest, usage: Usage, job: Job | None) -> None:
@@ -136,12 +136,12 @@ class Server(EngineServer):
         characters, texts, tokens = measured(body)
         if not tokens:
             self.lengths.learn(characters, int(read), texts)
-        if not body.get("ignore_eos"):
+        if job is not None and not body.get("ignore_eos"):  # those of the warm-up are nobody's
             limit = body.get("max_completion_tokens") or body.get("max_tokens")
             self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
         if job is not None and self.side_by_side is None:
             now = time.monotonic()
-            self.did(now - max(job.came, self.ended), width=written, read=read)
+            self.did(now - max(job.entered, self.ended), width=written, read=read)
             self.ended = now
 
 

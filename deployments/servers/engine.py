@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from deployments.servers.calls import (
     CONTEXT,
     Answer,
     Begun,
+    Call,
     CallContext,
     CallLog,
     Died,
@@ -173,6 +175,15 @@ class EngineServer:
         work."""
         return "", []
 
+    def work_of(self, method: str, asked: Any) -> Work:
+        """`work`, of which any other error is the client's EngineFailed."""
+        try:
+            return self.work(method, asked)
+        except ServingError:
+            raise
+        except Exception as error:
+            raise broken(self.spec.id, error) from None
+
     async def measure(self) -> None:
         """Let the engine show its pace at a few sizes, where the samples do not: the first requests are admitted by
         it."""
@@ -203,7 +214,7 @@ class EngineServer:
         call = self.calls.begin(context, method)
         try:
             with call:
-                with self.admitted(context, method, asked):
+                with self.admitted(call, asked):
                     result = await self.handler(method)(asked)
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
@@ -220,7 +231,7 @@ class EngineServer:
         try:
             with call:
                 begun = False
-                with self.admitted(context, method, asked):
+                with self.admitted(call, asked):
                     async with aclosing(self.handler(method)(asked)) as items:
                         async for item in items:
                             if isinstance(item, Usage):
@@ -236,18 +247,21 @@ class EngineServer:
             yield self.failed(error)
 
     @contextlib.contextmanager
-    def admitted(self, context: CallContext, method: str, asked: Any) -> Iterator[None]:
+    def admitted(self, call: Call, asked: Any) -> Iterator[None]:
         """Admit a call for as long as it runs. Lookups are always admitted, and are no work.
 
         Raises:
             TooBusy, BeyondPromise: it would come too late, or make others late.
             InvalidRequest: the engine cannot do it.
         """
+        method, terms = call.method, call.context.terms
         if method in self.calls.lookups:
             yield
             return
-        work = self.work(method, asked)
-        job = self.admission.enter(work, context.terms, time.monotonic(), self.shows(method, asked))
+        # It may have waited for its place here, too.
+        terms = replace(terms, waited_s=terms.waited_s + call.queue_s)
+        work = self.work_of(method, asked)
+        job = self.admission.enter(work, terms, time.monotonic(), self.shows(method, asked))
         JOB.set(job)
         kept = False
         try:
@@ -263,7 +277,7 @@ class EngineServer:
     async def estimate(self, method: str, asked: Any, terms: Terms) -> Estimate | Refused:
         """What would become of a request here now. Nothing is done."""
         try:
-            return self.admission.estimate(self.work(method, asked), terms, time.monotonic())
+            return self.admission.estimate(self.work_of(method, asked), terms, time.monotonic())
         except ServingError as error:
             return Refused(error)
 

@@ -22,8 +22,11 @@ NOISE = 0.25
 # slower or faster, and each by itself.
 TOGETHER, APART = 0.15, 0.03
 # An observation further off than this many times what was expected counts as one that is so far off: a pause of the
-# machine says nothing about the next step. A model that really became slower is still learnt, within a few steps.
+# machine says nothing about the next step. A model that really became slower is still learnt, within a few steps. Of
+# what was hardly seen, nothing is far off.
 OUTLIER = 2.0
+# No figure is 0, from which it could never grow again.
+LITTLE = 1e-9
 # With so many observations the figures are used, and so many are fitted together.
 LEAST, FIRST = 3, 12
 
@@ -91,20 +94,22 @@ class Pace:
             self._fit(done / seconds)
             return
         expected = float(self.state @ done)
-        seconds = min(seconds, expected * (1 + OUTLIER))
+        doubt = math.sqrt(max(0.0, done @ self.spread @ done))
+        seconds = min(seconds, (expected + doubt) * (1 + OUTLIER))
         wander = np.outer(self.state, self.state)
         self.spread += seconds * (TOGETHER**2 * wander + APART**2 * np.diag(np.diag(wander)))
         noise = (NOISE * max(seconds, expected)) ** 2
         gain = self.spread @ done / (done @ self.spread @ done + noise)
-        self.state = np.maximum(self.state + gain * (seconds - expected), self.state * 0.05)
-        self.spread -= np.outer(gain, done @ self.spread)
+        self.state = np.maximum(self.state + gain * (seconds - expected), np.maximum(self.state * 0.05, LITTLE))
+        kept = np.eye(3) - np.outer(gain, done)
+        self.spread = kept @ self.spread @ kept.T + noise * np.outer(gain, gain)  # Joseph's form: never negative
 
     def _fit(self, done_a_second: np.ndarray) -> None:
         """The figures by which everything done so far comes nearest to the time it took."""
         self._first.append(done_a_second)
         rows = np.array(self._first)
         scale = np.maximum(rows.max(axis=0), 1e-12)
-        self.state = nearest(rows / scale, np.ones(len(rows))) / scale
+        self.state = np.maximum(nearest(rows / scale, np.ones(len(rows))) / scale, LITTLE)
         # What nothing was seen of may be anything up to a whole step.
         sure = rows.T @ rows / NOISE**2 + np.diag((scale + 1e-6) ** 2) / 25
         self.spread = np.linalg.inv(sure)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from ray.exceptions import ActorDiedError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME
 from ray.serve.exceptions import BackPressureError
-from replicas import chat_server, embedding_server, faked, started
+from replicas import chat_server, embedding_server, faked, paced, started
 
 from deployments.board import MemoryBoard
 from deployments.mailbox import MemoryMailbox
@@ -36,7 +36,7 @@ NUMBERS = count()
 async def slow_chat(seconds_per_token: float = 0.0) -> Any:
     server = await chat_server()
     server.engine.seconds_per_token = seconds_per_token
-    return server
+    return paced(server, max(1e-4, seconds_per_token))
 
 
 async def slow_embeddings(seconds: float = 0.0) -> Any:
@@ -48,7 +48,7 @@ async def slow_embeddings(seconds: float = 0.0) -> Any:
         return await embed(request)
 
     server.embed = slow
-    return server
+    return paced(server, max(1e-4, seconds))
 
 
 async def image_server() -> Any:

@@ -10,7 +10,7 @@ from replicas import started
 from small_models import COMMON
 
 from deployments.metering import MemoryMeter
-from deployments.servers.calls import CallContext, Refused
+from deployments.servers.calls import CallContext, Refused, Terms
 from deployments.telemetry import BATCH_SIZE
 from models.errors import InvalidRequest
 from models.specs import ModelSpec
@@ -39,6 +39,8 @@ class Engine:
         return cls()
 
     def cost(self, request):
+        if request == "cost":
+            raise RuntimeError(f"about {request}")
         if not request:
             raise InvalidRequest("There is no word.", "input")
         return float(len(request))
@@ -65,7 +67,7 @@ async def server(meter):
 
 
 async def ask(server, text, patient=False):
-    answer = await server.serve(CallContext("r-1", time.time(), patient=patient), "shout", text)
+    answer = await server.serve(CallContext("r-1", time.time(), terms=Terms(patient=patient)), "shout", text)
     if isinstance(answer.result, Refused):
         raise answer.result.error
     return answer.result
@@ -108,9 +110,10 @@ async def test_what_the_engine_refuses_is_refused_with_its_words(server):
         await ask(server, "")
 
 
-async def test_a_bug_of_the_engine_is_told_without_its_words(server):
+@pytest.mark.parametrize("where", ["bug", "cost"])
+async def test_a_bug_of_the_engine_is_told_without_its_words(server, where):
     with pytest.raises(Exception, match="The model shouter failed on this request") as failed:
-        await ask(server, "bug")
+        await ask(server, where)
     assert (failed.value.code, failed.value.status) == ("engine_failed", 500)
 
 

@@ -14,10 +14,13 @@ from patience import until
 
 from deployments.metering import MemoryMeter
 from deployments.servers import calls
+from deployments.servers.admission import Admission
 from deployments.servers.calls import Answer, Begun, BusyClock, CallContext, CallLog, Ended, Refused, outcome_of
 from deployments.servers.chat import Server as ChatServer
 from deployments.servers.chat import asking_for_usage, usage_in, wants_usage
 from deployments.servers.engine import EngineServer
+from deployments.servers.lengths import Lengths
+from deployments.servers.pace import Pace
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.catalog import load_catalog
 from models.errors import EngineFailed, InvalidRequest
@@ -52,6 +55,7 @@ class Stub(EngineServer):
         self.meter = MemoryMeter()
         variant = SimpleNamespace(needs=Needs(gpus=gpus, cpus=cpus, memory_gib=1))
         self.calls = CallLog(self.spec, variant, self.meter, lines)  # type: ignore[arg-type]
+        self.admission = Admission(Pace(), self.schedule())
         self.closed = False
 
     @handles(ROWS)
@@ -272,6 +276,7 @@ class Chat(ChatServer):
     def __init__(self, engine):
         self.spec = load_catalog()[CHAT]
         self.engine = engine
+        self.lengths = Lengths()
 
 
 WORD = event({"choices": [{"index": 0, "delta": {"content": "one"}}]})

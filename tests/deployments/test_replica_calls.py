@@ -7,9 +7,10 @@ import pytest
 
 from deployments.board import MemoryBoard
 from deployments.servers import calls
-from deployments.servers.calls import Begun, BusyClock, CallContext, Ended, Refused
+from deployments.servers.calls import Begun, BusyClock, CallContext, Ended, Refused, Terms
 from deployments.servers.causes import explain
 from deployments.servers.cold_start import ColdStart
+from deployments.servers.forecast import InTurn
 from deployments.settings import ModelArgs
 from deployments.telemetry import BUSY, QUEUE_WAIT
 from models.errors import InvalidRequest
@@ -69,6 +70,28 @@ async def test_words_that_look_like_a_usage_event_are_words(server):
 async def test_a_clock_that_is_behind_makes_no_negative_wait(server):
     first, *_ = await answer(server, request(stream=True), sent_ago=-60)
     assert first.queue_s == 0
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+async def test_what_it_waited_before_is_part_of_its_promise_and_not_of_the_pace(server, side_by_side):
+    """It waited ten seconds for its model and one for its place, and then for a token in each tenth of a second."""
+    server.engine.seconds_per_token, enter = 0.1, server.admission.enter
+    if not side_by_side:
+        server.side_by_side, server.admission.schedule = None, InTurn()
+    came = []
+
+    def noted(work, terms, now, shows):
+        came.append(now - terms.waited_s)
+        return enter(work, terms, now, shows)
+
+    server.admission.enter = noted
+    for _ in range(5):
+        now = calls.time.monotonic()
+        context = CallContext("r-1", calls.time.time() - 1, terms=Terms(waited_s=10.0))
+        [item async for item in server.serve_stream(context, "chat", request("one two three", stream=True))]
+        assert came.pop() == pytest.approx(now - 11, abs=0.01)
+    work = server.work("chat", request("one two three", stream=True, max_tokens=3))
+    assert 0.1 < server.admission.alone(work).whole_s < 0.8
 
 
 async def test_a_refusal_is_an_answer_and_not_an_exception(server, caplog):

@@ -14,7 +14,7 @@ from local_serve import DOODLE, PROFILE, Client, image_server, local_serve, slow
 from patience import patience, until
 from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError
-from replicas import CHAT, EMBEDDINGS
+from replicas import CHAT, EMBEDDINGS, paced
 from virtual_time import now
 
 from deployments.servers.denoising import MOST_GROUPS
@@ -169,12 +169,11 @@ async def test_a_hundred_clients_get_200_or_429_and_leave_nothing_behind(serve, 
     assert statuses.total() == 300
     assert set(statuses) == {200, 429}
     assert min(retry_after) >= 1
-    (router,) = serve.routers
     for application in applications:
         assert application.waiting == 0
         assert not application.replicas[0].calls
         assert serve.meter.total(IN_FLIGHT, application.name) == 0
-        assert router.services.admission.load(application.name).in_flight == 0
+        assert not application.replicas[0].server.admission.inside
 
 
 async def test_requests_under_way_are_told_of_and_are_gone_whatever_they_ended_in(serve):
@@ -422,16 +421,34 @@ async def test_links_are_given_where_the_arguments_say_so(serve, tmp_path, links
 
 
 async def test_promises_of_the_arguments_are_kept(serve):
-    """What takes a second each leaves room for a few within the promise, and for everybody where there is none."""
+    """What writes ten tokens a second leaves room for a few within the promise, and for everybody where there is
+    none."""
     for promises, refusals in ((None, False), (PROFILE, True)):
-        serve.deploy(CHAT, await slow_chat(0.3), places=1, queue=100)
+        serve.deploy(CHAT, paced(await slow_chat(0.1), per_width=0.1))
         async with http_of(await serve.router(promises=promises)) as http:
-            for _ in range(4):  # from which the router learns
-                await asyncio.gather(*(ask(http, stream=True) for _ in range(3)))
             answers = await asyncio.gather(*(ask(http, stream=True) for _ in range(40)))
         refused = [one for one in answers if one.status_code == 429]
         assert bool(refused) is refusals
         assert {code_of(one) for one in refused} <= {"too_busy"}
+
+
+async def test_an_estimate_is_what_a_replica_tells_if_it_tells_soon(serve):
+    application = serve.deploy(CHAT, await slow_chat(0.1))
+    async with http_of(await serve.router(promises=PROFILE)) as http:
+        inside = asyncio.create_task(ask(http, text="word " * 20))
+        await asyncio.sleep(0.5)
+        told = (await http.post("/v1/estimate", json=chat(stream=True))).json()
+        await inside
+        (replica,) = application.replicas
+        replica.goes_on.clear()
+        began = now()
+        untold = (await http.post("/v1/estimate", json=chat(stream=True))).json()
+        assert now() - began == pytest.approx(2)
+        replica.goes_on.set()
+    assert told["load"]["requests"] == 1
+    assert told["time_per_output_token_s"] == pytest.approx(0.1, rel=0.2)
+    assert (told["admitted"], untold["admitted"]) == (True, True)
+    assert (untold["load"]["requests"], untold["duration_s"], untold["alone"]["duration_s"]) == (None, None, None)
 
 
 # What is told of a request

@@ -213,7 +213,7 @@ async def test_a_client_that_leaves_ends_both_calls(serve, line):
     written = line()
     assert written.status == 499
     assert [call["code"] for call in written.calls] == ["cancelled", "cancelled"]
-    assert serve.routers[0].services.admission.load(EMBEDDINGS).in_flight == 0
+    assert not any(one.replicas[0].server.admission.inside for one in serve.applications.values())
 
 
 async def test_when_one_of_two_calls_fails_the_other_is_not_left_running(serve, line):
@@ -287,19 +287,21 @@ async def test_a_client_that_leaves_stops_both_engines(serve, line):
 
 
 async def test_only_the_model_that_the_request_is_for_is_asked_for_room(serve):
-    serve.deploy(CHAT, await slow_chat(0.1))
-    serve.deploy(EMBEDDINGS, await slow_embeddings(0.3))
-    application = await router_of(serve, promises="cpu")
-    admission = serve.routers[0].services.admission
-    request = asyncio.create_task(post(application, "/in-turn"))
-    await asyncio.sleep(0.1)
-    inside = [admission.load(name).in_flight for name in (CHAT, EMBEDDINGS)]
-    assert (await request).status_code == 200
-    assert inside == [1, 0]
-    learnt = [admission.load(name).predictor for name in (CHAT, EMBEDDINGS)]
-    assert [one.busy_s.seen for one in learnt] == [1, 0]
-    assert learnt[0].busy_s.y == pytest.approx(0.4)  # of the chat model's own
-    assert learnt[0].duration_s.y == pytest.approx(0.7)  # of the whole
+    servers, asked = {CHAT: await slow_chat(0.1), EMBEDDINGS: await slow_embeddings(0.3)}, []
+    for name, server in servers.items():
+        serve.deploy(name, server)
+
+        def enter(work, terms, *others, name=name, enter=server.admission.enter):
+            asked.append((name, terms))
+            return enter(work, terms, *others)
+
+        server.admission.enter = enter
+    assert (await post(await router_of(serve, promises="cpu"), "/in-turn")).status_code == 200
+    assert [(name, terms.sure, terms.promised) for name, terms in asked] == [
+        (EMBEDDINGS, True, False),
+        (CHAT, False, True),
+    ]
+    assert asked[1][1].waited_s == pytest.approx(0.3)  # the promise is for the whole
 
 
 async def test_a_second_model_that_is_not_up_is_waited_for_within_the_deadline(serve):

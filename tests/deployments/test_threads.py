@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments.servers.denoising import DenoisingLoop
@@ -30,12 +31,12 @@ async def test_a_server_of_pictures_answers_when_its_engine_stops():
     with ThreadPoolExecutor(1) as server._engine_thread:
         async with asyncio.timeout(5):
             with pytest.raises(EngineFailed):
-                await server.in_turn(stop)
+                await server.in_turn(np.zeros((1, 1, 3), np.uint8), stop)
 
 
 async def test_the_loop_of_pictures_goes_on_when_its_engine_stops():
     engine: Any = SimpleNamespace(start=stop)
-    picture: Any = SimpleNamespace(width=8, height=8)
+    picture: Any = SimpleNamespace(width=8, height=8, pixels=64)
     async with asyncio.timeout(5):
         with pytest.raises(RuntimeError, match="StopIteration"):
             await DenoisingLoop(engine).make(picture)

@@ -45,8 +45,13 @@ class Serving:
         renderer.tokenizer = Words()
         part.online_renderer = SimpleNamespace(renderer=SimpleNamespace(get_tokenizer=Words), parser=None)
         config = SimpleNamespace(get_vocab_size=lambda: 100, try_get_generation_config=dict)
+        limits = SimpleNamespace(max_num_batched_tokens=256, long_prefill_token_threshold=0, max_num_seqs=16)
         self._engine_client = SimpleNamespace(
-            renderer=renderer, model_config=config, errored=False, generate=lambda prompt, *rest: prompt
+            renderer=renderer,
+            model_config=config,
+            vllm_config=SimpleNamespace(scheduler_config=limits),
+            errored=False,
+            generate=lambda prompt, *rest: prompt,
         )
 
     async def chat(self, request):

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from deployments.servers.embeddings import Server
+from deployments.servers.lengths import Lengths
 from models.engines.chat_transformers import Engine as TransformersChat
 from models.engines.embeddings_onnx import Engine as ONNXEmbeddings
 from models.engines.embeddings_torch import Engine as TorchEmbeddings
@@ -101,6 +102,7 @@ def torch_engine(folder, tmp_path):
 @pytest.mark.parametrize("truncate", [None, 5])
 async def test_embeddings_refuse_them_as_ids_and_as_text(folder, tmp_path, backend, truncate):
     server = object.__new__(Server)
+    server.lengths = Lengths()
     server.engine = (
         ONNXEmbeddings(folder, cast(Any, Session())) if backend == "onnx" else torch_engine(folder, tmp_path)
     )

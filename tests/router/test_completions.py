@@ -76,17 +76,15 @@ async def test_a_request_for_more_answers_than_a_replica_makes_at_once_is_refuse
     ("prompt", "n", "sequences"),
     [("a", None, 1), ("a", 16, 16), (["a"] * 4, 4, 16), ([1] * 1000, 2, 2), ([[1]] * 16, None, 16)],
 )
-async def test_admission_counts_the_answers_that_are_asked_for(
-    *, client, services, chat, chat_model, prompt, n, sequences
-):
+async def test_admission_counts_the_answers_that_are_asked_for(*, client, chat, chat_model, prompt, n, sequences):
     complete, seen = chat.engine.complete, []
 
     async def watched(request):
-        seen.append(services.admission.load(chat_model).in_flight)
+        seen.extend(job.work.width for job in chat.admission.inside)
         async for item in complete(request):
             yield item
 
     chat.engine.complete = watched
     await client.completions.create(model=chat_model, prompt=prompt, n=n)
     assert seen == [sequences]
-    assert services.admission.load(chat_model).in_flight == 0
+    assert chat.admission.inside == []

@@ -199,7 +199,7 @@ async def test_a_chat_past_the_deadline_is_504(router, fake_chat, chat_body, ass
 
 
 async def test_an_embedding_past_the_deadline_is_504(router, embeddings, embedding_model, assert_error):
-    async def never(tokens, patient):
+    async def never(*_):
         await asyncio.Event().wait()
 
     embeddings.batcher.submit = never

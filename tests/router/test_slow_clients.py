@@ -102,7 +102,7 @@ async def test_the_clients_deadline_holds_from_the_first_byte(services, embeddin
 
 
 async def test_the_time_for_the_body_is_part_of_the_deadline(services, embedding_model, embeddings):
-    async def slow(tokens, patient):
+    async def slow(*_):
         await asyncio.sleep(5)
 
     embeddings.batcher.submit = slow
@@ -164,10 +164,10 @@ async def test_of_an_answer_that_is_not_read_only_a_slice_is_given_to_the_server
     assert len(stuck.sent) == 2
 
 
-async def test_nothing_is_held_while_a_body_is_only_promised(services, embedding_model):
+async def test_nothing_is_held_while_a_body_is_only_promised(services, embedding_model, embeddings):
     client = Client(services, embedding(embedding_model), size=1, every=3600)
     task = asyncio.create_task(client.run())
     await asyncio.sleep(10)
-    assert services.admission.load(embedding_model).in_flight == 0
+    assert embeddings.admission.inside == []
     assert services.waiting.inside == 0
     await task
