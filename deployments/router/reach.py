@@ -67,7 +67,8 @@ def reach(pace: Mapping[str, Any] | None, targets: Targets | None) -> Reach | No
     sizes: Sequence[Sequence[float]] = pace["sizes"] if pace else ()
     if pace is None or targets is None or not sizes:
         return None
-    smallest, largest = sizes[0][0], sizes[-1][0]
+    in_whole_ones = all(float(one[0]).is_integer() for one in sizes)
+    smallest, largest = (int(size) if in_whole_ones else size for size in (sizes[0][0], sizes[-1][0]))
     up_to, broken = math.inf, None
     for limit, figure in FIGURES.items():
         promised: float | None = getattr(targets, limit)
@@ -76,9 +77,9 @@ def reach(pace: Mapping[str, Any] | None, targets: Targets | None) -> Reach | No
             up_to, broken = kept, limit
     if broken is None:
         return Reach(pace["unit"], smallest, largest, largest)
-    in_whole_ones = all(float(one[0]).is_integer() for one in sizes)
-    rounded = None if up_to < smallest else float(math.floor(up_to)) if in_whole_ones else math.floor(100 * up_to) / 100
-    return Reach(pace["unit"], smallest, largest, rounded, broken, getattr(targets, broken))
+    rounded = math.floor(up_to) if in_whole_ones else math.floor(100 * up_to) / 100
+    kept = None if up_to < smallest else rounded
+    return Reach(pace["unit"], smallest, largest, kept, broken, getattr(targets, broken))
 
 
 def kept_up_to(points: Sequence[tuple[float, float]], limit: float) -> float:
