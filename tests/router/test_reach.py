@@ -55,7 +55,7 @@ def test_without_a_promise_or_a_pace_nothing_is_said(pace, targets):
 
 
 async def test_readyz_and_the_card_tell_it_of_the_variant_that_runs(chat, chat_model):
-    paces = {"fake": TOKENS | {"at": 5.0}, "other": PIXELS}
+    paces = {"another": PIXELS, "fake": TOKENS | {"at": 5.0}}
     dispatcher = LocalDispatcher({chat_model: chat}, {chat_model: ModelState(State.READY, "fake", paces=paces)})
     promises = Promises({chat_model: promise(time_to_first_token_s=2.5)})
     async with http_client(create_application(Services(load_catalog(), dispatcher, promises=promises))) as http:
@@ -63,7 +63,7 @@ async def test_readyz_and_the_card_tell_it_of_the_variant_that_runs(chat, chat_m
         card = (await http.get(f"/v1/models/{chat_model}")).json()
     expected = {"unit": "tokens of prompt", "smallest": 16, "largest": 8192, "up_to": 320}
     assert told["reach"] == card["reach"] == expected | {"limit": "time_to_first_token_s", "limit_s": 2.5}
-    assert told["pace"] == {"fake": TOKENS, "other": PIXELS}
+    assert told["pace"] == {"fake": TOKENS, "another": PIXELS}
     assert "pace" not in card
 
 
