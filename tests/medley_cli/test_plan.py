@@ -516,9 +516,7 @@ def test_a_variant_that_was_chosen_and_is_served_beside_its_model_is_warned_of()
     ],
 )
 def test_what_will_be_too_large_for_the_promise_is_told(promises, variant, said):
-    ready = {
-        CHAT: {"pace": {"vllm-cpu": {"unit": "tokens of prompt", "sizes": [[16, 1, 0, 2], [1024, 4, 0, 9]]}}}
-    }
+    ready = {CHAT: {"pace": {"vllm-cpu": {"unit": "tokens of prompt", "sizes": [[16, 1, 0, 2], [1024, 4, 0, 9]]}}}}
 
     def edit(document):
         entry(document, CHAT)["args"]["variant"] = variant
