@@ -134,7 +134,7 @@ def read_error(response: Any, record: Record, start: float) -> Answer:
         document = json.loads(text)
     except ValueError:  # of a proxy, which knows nothing of the API
         document = None
-    record.why = message_of(document, record.status)
+    record.why, record.code = message_of(document, record.status), code_of(document)
     return Answer([])
 
 
@@ -174,7 +174,7 @@ def read_stream(response: Any, request: Request, record: Record, start: float) -
         document = json.loads(data)
         documents.append(document)
         if document.get("error"):
-            record.why = message_of(document, record.status)
+            record.why, record.code = message_of(document, record.status), code_of(document)
         if has_text(document):
             stamps.append(stamp)
     note_stamps(record, stamps)
@@ -246,5 +246,13 @@ def has_text(document: dict[str, Any]) -> bool:
 
 
 def message_of(document: Any, status: int) -> str:
+    return f"{status}: {error_in(document).get('message', 'no message')}"[:300]
+
+
+def code_of(document: Any) -> str:
+    return str(error_in(document).get("code") or "")
+
+
+def error_in(document: Any) -> dict[str, Any]:
     error = document.get("error") if isinstance(document, dict) else None
-    return f"{status}: {(error or {}).get('message', 'no message')}"[:300]
+    return error if isinstance(error, dict) else {}

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+BEYOND_PROMISE = "beyond_promise"
+
 
 @dataclass(slots=True)
 class Record:
@@ -25,7 +27,8 @@ class Record:
             wait between two of them, seconds.
         amount: of what the task makes, such as the number of pictures or embeddings.
         audio_s: seconds of sound that were made or heard; 0 where nobody says how many.
-        status: of HTTP; 0 when there was no answer. retry_after: the header's seconds.
+        status: of HTTP; 0 when there was no answer. code: of the error, as the API has it. retry_after: the header's
+            seconds.
         complete: the answer ended as it should, a stream with its end mark.
         left: the client went away on purpose.
         given_up: the client had waited longer than anything is promised to take, and went away without a whole answer.
@@ -54,6 +57,7 @@ class Record:
     amount: int = 0
     audio_s: float = 0.0
     status: int = 0
+    code: str = ""
     retry_after: float | None = None
     complete: bool = False
     left: bool = False
@@ -71,6 +75,11 @@ class Record:
     def refused(self) -> bool:
         """The server said in time that it has no room."""
         return self.status in (429, 503)
+
+    @property
+    def beyond(self) -> bool:
+        """The server said that it is too large to be answered in time even alone: to come back does not help."""
+        return self.code == BEYOND_PROMISE
 
     @property
     def let_in(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from loadtest.counters import COUNTERS
-from loadtest.records import Record
+from loadtest.records import BEYOND_PROMISE, Record
 
 # The limits that requests can be held against here. `slo.yaml` may promise more.
 LIMITS = (
@@ -59,8 +59,8 @@ class Targets:
         A limit whose figure an answer has not is not kept: what never came did not come in time. Only between the
         tokens of an answer of one token there is no time that could be too long.
         """
-        if record.refused:
-            return f"refused ({record.status})"
+        if record.refused or record.beyond:
+            return f"{BEYOND_PROMISE if record.beyond else 'refused'} ({record.status})"
         if record.given_up:
             return f"given_up ({record.why})"
         if not record.answered:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.board import COLD_START, FAILURE, PROGRESS
+from deployments.board import COLD_START, FAILURE, PACE, PROGRESS
 from deployments.router.dispatch import ModelState, State
 from deployments.router.growth import Resources, Scale, demand_of, free_by_node, highest, unplaced
 from deployments.servers.causes import DIED, WHOLE_STORY
@@ -98,6 +98,7 @@ def _state(  # noqa: PLR0917
         "draining": sum(replica["state"] == "STOPPING" for replica in replicas),
         "wakes_on_request": _lowest(deployment) == 0,
         "scale": _scale(name, deployment, running, starting, _usual(name, args, facts), facts, now, free),
+        "paces": _paces(name, facts),
         **_failure(name, application, replicas, facts),
     }
     if application["status"] == "DELETING":
@@ -132,6 +133,12 @@ def _scale(  # noqa: PLR0917
         ready_in_s=_left(usual_s, max(so_far, default=0.0)),
         demand=demand_of(name, running, facts, now),
     )
+
+
+def _paces(name: str, facts: Facts) -> dict[str, Mapping[str, Any]]:
+    """What replicas told of their pace, by variant."""
+    prefix = PACE.format(app=name, variant="")
+    return {key.removeprefix(prefix): fact for key, fact in facts.items() if key.startswith(prefix)}
 
 
 def _was_up(before: ModelState | None, since: float) -> bool:

@@ -45,6 +45,7 @@ class ModelState:
         wakes_on_request: an operator lets it scale to zero, so clients wait for it by default.
         restarting: for LOADING, it was ready, and lost its last replica.
         scale: how many replicas are wanted, start and may be, and what is asked of them; see `growth`.
+        paces: what requests of growing size take alone, by variant, for those that have run here; see PACE in board.py.
     """
 
     state: State
@@ -62,6 +63,7 @@ class ModelState:
     wakes_on_request: bool = False
     restarting: bool = False
     scale: Scale = field(default_factory=Scale)
+    paces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def growth(self) -> Growth:

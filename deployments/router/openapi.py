@@ -33,7 +33,8 @@ ERRORS = {
     "404": "There is no such model; the nearest names are given.",
     "413": "The body is too large.",
     "415": "The body is not sent as JSON, or as a form where one is taken.",
-    "429": "The model's queue is full, or the answer would come too late; see Retry-After.",
+    "422": "The answer would come later than promised even if the model did nothing else; ask for less.",
+    "429": "The answer would come later than promised, or the model's queue is full; see Retry-After.",
     "503": "The model is not running; see Retry-After.",
     "504": "The deadline passed.",
 }

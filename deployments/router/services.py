@@ -12,6 +12,7 @@ from deployments.router.addressing import application_of, applications_of
 from deployments.router.dispatch import NOT_DEPLOYED, OPERATOR_S, Dispatcher, ModelState, State, not_deployed
 from deployments.router.media_store import MediaStore
 from deployments.router.promises import Promises
+from deployments.router.reach import Reach, reach
 from deployments.router.suspects import Suspects
 from models.catalog import Catalog
 from models.errors import InvalidRequest, ModelDraining, ModelFailed, ModelStarting, ServingError
@@ -75,6 +76,17 @@ class Services:
 
     def state(self, model: str) -> ModelState:
         return self.dispatcher.states().get(model, NOT_DEPLOYED)
+
+    def reach(self, model: str) -> Reach | None:
+        """Up to which size a model keeps its promise alone, in the variant that runs. None if that is not known, or
+        nothing is promised."""
+        state = self.state(model)
+        return reach(state.paces.get(state.variant or ""), self.promises.of(model))
+
+    def document(self, model: str) -> dict[str, Any]:
+        """What is told of a model's state."""
+        found = self.reach(model)
+        return self.state(model).document() | ({"reach": found.document()} if found else {})
 
     def resolve(self, model: str, *tasks: Task[Any]) -> ModelSpec:
         """The model that a request names, in whatever state; see `addressed`.

@@ -21,7 +21,7 @@ def junit_xml(document: dict[str, Any]) -> str:
     properties = ElementTree.SubElement(suite, "properties")
     for one in document["models"]:
         name = f"{one['model']} {one['build']}".strip()
-        counted = {key: one[key] for key in ("attempts", "good", "refused", "given_up")}
+        counted = {key: one[key] for key in ("attempts", "good", "refused", "beyond_promise", "given_up")}
         counted |= {f"returns.{key}": one["returns"][key] for key in ("at_first", "came_back", "tries", "let_in")}
         for what, value in counted.items():
             ElementTree.SubElement(properties, "property", name=f"{what} {name}", value=str(value))

@@ -10,13 +10,13 @@ import numpy as np
 from loadtest.records import Record
 from loadtest.report.drawing import BAD, GOOD, INK, LIMIT, canvas, logarithmic, svg
 from loadtest.report.templates import render
-from loadtest.report.terminal import TITLES, in_words, name_of, seconds, shown
+from loadtest.report.terminal import TITLES, name_of, refusals, seconds, shown
 
 
 def render_page(document: dict[str, Any], attempts: Sequence[Record]) -> str:
     tables = {"latencies": latencies(document), "slowest": slowest(document)}
-    returns = [f"{name_of(one)}: {in_words(one['returns'])}." for one in document["models"] if one["returns"]["tries"]]
-    return render("report.html", **document, **tables, returns=returns, plots=plots_of(document, attempts))
+    said = [f"{line}." for line in refusals(document)]
+    return render("report.html", **document, **tables, refusals=said, plots=plots_of(document, attempts))
 
 
 def latencies(document: dict[str, Any]) -> list[list[str]]:
@@ -112,7 +112,7 @@ def traffic(attempts: Sequence[Record]) -> str:
         return np.histogram([record.due for record in attempts if chosen(record)], edges)[0] / width
 
     answered = rate(lambda record: record.answered or record.left)
-    refused = rate(lambda record: record.refused)
+    refused = rate(lambda record: record.refused or record.beyond)
     given_up = rate(lambda record: record.given_up)
     rest = rate(lambda record: True) - answered - refused - given_up
     axes.stackplot(

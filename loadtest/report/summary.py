@@ -84,6 +84,7 @@ def of_one(subject: str, build: str, found: Sequence[Record], targets: Targets) 
         "good": len(judged) - len(missed),
         "share_good": (len(judged) - len(missed)) / max(1, len(judged)),
         "refused": sum(record.refused for record in found),
+        "beyond_promise": sum(record.beyond for record in found),
         "left": sum(record.left for record in found),
         "given_up": sum(record.given_up for record in found),
         "returns": returns_of(found),

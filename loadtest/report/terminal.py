@@ -7,6 +7,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.records import BEYOND_PROMISE
+
 COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow"}
 TITLES = {
     "time_to_first_token_s": "first token",
@@ -21,9 +23,8 @@ def show(document: dict[str, Any], out: TextIO) -> None:
     console = Console(file=out, width=None if out.isatty() else 160, highlight=False)
     console.print(latencies(document))
     console.print(rules(document))
-    for one in document["models"]:
-        if one["returns"]["tries"]:
-            console.print(f"{name_of(one)}: {in_words(one['returns'])}")
+    for line in refusals(document):
+        console.print(line)
     for one in document.get("comparison", ()):
         said = f"B is {one['b_is']}" if one["b_is"] else "no difference is proven"
         found = f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
@@ -82,6 +83,19 @@ def rules(document: dict[str, Any]) -> Table:
 
 def name_of(one: dict[str, Any]) -> str:
     return f"{one['model']} {one['build']}".strip()
+
+
+def refusals(document: dict[str, Any]) -> list[str]:
+    """What is to be said of requests that were refused."""
+    beyond = [(name_of(one), one["beyond_promise"]) for one in document["models"] if one["beyond_promise"]]
+    returns = [(name_of(one), one["returns"]) for one in document["models"] if one["returns"]["tries"]]
+    return [
+        *(
+            f"{name}: {count} were too large to be answered in time even alone ({BEYOND_PROMISE})"
+            for name, count in beyond
+        ),
+        *(f"{name}: {in_words(one)}" for name, one in returns),
+    ]
 
 
 def in_words(returns: dict[str, Any]) -> str:

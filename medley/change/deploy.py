@@ -17,11 +17,11 @@ from rich.console import Console
 from medley.change import history
 from medley.change.differences import Kind, compare, deployed
 from medley.change.lock import only_writer
-from medley.change.plan import Plan
+from medley.change.plan import Paces, Plan, paces_in
 from medley.change.plan import plan as plan_of
 from medley.change.progress import show_progress
 from medley.change.rollout import DeployFailed, Rollout
-from medley.change.serve_rest import edge, live, put
+from medley.change.serve_rest import edge, live, put, read_readiness
 from medley.change.surge import SURGE, free_resources
 from medley.checks.config import ClusterConfig, ConfigError, read_config
 from medley.local.cluster import ClusterError, dashboard
@@ -240,7 +240,16 @@ def propose(answer: dict[str, Any], wanted: ClusterConfig, serve: httpx.Client) 
         cold_starts=history.cold_starts(),
         started_with=started.document if started else None,
         last_good=good.document if good else None,
+        paces=known_paces(wanted, answer),
     )
+
+
+def known_paces(wanted: ClusterConfig, answer: dict[str, Any]) -> Paces:
+    """What the router knows of them; empty where none runs or answers."""
+    if not answer.get("applications"):
+        return {}
+    with edge(wanted, answer) as router:
+        return paces_in(read_readiness(router).models)
 
 
 def show(proposal: Plan) -> None:

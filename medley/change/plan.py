@@ -9,6 +9,7 @@ from typing import Any
 
 from deployments.router.addressing import application_of
 from deployments.router.dispatch import ModelState, State
+from deployments.router.reach import Reach, reach
 from medley.change.differences import Comparison, Difference, Kind, compare
 from medley.change.effects import FINISH, effect_of
 from medley.change.surge import SURGE, Resources, Room, with_surge
@@ -17,6 +18,8 @@ from models.catalog import load_catalog
 
 # Read when Serve first starts and never again. The other keys of a document take effect with each deploy.
 FIRST_START_KEYS = ("proxy_location", "http_options", "grpc_options", "controller_options")
+# What replicas told of their pace, by model and variant; see PACE in deployments/board.py.
+Paces = Mapping[tuple[str, str], Mapping[str, Any]]
 SIGNS = {Kind.ADD: "+", Kind.REMOVE: "-", Kind.UNCHANGED: " ", Kind.IN_PLACE: "~", Kind.RESTART: "!"}
 
 
@@ -45,12 +48,14 @@ class Plan:
         changes: one for each application.
         warnings: what the file asks for and a deploy cannot do, or what is probably a mistake.
         choices: of variants, by application: which was chosen, and why.
+        reaches: by application, up to which size it will keep its promise alone, where that is not all.
     """
 
     document: dict[str, Any]
     changes: tuple[Change, ...]
     warnings: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
+    reaches: Mapping[str, Reach] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -70,7 +75,8 @@ class Plan:
         for change in self.changes:
             keys = ": " + ", ".join(map(str, change.differences)) if change.differences else _reason(change)
             lines.append(f"  {SIGNS[change.kind]} {change.app:<{width}}  {change.kind}{keys}")
-            for text in (self.choices.get(change.app), change.effect):
+            reach = f"It {self.reaches[change.app]}." if change.app in self.reaches else None
+            for text in (self.choices.get(change.app), change.effect, reach):
                 if text:
                     lines.append(f"    {'':<{width}}  {text}")
         return lines + [f"  Warning: {warning}" for warning in self.warnings]
@@ -89,6 +95,7 @@ def plan(
     cold_starts: Mapping[str, float] | None = None,
     started_with: dict[str, Any] | None = None,
     last_good: dict[str, Any] | None = None,
+    paces: Paces | None = None,
 ) -> Plan:
     """What a deploy of `wanted` does.
 
@@ -98,6 +105,7 @@ def plan(
         cold_starts: seconds that the last start of an application took, by its name.
         started_with: the document Serve was started with. Only it knows the `controller_options` in force.
         last_good: the last document that went live. What survives a failed upgrade is of its version.
+        paces: of the variants that have run on this cluster.
 
     Raises:
         ConfigError: Serve would refuse the document.
@@ -119,7 +127,29 @@ def plan(
         differences = _without_decided(comparison, room)
         changes.append(Change(app, comparison.kind, differences, effect, interrupts))
     warnings = [*_first_start_warnings(live, document, started_with), *_served_twice(wanted)]
-    return Plan(document, tuple(changes), tuple(warnings), wanted.choices)
+    return Plan(document, tuple(changes), tuple(warnings), wanted.choices, _reaches(wanted, paces or {}))
+
+
+def paces_in(models: Mapping[str, Mapping[str, Any]] | None) -> Paces:
+    """The paces in the router's answer to /readyz."""
+    catalog = load_catalog()
+    return {
+        (catalog[app].row, variant): pace
+        for app, told in (models or {}).items()
+        for variant, pace in (told.get("pace") or {}).items()
+        if app in catalog
+    }
+
+
+def _reaches(wanted: ClusterConfig, paces: Paces) -> dict[str, Reach]:
+    promises = wanted.promises
+    if promises is None:
+        return {}
+    promised = [one for one in wanted.models if promises.of_task(one.spec.task)]
+    found = {
+        one.app: reach(paces.get((one.spec.row, one.variant_name)), promises.of_model(one.spec.id)) for one in promised
+    }
+    return {app: one for app, one in found.items() if one and one.limited}
 
 
 def _heir(app: str, wanted: ClusterConfig) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deployments.settings import AUTO, ModelArgs
-from medley.checks.entries import Application, applications_of
+from medley.checks.entries import ROUTER_BUILDER, Application, applications_of, profile_of
 from medley.checks.serve import serve_problems
 from medley.checks.yaml_lines import read_document, sorted_problems
+from models.slo import Profile
 from models.specs import ModelSpec, VariantSpec
 
 
@@ -56,6 +57,13 @@ class ClusterConfig:
         """Where a client on this machine finds the edge."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def promises(self) -> Profile | None:
+        """By which the router admits requests; None if it admits all."""
+        applications = self.document.get("applications", [])
+        routers = [one.get("args") for one in applications if one.get("import_path") == ROUTER_BUILDER]
+        return next(filter(None, map(profile_of, routers)), None)
 
     @property
     def memory_gib(self) -> float:

@@ -94,7 +94,13 @@ def deadline_of(applications: list[Application]) -> float:
 def promises_of(applications: list[Application]) -> Profile | None:
     """The promises that the router admits requests by. None if it has none; wrong arguments are reported elsewhere."""
     for router in (one for one in applications if one.role == "router"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            args = RouterArgs.model_validate(router.get("args"))
-            return args.profile() if args.promises else None
+        return profile_of(router.get("args"))
+    return None
+
+
+def profile_of(args: Any) -> Profile | None:
+    """The profile that a router's arguments name; None if they name none, or are wrong."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        read = RouterArgs.model_validate(args)
+        return read.profile() if read.promises else None
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from deployments.router.reach import Reach
 from deployments.settings import ModelArgs
 from medley.checks.entries import MODEL_BUILDER
 from medley.look.live import TAKES_REQUESTS, Live, replicas_of
@@ -33,6 +34,7 @@ class ApplicationStatus:
         fraction: how much of the phase is done, from 0 to 1, when known.
         cause: why it is not ready, with the `remedy`; also of attempts that failed before the current one.
         scaling: the router's figures of growth and demand, as in /readyz; empty when it says none.
+        reach: up to which size it keeps its promise alone; None when the router does not say.
     """
 
     app: str
@@ -48,6 +50,7 @@ class ApplicationStatus:
     cause: str | None = None
     remedy: str | None = None
     scaling: dict[str, Any] = field(default_factory=dict)
+    reach: Reach | None = None
 
     @property
     def takes_requests(self) -> bool:
@@ -107,6 +110,7 @@ def status_of(live: Live, app: str) -> ApplicationStatus:
         cause=cause,
         remedy=remedy,
         scaling=told.get("scaling") or {},
+        reach=Reach.of(told["reach"]) if told.get("reach") else None,
     )
 
 

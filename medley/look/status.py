@@ -161,6 +161,7 @@ def status_screen(live: Live, memory: dict[str, float]) -> RenderableType:
     parts: list[RenderableType] = [head, _resources(live), _nodes(live.nodes), Text(), _applications(found, memory)]
     parts += [_failure(one) for one in found if one.cause and not one.takes_requests]
     parts += [Text(f"\n{one.app}: {one.shortage}", style="yellow") for one in found if one.shortage]
+    parts += [Text(f"\n{one.app}: {one.reach}", style="yellow") for one in found if one.reach and one.reach.limited]
     return Group(*parts, *_gaps(live))
 
 

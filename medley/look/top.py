@@ -31,10 +31,13 @@ from medley.look.exposition import Difference, Scrape, scrape, targets
 from medley.look.live import Live, look
 from medley.look.screen import NOTHING, duration, gib, screen
 from medley.look.status import COLOURS, UNREACHABLE, memory_by_application
+from models.errors import AtCapacity, NoRoom, RateLimited, TooBusy
 
 # Ray's processes report every 10 s, so that over less time nothing may seem to have happened.
 SURELY_REPORTED_S = 15
-QUEUE_FULL = "queue_full"
+
+# Codes of 429s.
+REFUSALS = tuple(error.code for error in (RateLimited, TooBusy, AtCapacity, NoRoom))
 
 Every = Annotated[float, typer.Option(min=0.5, help="seconds between two frames")]
 Window = Annotated[float, typer.Option(min=1, help="seconds that rates and quantiles are taken over")]
@@ -142,7 +145,8 @@ def figures(difference: Difference, model: str) -> Figures:
     def quantile(q: float, metric: Metric) -> float | None:
         return difference.quantile(q, metric, model=model)
 
-    requests, failed, full = rate(REQUESTS), rate(ERRORS), rate(ERRORS, code=QUEUE_FULL)
+    requests, failed = rate(REQUESTS), rate(ERRORS)
+    full = _sum([rate(ERRORS, code=code) for code in REFUSALS])
     # A counter exists from its first count on. Where requests are counted, a missing error counter means no errors.
     none_yet = 0.0 if requests is not None else None
     return Figures(

@@ -128,8 +128,8 @@ TRAFFIC = Row(
         ),
         Panel(
             "Requests by status",
-            "429: the queue is full, so raise max_replicas. 499: the client left, often because it waited too long. "
-            "5xx: see Errors.",
+            "429: more is asked than can be answered in time, see Refused with 429. 422: too large for the promise, "
+            "see medley doctor. 499: the client left, often because it waited too long. 5xx: see Errors.",
             "reqps",
             (Target(rate_by("status", REQUESTS, CHOSEN), "{{status}}"),),
             stacked=True,
@@ -155,7 +155,8 @@ ERRORS_ROW = Row(
         ),
         Panel(
             "Refused with 429",
-            "Share of the requests. Above 5 %: raise max_replicas, or max_queued_requests if waiting is better.",
+            "Share of the requests. Above 5 %, see the code under Errors: at_capacity, raise max_replicas or choose a "
+            "faster variant; no_room, add a node; queue_full, raise max_queued_requests. After too_busy more may come.",
             "percentunit",
             (Target(f"{REFUSED} / {rate_by('model', REQUESTS, CHOSEN)}", "{{model}}"),),
             levels=(0.01, 0.03, 0.05),

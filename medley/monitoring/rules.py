@@ -243,7 +243,8 @@ def _other_alerts() -> list[Alert]:
             f"/ {rate_by('model', REQUESTS, window='10m')} > {REFUSED_SHARE}",
             "ticket",
             "{{ $labels.model }}: more than 5 % of the requests are refused with 429.",
-            "The queue is full. Raise max_replicas, or max_queued_requests if waiting is better than being refused.",
+            "More is asked than can be answered in time. The panel of errors has the code. at_capacity: raise "
+            "max_replicas, or choose a faster variant. no_room: add a node. queue_full: raise max_queued_requests.",
             "requests-refused",
             hold="5m",
         ),

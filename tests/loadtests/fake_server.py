@@ -30,6 +30,7 @@ SETTINGS = {
     # Every n-th request:
     "errors": 0,  # has a 500
     "refuse": 0,  # is refused
+    "beyond": 0,  # is refused because it is too large for any promise
     "cut": 0,  # gets half of a stream
     "lose": 0,  # gets no answer, only a closed connection
     "hang": 0,  # gets no answer and an open connection
@@ -127,6 +128,8 @@ class Server:
         elif self.hits("refuse", entry):
             again = self.settings["retry_after"]
             answer(connection, {"error": {"message": "no room"}}, 429, {"Retry-After": again} if again else {})
+        elif self.hits("beyond", entry):
+            answer(connection, {"error": {"message": "ask for less", "code": "beyond_promise"}}, 422)
         elif path == "/v1/chat/completions":
             self.stream(connection, json.loads(body), entry)
         elif path == "/v1/audio/speech":

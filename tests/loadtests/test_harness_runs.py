@@ -416,6 +416,17 @@ def test_refusals_in_time_are_misses_and_no_faults(world):
     assert run.report["models"][0]["refused"] == len(run.records) // 2
 
 
+def test_what_is_beyond_any_promise_is_a_refusal_of_its_own_kind_and_always_bad(world):
+    parts = [{"task": "embeddings", "returns": 3}]
+    run = world.harness(world.server(beyond=2), at(10, 8, parts=parts, refusals_count=False))
+    assert run.code == 1, run.output
+    assert counts(run) == dict.fromkeys(COUNTERS, 0)
+    assert "beyond_promise (422)" in run.rule("goodput", "fake-embeddings")["why"]
+    (model,) = run.report["models"]
+    assert (model["beyond_promise"], model["refused"], model["returns"]["tries"]) == (len(run.records) // 2, 0, 0)
+    assert f"{model['beyond_promise']} were too large to be answered in time even alone" in run.output
+
+
 def test_a_scenario_may_be_meant_to_be_refused_in_part(world):
     run = world.harness(world.server(refuse=2), at(20, 8, refusals_count=False) | EMBEDDINGS)
     assert run.code == 0, run.output

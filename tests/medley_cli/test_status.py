@@ -11,6 +11,7 @@ import typer
 from recorded_cluster import CHAT, EMBEDDINGS, RecordedCluster
 from typer.testing import CliRunner
 
+from deployments.router.reach import Reach
 from medley.local import cluster
 from medley.look import live, status
 from medley.look.application_status import status_of
@@ -98,6 +99,16 @@ def test_demand_beyond_what_is_served_has_a_line(recorded, replicas, scaling, sa
     told |= {"replicas": replicas, "scaling": {"wanted": 2, "most": 2, **scaling}}
     output = run("status").output
     assert (f"{EMBEDDINGS}: {said}" in output) if said else (f"{EMBEDDINGS}: " not in output)
+
+
+@pytest.mark.parametrize("limit", ["duration_s", None])
+def test_what_is_too_large_for_the_promise_has_a_line(recorded, limit):
+    reach = Reach("texts of 64 tokens", 1, 2048, 900, limit, 1)
+    recorded.ready["models"][EMBEDDINGS]["reach"] = reach.document()
+    told = f"{EMBEDDINGS}: keeps its promise alone up to 900 texts of 64 tokens (of 2048): duration 1 s"
+    assert (told in run("status").output) is (limit is not None)
+    (found,) = [one for one in json.loads(run("status", "--json").output)["applications"] if one["app"] == EMBEDDINGS]
+    assert found["reach"] == reach.document()
 
 
 def test_nobody_answers(recorded):

@@ -102,7 +102,8 @@ def test_figures_of_a_model():
     after = (
         counted(50)
         + counted(20, status="429")
-        + series(ERRORS, 20, model=CHAT, task="chat", code="queue_full")
+        + series(ERRORS, 5, model=CHAT, task="chat", code="queue_full")
+        + series(ERRORS, 15, model=CHAT, task="chat", code="at_capacity")
         + series(ERRORS, 5, model=CHAT, task="chat", code="engine_failed")
         + series(IN_FLIGHT, 3, model=CHAT)
         + histogram(QUEUE_WAIT, {"0.1": 10, "0.5": 10, "+Inf": 10}, model=CHAT, task="chat")

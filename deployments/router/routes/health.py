@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from deployments.router.dispatch import BLIND_S
+from deployments.router.dispatch import BLIND_S, ModelState
 from deployments.router.services import Services
 
 router = APIRouter(tags=["Health"])
@@ -35,5 +35,11 @@ async def readyz(request: Request) -> Response:
     document: dict[str, Any] = {"ready": ready, "age_s": round(age_s, 1)}
     if age_s > BLIND_S:
         document["cause"] = f"The control plane does not answer for {age_s:.0f} s. The states are from before."
-    document["models"] = {name: state.document() for name, state in states.items()}
+    document["models"] = {name: services.document(name) | paces(state) for name, state in states.items()}
     return Response(orjson.dumps(document), 200 if ready else 503, media_type="application/json")
+
+
+def paces(state: ModelState) -> dict[str, Any]:
+    """What `medley plan` needs to say the same of another promise, or of another variant."""
+    found = {variant: {"unit": one["unit"], "sizes": one["sizes"]} for variant, one in state.paces.items()}
+    return {"pace": found} if found else {}

@@ -53,5 +53,5 @@ def card(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "example": example.document() if example else None,
         **of_task,
         "names": names_of(spec.id, services.catalog, services.dispatcher.states()),
-        **state.document(),
+        **services.document(spec.id),
     }

@@ -23,6 +23,7 @@ CHECKS = (
     ("router", replicas.router_sees_it),
     ("edge", replicas.edge_answers),
     ("demand", replicas.serves_demand),
+    ("promise", replicas.keeps_promise),
     ("request", replicas.answers),
 )
 

@@ -13,6 +13,7 @@ from medley.look.application_status import failure_message, is_model, last_line,
 from medley.look.diagnosis.patient import Finding, Patient, fine, wrong
 from medley.look.logs import last_words
 from medley.look.screen import duration
+from models.errors import BeyondPromise
 
 LOG_LINES = 5
 REQUEST_PATIENCE_S = 60
@@ -139,6 +140,24 @@ def serves_demand(patient: Patient) -> Finding:
     return fine(said)
 
 
+def keeps_promise(patient: Patient) -> Finding:
+    """Up to which size it keeps its promise alone. A limit is no failure, unless even the smallest request is late."""
+    found = patient.status.reach
+    if found is None:
+        return fine("Up to which size of request it keeps a promise is not known.")
+    if not found.limited:
+        return fine(f"It {found}.")
+    return Finding(found.up_to is not None, f"It {found}.", _faster(patient))
+
+
+def _faster(patient: Patient) -> str:
+    """What helps where requests are too large for the promise."""
+    return (
+        f"a faster variant (`medley variant choose {patient.spec.row}`), more CPUs, or another promise in slo.yaml; "
+        "clients send what is larger as batch jobs: `Priority: u=5`"
+    )
+
+
 def answers(patient: Patient) -> Finding:
     """One real request: the example of the model's task."""
     if patient.status.state == "scaled_to_zero":
@@ -161,9 +180,9 @@ def _judged(answer: httpx.Response, took: str, patient: Patient) -> Finding:
     if answer.is_success:
         return fine(f"Answered after {took}.")
     if answer.status_code == 429:
-        return wrong(
-            f"Refused with 429 after {took}: its queue is full.", "`medley top`; more replicas, if it stays so"
-        )
+        return wrong(f"Refused with 429 after {took}: {_error(answer)}", "`medley top`; more replicas, if it stays so")
+    if answer.status_code == BeyondPromise.status:
+        return wrong(f"Refused with {answer.status_code} after {took}: {_error(answer)}", _faster(patient))
     request_id = answer.headers.get("x-request-id")
     look = f"`medley logs {request_id}`" if request_id else f"`medley logs --model {patient.model}`"
     return wrong(f"Answered {answer.status_code} after {took}: {_error(answer)}", look)
