@@ -16,13 +16,23 @@ from deployments.servers.lengths import Lengths
 from deployments.servers.pace import Work, doubling
 from models.errors import ServingError
 from models.grammars.schemas import check_schemas
+from models.prompt_limits import too_long
 from models.tasks.chat import CHAT, COMPLETE, TASK, ChatEngine, GenerationRequest, TellsSteps
 from models.tasks.methods import handles
 from models.tasks.tokens import DETOKENIZE, TOKENIZE, TokenizeRequest, TokenizeResult
-from models.tasks.usage import COMPLETION_TOKENS, PROMPT_TOKENS, Usage
+from models.tasks.usage import COMPLETION_TOKENS, NOTHING, PROMPT_TOKENS, Usage
 
-# Numbers that are read to see how fast the model reads, of three tokens each or so.
-MEASURED = 64
+# A text that is read to see how fast the model reads, and how many tokens the letters of a text make.
+MEASURED = (
+    "The harbour was quiet that morning. A cold wind moved over the water, and men in heavy coats carried boxes of "
+    "fish up the stone steps to the market. There, women sold bread, onions and honey under old canvas roofs, while "
+    "children ran between the stalls with a small brown dog behind them. At noon a ship came in from the north with "
+    "forty passengers, three horses and a letter for the captain of the guard. He read it twice, folded it, and put it "
+    "into the pocket of his coat. Nobody asked what it said. In the evening, when the lamps were lit along the quay, he "
+    "walked to the end of the pier and threw it into the sea."
+)
+# How many answers are written side by side to see how fast the model writes.
+TOGETHER = 6
 # Tokens of an answer, for which it is told how long prompts may be.
 USUAL_ANSWER = 64.0
 
@@ -65,15 +75,29 @@ class Server(EngineServer):
 
     async def measure(self) -> None:
         """A prompt alone, and several short ones together: reading, and writing side by side."""
-        text = " ".join(str(number) for number in range(MEASURED))
-        body = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, "stream": True}
-        await self._measured({**body, "messages": [{"role": "user", "content": text}]})
-        few = [{**body, "messages": [{"role": "user", "content": str(number)}]} for number in range(6)]
-        await asyncio.gather(*map(self._measured, few))
+        long = await self._prompt_tokens(MEASURED)
+        short, *_ = await asyncio.gather(*(self._prompt_tokens(f"Hello {number}") for number in range(TOGETHER)))
+        self.lengths.fit((len(MEASURED), long), (len("Hello 0"), short))
 
-    async def _measured(self, body: dict[str, Any]) -> None:
-        async for _ in self.chat(GenerationRequest(body, "measure")):
-            pass
+    async def _prompt_tokens(self, text: str) -> int:
+        """Answer a chat of one text. Returns how many tokens its prompt had."""
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        found = NOTHING
+        async for item in self.chat(GenerationRequest({**body, "stream": True}, "measure")):
+            found = item if isinstance(item, Usage) else found
+        return int(found[PROMPT_TOKENS])
+
+    async def check_size(self, asked: GenerationRequest) -> None:
+        """Raises ContextLengthExceeded if a prompt and its answer are more than the model can hold. Counts the tokens,
+        so it is asked only of what admission will not take."""
+        body, limit = asked.body, self.spec.limits.context_tokens
+        messages, prompt = body.get("messages"), body.get("prompt")
+        if messages is None and not isinstance(prompt, str):
+            return
+        found = await self.engine.tokenize(TokenizeRequest(text=prompt, messages=messages))
+        answer = body.get("max_completion_tokens") or body.get("max_tokens") or 1
+        if len(found.tokens) + answer > limit:
+            raise too_long(limit, "messages" if prompt is None else "prompt", len(found.tokens))
 
     @handles(CHAT)
     async def chat(self, request: GenerationRequest) -> AsyncGenerator[bytes | Usage, None]:
@@ -132,11 +156,12 @@ class Server(EngineServer):
         self.stepped_at = {one: at for one, at in self.stepped_at.items() if one in others} | {job: now}
 
     def _note_lengths(self, request: GenerationRequest, usage: Usage, job: Job | None) -> None:
+        # Texts of the warm-up, of which there is no job, are nobody's.
         body, read, written = request.body, usage[PROMPT_TOKENS], usage[COMPLETION_TOKENS]
         characters, texts, tokens = measured(body)
-        if not tokens:
+        if job is not None and not tokens:
             self.lengths.learn(characters, int(read), texts)
-        if job is not None and not body.get("ignore_eos"):  # those of the warm-up are nobody's
+        if job is not None and not body.get("ignore_eos"):
             limit = body.get("max_completion_tokens") or body.get("max_tokens")
             self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
         if job is not None and self.side_by_side is None:

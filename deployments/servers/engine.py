@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import replace
@@ -46,7 +46,7 @@ from deployments.settings import ModelArgs
 from deployments.telemetry import BATCH_SIZE
 from deployments.tracing import start_tracing
 from models import weights
-from models.errors import EngineFailed, ServingError, UnsupportedParameter
+from models.errors import BeyondPromise, EngineFailed, ServingError, UnsupportedParameter
 from models.registry import engine_class
 from models.tasks.methods import Ask, Duplex, Q, Unary, handlers_of
 from models.tasks.task import Task
@@ -87,7 +87,9 @@ class EngineServer:
 
     async def __init__(self, args: ModelArgs):
         listen_where_the_node_does()
-        await self.start(args, serve.get_replica_context().replica_id.unique_id, RayBoard(), ray_meter(args.metrics))
+        replica, board = serve.get_replica_context().replica_id.unique_id, RayBoard()
+        await self.start(args, replica, board, ray_meter(args.metrics))
+        self.telling = asyncio.create_task(Telling(args, replica, board, self.admission, self.sizes()).run())
 
     async def start(self, args: ModelArgs, replica: str, board: Board, meter: Meter) -> None:
         """Load the engine and warm it up: the part of a start that does not need Ray.
@@ -116,9 +118,6 @@ class EngineServer:
             self.admission = Admission(Pace(), self.schedule())
             await self.warm_up()
         self.cold_start.ready()
-        self.telling = asyncio.create_task(
-            Telling(args, replica, board, self.admission, self.sizes()).run(), name="telling"
-        )
         if self.places_workers:
             self.watching = asyncio.create_task(self.watch_workers())
 
@@ -214,7 +213,7 @@ class EngineServer:
         call = self.calls.begin(context, method)
         try:
             with call:
-                with self.admitted(call, asked):
+                async with self.admitted(call, asked):
                     result = await self.handler(method)(asked)
                 call.usage = getattr(result, "usage", NOTHING)
                 return Answer(result, call.queue_s, call.engine_s, call.usage)
@@ -231,23 +230,22 @@ class EngineServer:
         try:
             with call:
                 begun = False
-                with self.admitted(call, asked):
-                    async with aclosing(self.handler(method)(asked)) as items:
-                        async for item in items:
-                            if isinstance(item, Usage):
-                                call.usage = item
-                            elif begun:
-                                yield item
-                            else:
-                                begun = True
-                                call.first_item()
-                                yield Begun(item, call.queue_s)
+                async with self.admitted(call, asked), aclosing(self.handler(method)(asked)) as items:
+                    async for item in items:
+                        if isinstance(item, Usage):
+                            call.usage = item
+                        elif begun:
+                            yield item
+                        else:
+                            begun = True
+                            call.first_item()
+                            yield Begun(item, call.queue_s)
                 yield Ended(call.engine_s, call.usage)
         except ServingError as error:
             yield self.failed(error)
 
-    @contextlib.contextmanager
-    def admitted(self, call: Call, asked: Any) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def admitted(self, call: Call, asked: Any) -> AsyncIterator[None]:
         """Admit a call for as long as it runs. Lookups are always admitted, and are no work.
 
         Raises:
@@ -261,7 +259,11 @@ class EngineServer:
         # It may have waited for its place here, too.
         terms = replace(terms, waited_s=terms.waited_s + call.queue_s)
         work = self.work_of(method, asked)
-        job = self.admission.enter(work, terms, time.monotonic(), self.shows(method, asked))
+        try:
+            job = self.admission.enter(work, terms, time.monotonic(), self.shows(method, asked))
+        except BeyondPromise:
+            await self.check_size(asked)
+            raise
         JOB.set(job)
         kept = False
         try:
@@ -269,6 +271,10 @@ class EngineServer:
             kept = True
         finally:
             self.admission.leave(job, time.monotonic(), kept)
+
+    async def check_size(self, asked: Any) -> None:
+        """Raises ContextLengthExceeded for a request that is beyond the promise because it is more than the model can
+        hold at all."""
 
     def shows(self, method: str, asked: Any) -> bool:
         """Whether the handler of a method tells of each piece of an answer as it comes; see Admission.wrote."""

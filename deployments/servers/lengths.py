@@ -29,6 +29,12 @@ class Lengths:
         """Tokens of so many characters in so many texts."""
         return self.a_token * characters + self.a_text * texts
 
+    def fit(self, long: tuple[int, int], short: tuple[int, int]) -> None:
+        """Both figures from the characters and tokens of two texts that are known to be usual."""
+        if long[0] > short[0] and long[1] > short[1] > 0:
+            self.a_token = (long[1] - short[1]) / (long[0] - short[0])
+            self.a_text = max(1.0, short[1] - self.a_token * short[0])
+
     def learn(self, characters: int, tokens: int, texts: int = 1) -> None:
         """What such texts turned out to have. Their error is shared out by the part that each figure has in it."""
         if not characters or not tokens or not texts:

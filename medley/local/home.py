@@ -53,8 +53,8 @@ def cluster_environment() -> dict[str, str]:
 
     Models share this machine's cores. OpenMP's threads (torch's, vLLM's) should sleep while they wait: by default they
     spin and take the core from another model (benchmarks/sharing.py). Nor should the router, which Ray's default gives
-    the lowest priority of all, wait for those that compute (deployments/servers/threads.py). Values that are set already
-    are kept.
+    the lowest priority of all, wait for those that compute (deployments/servers/threads.py). Values that are set
+    already are kept.
     """
     added = own_folder()
     return {
