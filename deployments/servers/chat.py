@@ -28,8 +28,8 @@ MEASURED = (
     "fish up the stone steps to the market. There, women sold bread, onions and honey under old canvas roofs, while "
     "children ran between the stalls with a small brown dog behind them. At noon a ship came in from the north with "
     "forty passengers, three horses and a letter for the captain of the guard. He read it twice, folded it, and put it "
-    "into the pocket of his coat. Nobody asked what it said. In the evening, when the lamps were lit along the quay, he "
-    "walked to the end of the pier and threw it into the sea."
+    "into the pocket of his coat. Nobody asked what it said. In the evening, when the lamps were lit along the quay, "
+    "he walked to the end of the pier and threw it into the sea."
 )
 # How many answers are written side by side to see how fast the model writes.
 TOGETHER = 6
