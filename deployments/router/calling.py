@@ -189,7 +189,7 @@ class Calls:
         if call is not None and call.queue_s is not None:
             whole = call.engine_s is not None
             seconds = clock() - call.called - (call.engine_s or 0.0) if whole else 2 * call.queue_s
-            self.services.promises.overhead(spec.id).learn(seconds)
+            self.services.promises.overhead(spec.id).learn(seconds, time.monotonic())
 
     def _admission(self, spec: ModelSpec, method: Method[Any, Any], asked: Any) -> Admission:
         return Admission(self, spec, method, asked)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +15,8 @@ from deployments.router.returns import Returns
 from deployments.servers.calls import Terms
 from models.slo import Targets
 
-# The weight of the newest call in its model's overhead.
-NEWEST = 0.05
+# The weight of the newest call in its model's overhead, and the seconds after which a third of it is left.
+NEWEST, MEMORY_S = 0.05, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +35,22 @@ class Asker:
 
 @dataclass(slots=True)
 class Overhead:
-    """Seconds of a call that its replica does not see: the way there and back. On a busy machine they are many."""
+    """Seconds of a call that its replica does not see: the way there and back. On a busy machine they are many. What is
+    long past is forgotten."""
 
     mean: float = 0.0
     spread: float = 0.0
+    at: float = 0.0
 
-    def learn(self, seconds: float) -> None:
-        seconds = max(0.0, seconds)
-        self.spread += NEWEST * (abs(seconds - self.mean) - self.spread)
-        self.mean += NEWEST * (seconds - self.mean)
+    def learn(self, seconds: float, now: float) -> None:
+        seconds, newest = max(0.0, seconds), max(NEWEST, 1 - math.exp((self.at - now) / MEMORY_S))
+        self.spread += newest * (abs(seconds - self.mean) - self.spread)
+        self.mean += newest * (seconds - self.mean)
+        self.at = now
 
-    @property
-    def mostly(self) -> float:
+    def mostly(self, now: float) -> float:
         """More than most calls have."""
-        return self.mean + 2 * self.spread
+        return (self.mean + 2 * self.spread) * math.exp((self.at - now) / MEMORY_S)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ class Promises:
             piece_s=promise.time_per_output_token_s if stream and promise.time_per_output_token_s else math.inf,
             whole_s=promise.duration_s or math.inf,
             deadline_s=asker.deadline_s,
-            overhead_s=self.overhead(model).mostly,
+            overhead_s=self.overhead(model).mostly(time.monotonic()),
             patient=asker.batch,
             router=self.router,
         )

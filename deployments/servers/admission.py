@@ -252,6 +252,9 @@ class Admission:
         self._check_alone(work, terms, now)
         if not self.inside:
             return
+        if sum(job.work.width for job in self.inside) + work.width > self.schedule.most:
+            first_end_s = float(self._times(self.inside, now)[1].min())
+            raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s)
         if self._breaks(work, terms, now):
             seconds = self._room_in(work, terms, now)
             raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s)

@@ -55,7 +55,7 @@ class Server(EngineServer):
         limits = self.side_by_side
         if limits is None:
             return InTurn()
-        return Stepwise(limits.chunk, max(1, limits.step // limits.chunk), limits.sequences)
+        return Stepwise(limits.chunk, max(1, limits.step // limits.chunk), limits.sequences, limits.sequences)
 
     def work(self, method: str, asked: GenerationRequest) -> Work:
         body = asked.body

@@ -85,6 +85,8 @@ def engine_arguments(variant: VariantSpec, dtype: str) -> dict[str, Any]:
 def environment(variant: VariantSpec) -> dict[str, str]:
     """What vLLM's process has in its environment, before torch is imported."""
     found = {"VLLM_XGRAMMAR_CACHE_MB": str(GRAMMAR_CACHE_MIB)}
+    if not variant.needs.gpus:
+        found["MEDLEY_VLLM_WAITS_ASLEEP"] = "1"  # see models/engines/vllm_waiting.py
     if variant.engine.get("enforce_eager") and not variant.needs.gpus:
         # Otherwise vLLM has torch compile its sampler: at the first sampled token, for 13 s, with a C++ compiler.
         found["TORCHDYNAMO_DISABLE"] = "1"

@@ -33,7 +33,14 @@ class Left:
 
 
 class Schedule(Protocol):
-    """How an engine shares its time."""
+    """How an engine shares its time.
+
+    Attributes:
+        most: the width that it works on at once. What is wider has to wait.
+    """
+
+    @property
+    def most(self) -> float: ...
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each request: seconds until its first piece, until its end, and the step at which it ends."""
@@ -60,11 +67,13 @@ class Stepwise:
         chunk: units of one request that are read in a step.
         readers: requests that are read in the same step.
         full: the width of a step that is full, for `cost_s`.
+        most: see Schedule.
     """
 
     chunk: float
     readers: int = 1
     full: float = 16.0
+    most: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(left.read)
@@ -118,6 +127,7 @@ class Batches:
 
     items: float
     units: float
+    most: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         items = np.maximum(left.items, 1)
@@ -149,6 +159,8 @@ class Batches:
 class InTurn:
     """Works on one request at a time, in the order in which they came. Each counts as one step, and its pieces as the
     width of it."""
+
+    most: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         writing = pace.per_width * left.width * left.steps

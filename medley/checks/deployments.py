@@ -52,10 +52,10 @@ def _computed(application: Application, path: KeyPath) -> Found:
 def _limits(application: Application, path: KeyPath) -> Found:
     if application.lacks(*path, "max_ongoing_requests"):
         message = "max_ongoing_requests is missing, and Serve's default of 5 keeps the engine from filling its batches."
-        yield path, f"{message} Add it; serve_config.yaml has 64."
+        yield path, f"{message} Add it; serve_config.yaml has 256."
     if application.lacks(*path, "max_queued_requests"):
         message = "max_queued_requests is missing, and Serve's default is an unlimited queue: nothing is ever refused."
-        yield path, f"{message} Add it; serve_config.yaml has 64."
+        yield path, f"{message} Add it; serve_config.yaml has 256."
     if application.number(*path, "max_queued_requests") == -1:
         message = "-1 is an unlimited queue: nothing is ever refused. Write how many requests may wait, such as 64."
         yield (*path, "max_queued_requests"), message
