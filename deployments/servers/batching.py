@@ -111,17 +111,21 @@ class Batcher(Generic[I, R]):
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         if job is not None:
             job.left = lambda: request.missing
-        self._arrivals += 1
-        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
-            turn = self._turns[patient] + position
-            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
+        self.put(items, costs, request, patient)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         # If the caller gives up, this future is cancelled and the items that are still queued are dropped.
         return await request.done
 
+    def put(self, items: Sequence[I], costs: Sequence[float], request: Pending[R], patient: bool) -> None:
+        """Queue a request's items."""
+        self._arrivals += 1
+        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
+            turn = self._turns[patient] + position
+            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
+
     async def _work(self) -> None:
-        while batch := self._take_batch():
+        while batch := self.take_batch():
             # Any error must reach those who wait for this batch, and must not end this loop: they would wait forever.
             try:
                 if self.on_batch:
@@ -145,7 +149,7 @@ class Batcher(Generic[I, R]):
             raise ValueError(f"a batch of {len(items)} items has {len(results)} results")
         return results
 
-    def _take_batch(self) -> list[Item[I, R]]:
+    def take_batch(self) -> list[Item[I, R]]:
         """The next items to work on; empty if none wait."""
         self._queue = [item for item in self._queue if not item.request.done.done()]
         if not self._queue:

@@ -76,12 +76,13 @@ class Stepwise:
             begins[index] = max(heapq.heappop(free), float(left.start[index]))
             first[index] = begins[index] + left.read[index] / self.chunk
             heapq.heappush(free, float(first[index]))
-        ends = first + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
-        marks = np.unique(np.concatenate((np.zeros(1), begins, first, ends)))
+        out = np.ceil(first)  # the step at the end of which the first piece is out
+        ends = out + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
+        marks = np.unique(np.concatenate((np.zeros(1), begins, first, out, ends)))
         if len(marks) == 1:
             return np.zeros(count), np.zeros(count), ends
         middle = (marks[:-1] + marks[1:]) / 2
-        writing = (first[:, None] <= middle) & (middle < ends[:, None])
+        writing = (out[:, None] <= middle) & (middle < ends[:, None])
         reading = reads[:, None] & (begins[:, None] <= middle) & (middle < first[:, None])
         width, readers = left.width @ writing, reading.sum(axis=0)
         step_s = pace.base + pace.per_width * width + pace.per_read * self.chunk * readers
@@ -89,7 +90,7 @@ class Stepwise:
         # A piece comes out at the end of a step, and the one that runs has to end first.
         rest = float(np.interp(1.0, marks, at)) / 2 if count > 1 else 0.0
         return (
-            np.where(reads, np.interp(np.ceil(first), marks, at) + rest, 0.0),
+            np.where(reads, np.interp(out, marks, at) + rest, 0.0),
             np.interp(ends, marks, at) + rest,
             ends,
         )
