@@ -21,8 +21,10 @@ from deployments.servers.forecast import Left, Schedule
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
-# What is predicted, times this, must be within the promise.
-RESERVE = 1.15
+# What is predicted, times RESERVE, and so many standard deviations of it must be within the promise.
+RESERVE, DEVIATIONS = 1.1, 1.0
+# One that takes longer by no more than this is not delayed.
+DELAYED = 1.01
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
@@ -46,7 +48,7 @@ class Job:
     Attributes:
         came: when its promise began. first: when its first piece was out; None before.
         wrote: pieces that are out. read: units that are still to be read.
-        begun_at: the engine's step at which it came in. cost_s: replica-seconds that it takes.
+        begun_at: the engine's step at which it came in, or the last one that read some of it. cost_s: replica-seconds that it takes.
         shows: its pieces are seen as they come, so none was written before the first was seen.
         left: tells how many of its items no batch has taken, for engines that know.
     """
@@ -64,7 +66,8 @@ class Job:
 
     @property
     def steps(self) -> float:
-        return max(0.0, self.work.steps - self.wrote)
+        """That are left; an answer that is longer than expected has at least one more."""
+        return max(1.0, self.work.steps - self.wrote)
 
 
 @dataclass(slots=True)
@@ -112,6 +115,18 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.learnt_at = self.progress_at = now
+        if read:
+            self._note_read(steps, read)
+
+    def _note_read(self, steps: float, read: float) -> None:
+        """Those who came first are read first."""
+        most = max(1.0, steps) / self.schedule.steps_to_read(1.0)
+        for job in self.inside:
+            if job.read > 0 and read > 0:
+                part = min(job.read, most, read)
+                read -= part
+                job.read -= part
+                job.begun_at = self.steps
 
     # Requests that come and go.
 
@@ -283,8 +298,12 @@ class Admission:
             return False
         if any(share > most for share in used[count:]):
             return True
-        before = self._used(self.inside, now)
-        return any(after > most >= without for after, without in zip(used[:count], before, strict=True))
+        # One that the newcomer does not delay, or that will be late anyway, does not count.
+        before, expected = self._used(self.inside, now), self._used(self.inside, now, reserve=False)
+        return any(
+            after > most >= likely and after > DELAYED * without
+            for after, without, likely in zip(used[:count], before, expected, strict=True)
+        )
 
     def _newcomers(self, work: Work, terms: Terms, now: float) -> list[Job]:
         """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
@@ -324,11 +343,12 @@ class Admission:
             items = job.left()
             return job.read, work.steps * items / max(1, work.items), work.width, items
         if job.first is None and not job.shows:
-            # What it has is what the engine's steps have brought it since it came.
+            # What it has is what the engine's steps have brought it since it was read.
             written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
             if written > 0:
                 return 0.0, max(1.0, work.steps - written), work.width, work.items
-        return job.read, job.steps, work.width, work.items
+        # It is not read before its first piece is out.
+        return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items
 
     def _overdue(self, left: Left, now: float) -> float:
         """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
@@ -337,25 +357,31 @@ class Admission:
             return 0.0
         return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
 
-    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
+    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0, reserve: bool = True) -> list[float]:
         """The largest share of a limit that each uses up."""
-        first_s, ends_s, _ = self._times(jobs, now, start)
-        return [self._used_by(*one, now) for one in zip(jobs, first_s.tolist(), ends_s.tolist(), strict=True)]
+        first_s, ends_s, ends = self._times(jobs, now, start)
+        step_s = ends_s / np.maximum(1.0, ends)
+        found = zip(jobs, first_s.tolist(), ends_s.tolist(), step_s.tolist(), strict=True)
+        return [self._used_by(*one, now, reserve) for one in found]
 
-    def _used_by(self, job: Job, first_s: float, end_s: float, now: float) -> float:
-        terms, age = job.terms, now - job.came
+    def _used_by(self, job: Job, first_s: float, end_s: float, step_s: float, now: float, reserve: bool) -> float:
+        terms, age, noise = job.terms, now - job.came, DEVIATIONS * self.pace.noise
+
+        def reserved(seconds: float) -> float:
+            return seconds * RESERVE + noise * math.sqrt(seconds * step_s) if reserve else seconds
+
         if not terms.promised:
             return 0.0
-        used = (age + end_s * RESERVE) / terms.whole()
+        used = (age + reserved(end_s)) / terms.whole()
         if terms.patient:
             return used
         over, ahead = 0.0, end_s - first_s
         if job.first is None:
-            used = max(used, (age + first_s * RESERVE) / terms.first_s)
+            used = max(used, (age + reserved(first_s)) / terms.first_s)
         else:
             over, ahead = now - job.first, end_s
         if job.work.steps > 1:
-            used = max(used, (over + ahead * RESERVE) / (job.work.steps - 1) / terms.piece_s)
+            used = max(used, (over + reserved(ahead)) / (job.work.steps - 1) / terms.piece_s)
         return used
 
     def _note_client(self, client: str, now: float) -> None:

@@ -22,7 +22,7 @@ class Left:
     Attributes:
         read, steps, width: as in Work; `read` is 0 where the first piece is out.
         items: parts that no batch has taken yet.
-        start: the step before which the work on it does not begin; 0 for now. It is only known to Stepwise.
+        start: the step before which the work on it does not begin; 0 for now. Only Stepwise asks for it.
     """
 
     read: np.ndarray
@@ -36,7 +36,7 @@ class Schedule(Protocol):
     """How an engine shares its time."""
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each request: seconds until its first piece, until its end, and the step at which it ends."""
+        """For each request: seconds until its first piece, until its end, and in how many steps that is."""
         ...
 
     def cost_s(self, pace: Pace, work: Work) -> float:
@@ -133,7 +133,7 @@ class Batches:
             # The batch that runs has to end first, and other items are in the last one beside mine.
             filled = min(self.units, float(left.steps.sum()))
             ends = ends + pace.base / 2 + pace.per_width * filled / 2
-        return ends, ends, np.zeros(len(items))
+        return ends, ends, batches
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         batches = max(work.steps / self.units, work.items / self.items)
@@ -154,7 +154,7 @@ class InTurn:
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         writing = pace.per_width * left.width * left.steps
         ends = np.cumsum(pace.base + pace.per_read * left.read + writing)
-        return ends - writing, ends, np.zeros(len(ends))
+        return ends - writing, ends, np.arange(1.0, len(ends) + 1)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         return pace.seconds(1, work.width * work.steps, work.read)

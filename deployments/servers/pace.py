@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Standard deviation of the time of one step around the line, as a share of it.
-NOISE = 0.25
+# Standard deviation of the time of one step around the line, as a share of it, before it is learnt; and how much one
+# observation moves its square.
+NOISE, NEWEST = 0.25, 0.05
 # How much the three figures may change in a second of work, as shares of them: all together, because the machine got
 # slower or faster, and each by itself.
 TOGETHER, APART = 0.15, 0.03
@@ -54,6 +55,7 @@ class Pace:
         self.state = np.zeros(3)
         self.spread = np.zeros((3, 3))
         self.seen = 0
+        self.noise = NOISE
         self._first: list[np.ndarray] = []
 
     @property
@@ -92,6 +94,8 @@ class Pace:
             return
         expected = float(self.state @ done)
         seconds = min(seconds, expected * (1 + OUTLIER))
+        off = (seconds / expected - 1) ** 2 * max(1.0, steps)  # many steps together are nearer to the line than one
+        self.noise = math.sqrt(self.noise**2 + NEWEST * (off - self.noise**2))
         wander = np.outer(self.state, self.state)
         self.spread += seconds * (TOGETHER**2 * wander + APART**2 * np.diag(np.diag(wander)))
         noise = (NOISE * max(seconds, expected)) ** 2
