@@ -10,7 +10,9 @@ Nothing here waits or reads a clock, so the simulator and the tests run the same
 
 from __future__ import annotations
 
+import bisect
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -244,8 +246,9 @@ class Admission:
         self._check_alone(work, terms, now)
         if not self.inside:
             return
-        if self._breaks(work, terms, now):
-            seconds = self._room_in(work, terms, now)
+        allowed = self._allowed(terms, now)
+        if self._breaks(work, terms, now, allowed):
+            seconds = self._room_in(work, terms, now, allowed)
             raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s)
         self._check_share(work, terms, cost_s, now)
 
@@ -285,25 +288,24 @@ class Admission:
         error.work_s, error.rate = cost_s, self.done.now(self.now)
         return error
 
-    def _breaks(self, work: Work, terms: Terms, now: float, start: float = 0.0) -> bool:
-        """Whether a newcomer would have its promise broken, or that of somebody inside, which is kept without it.
+    def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
+        """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
+            allowed: see `_allowed`.
             start: the engine's step at which it begins.
         """
-        most = BATCH_SHARE if terms.patient else 1.0
-        count = len(self.inside)
+        count, most = len(self.inside), most_of(terms)
         used = self._used([*self.inside, *self._newcomers(work, terms, now)], now, start)
-        if all(share <= most for share in used):
-            return False
-        if any(share > most for share in used[count:]):
-            return True
-        # One that the newcomer does not delay, or that will be late anyway, does not count.
-        before, expected = self._used(self.inside, now), self._used(self.inside, now, reserve=False)
-        return any(
-            after > most >= likely and after > DELAYED * without
-            for after, without, likely in zip(used[:count], before, expected, strict=True)
-        )
+        return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
+
+    def _allowed(self, terms: Terms, now: float) -> list[float]:
+        """The share of its limits that each inside may use up with a newcomer. Those whom it does not delay, and those
+        who will be late anyway, do not count."""
+        most, times = most_of(terms), self._times(self.inside, now)
+        before, likely = self._shares(self.inside, now, *times), self._shares(self.inside, now, *times, reserve=False)
+        pairs = zip(before, likely, strict=True)
+        return [math.inf if late > most else max(most, DELAYED * share) for share, late in pairs]
 
     def _newcomers(self, work: Work, terms: Terms, now: float) -> list[Job]:
         """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
@@ -316,15 +318,18 @@ class Admission:
             jobs.append(job_of(self.usual, replace(terms, patient=False, deadline_s=math.inf, waited_s=0.0), now))
         return [*jobs, job_of(work, terms, now)]
 
-    def _room_in(self, work: Work, terms: Terms, now: float) -> float:
+    def _room_in(self, work: Work, terms: Terms, now: float, allowed: Sequence[float]) -> float:
         """Seconds until there is room for a request like this."""
-        _, ends_s, ends = self._times(self.inside, now)
+        _, ends_s, steps = self._times(self.inside, now)
         order = np.argsort(ends_s)
-        for index in order[np.unique(np.linspace(0, len(order) - 1, min(8, len(order))).astype(int))]:
+
+        def fits(index: int) -> bool:
             then = replace(terms, waited_s=-float(ends_s[index]))
-            if not self._breaks(work, then, now, float(ends[index])):
-                return float(ends_s[index])
-        return float(ends_s.max())
+            return not self._breaks(work, then, now, allowed, float(steps[index]))
+
+        # The later, the more room.
+        place = bisect.bisect_left(order, True, hi=len(order) - 1, key=fits)
+        return float(ends_s[order[place]])
 
     def _times(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         left = self._left(jobs)
@@ -357,32 +362,29 @@ class Admission:
             return 0.0
         return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
 
-    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0, reserve: bool = True) -> list[float]:
+    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
         """The largest share of a limit that each uses up."""
-        first_s, ends_s, ends = self._times(jobs, now, start)
-        step_s = ends_s / np.maximum(1.0, ends)
-        found = zip(jobs, first_s.tolist(), ends_s.tolist(), step_s.tolist(), strict=True)
-        return [self._used_by(*one, now, reserve) for one in found]
+        return self._shares(jobs, now, *self._times(jobs, now, start))
 
-    def _used_by(self, job: Job, first_s: float, end_s: float, step_s: float, now: float, reserve: bool) -> float:
-        terms, age, noise = job.terms, now - job.came, DEVIATIONS * self.pace.noise
-
-        def reserved(seconds: float) -> float:
-            return seconds * RESERVE + noise * math.sqrt(seconds * step_s) if reserve else seconds
-
-        if not terms.promised:
-            return 0.0
-        used = (age + reserved(end_s)) / terms.whole()
-        if terms.patient:
-            return used
-        over, ahead = 0.0, end_s - first_s
-        if job.first is None:
-            used = max(used, (age + reserved(first_s)) / terms.first_s)
-        else:
-            over, ahead = now - job.first, end_s
-        if job.work.steps > 1:
-            used = max(used, (over + reserved(ahead)) / (job.work.steps - 1) / terms.piece_s)
-        return used
+    def _shares(  # noqa: PLR0917
+        self,
+        jobs: Sequence[Job],
+        now: float,
+        first_s: np.ndarray,
+        ends_s: np.ndarray,
+        steps: np.ndarray,
+        reserve: bool = True,
+    ) -> list[float]:
+        """The same, from the times until the first and the last piece of each, and in how many steps that is."""
+        lead_s = np.array([now - job.first if job.first is not None else 0.0 for job in jobs])
+        ahead_s = np.where([job.first is not None for job in jobs], ends_s, ends_s - first_s)
+        if reserve:
+            root_s = np.sqrt(ends_s / np.maximum(1.0, steps)) * DEVIATIONS * self.pace.noise
+            first_s, ends_s, ahead_s = (each * RESERVE + root_s * np.sqrt(each) for each in (first_s, ends_s, ahead_s))
+        limits = np.array([limits_of(job) for job in jobs])
+        age_s = now - limits[:, 3]
+        shares = ((age_s + first_s) / limits[:, 0], (lead_s + ahead_s) / limits[:, 1], (age_s + ends_s) / limits[:, 2])
+        return np.maximum.reduce(shares).tolist()
 
     def _note_client(self, client: str, now: float) -> None:
         """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""
@@ -390,6 +392,19 @@ class Admission:
         self.seen[client] = now
         while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
             del self.seen[oldest]
+
+
+def most_of(terms: Terms) -> float:
+    return BATCH_SHARE if terms.patient else 1.0
+
+
+def limits_of(job: Job) -> tuple[float, float, float, float]:
+    """Seconds to the first piece, for the pieces after it, and for all of it, and when they begin."""
+    terms = job.terms
+    if terms.patient or not terms.promised:
+        return math.inf, math.inf, terms.whole() if terms.promised else math.inf, job.came
+    first_s = terms.first_s if job.first is None else math.inf
+    return first_s, (job.work.steps - 1) * terms.piece_s if job.work.steps > 1 else math.inf, terms.whole(), job.came
 
 
 def job_of(work: Work, terms: Terms, now: float) -> Job:

@@ -142,7 +142,7 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
         first_s = max(one.first_s for one in alone[:-10]) * draw.uniform(2, 10)
         terms = replace(terms, first_s=first_s, piece_s=(middle.piece_s or machine.base) * draw.uniform(1.5, 5))
     seconds = max(60.0, 20 * middle.whole_s)
-    seconds = min(seconds, 6000 * step_s, 3000 / fits) if kind != "batches" else min(seconds, 2000 / fits)
+    seconds = min(seconds, max(10 * middle.whole_s, 300 / fits))
     chosen = draw.sample(TROUBLES, troubles)
     at = seconds / 2
     if "slower" in chosen:
