@@ -27,6 +27,8 @@ from models.errors import BeyondPromise, ServingError, TooBusy
 RESERVE, DEVIATIONS = 1.1, 1.0
 # One that takes longer by no more than this is not delayed.
 DELAYED = 1.01
+# Who will use up more than its limits may use up so much of them, and from LOST on any.
+LATE, LOST = 1.5, 2.0
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
@@ -117,18 +119,23 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.learnt_at = self.progress_at = now
-        if read:
-            self._note_read(steps, read)
+        self._note_read(steps, read)
 
     def _note_read(self, steps: float, read: float) -> None:
-        """Those who came first are read first."""
+        """Those who came first are read first. Who was there while nothing was read has been read, or found in a
+        cache."""
         most = max(1.0, steps) / self.schedule.steps_to_read(1.0)
+        nothing = not read and most > 0
         for job in self.inside:
-            if job.read > 0 and read > 0:
+            if job.read <= 0:
+                continue
+            if read > 0:
                 part = min(job.read, most, read)
                 read -= part
                 job.read -= part
                 job.begun_at = self.steps
+            elif nothing and job.begun_at < self.steps - max(1.0, steps):
+                job.read, job.begun_at = 0.0, self.steps - steps
 
     # Requests that come and go.
 
@@ -167,8 +174,8 @@ class Admission:
         if kept:
             self.good = max(self.good, len(self.inside))
             self.done.add(job.cost_s, now)
+            self.progress_at = now  # who gives up says nothing of the engine
         self.inside.remove(job)
-        self.progress_at = now
         self.work_of[job.terms.client] -= job.cost_s
         if not any(other.terms.client == job.terms.client for other in self.inside):
             del self.work_of[job.terms.client]
@@ -300,12 +307,15 @@ class Admission:
         return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
 
     def _allowed(self, terms: Terms, now: float) -> list[float]:
-        """The share of its limits that each inside may use up with a newcomer. Those whom it does not delay, and those
-        who will be late anyway, do not count."""
+        """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
+        but not without end, and those who are lost whatever they like. Whom it does not delay, does not count."""
         most, times = most_of(terms), self._times(self.inside, now)
         before, likely = self._shares(self.inside, now, *times), self._shares(self.inside, now, *times, reserve=False)
         pairs = zip(before, likely, strict=True)
-        return [math.inf if late > most else max(most, DELAYED * share) for share, late in pairs]
+        return [
+            math.inf if late > LOST else max(most if late <= most else max(most, LATE), DELAYED * share)
+            for share, late in pairs
+        ]
 
     def _newcomers(self, work: Work, terms: Terms, now: float) -> list[Job]:
         """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
@@ -347,11 +357,9 @@ class Admission:
         if job.left is not None:
             items = job.left()
             return job.read, work.steps * items / max(1, work.items), work.width, items
-        if job.first is None and not job.shows:
+        if job.first is None and not job.shows and not job.read:
             # What it has is what the engine's steps have brought it since it was read.
-            written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
-            if written > 0:
-                return 0.0, max(1.0, work.steps - written), work.width, work.items
+            return 0.0, max(1.0, work.steps - (self.steps - job.begun_at)), work.width, work.items
         # It is not read before its first piece is out.
         return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items
 

@@ -16,7 +16,7 @@ Draw = random.Random
 # What else may happen, besides a steady stream of requests.
 TROUBLES = (
     "slower", "faster", "pause", "death", "short answers", "cached prompts", "wrong counts", "bursts", "flood", "batch jobs",
-    "other mixture",
+    "other mixture", "cold", "slow spell",
 )  # fmt: skip
 
 
@@ -54,7 +54,8 @@ class Scenario:
 
     def replica(self, most: int | None = None) -> Replica:
         found = Replica(self.machine, self.seed, most, self.full)
-        found.measure()
+        if "cold" not in self.troubles:
+            found.measure()
         return found
 
     def asked(self, times_fits: float, seed: int = 0) -> list[Asked]:
@@ -147,8 +148,11 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
     at = seconds / 2
     if "slower" in chosen:
         machine = replace(machine, slowness=lambda now: 3.0 if now > at else 1.0)
+        terms = replace(terms, first_s=3 * terms.first_s, piece_s=3 * terms.piece_s, whole_s=3 * terms.whole_s)
     if "faster" in chosen:
         machine = replace(machine, slowness=lambda now: 1 / 3 if now > at else 1.0)
+    if "slow spell" in chosen:
+        machine = replace(machine, slowness=lambda now: 10.0 if at / 2 < now < at else 1.0)
     if "pause" in chosen:
         machine = replace(machine, pauses=((at, 20.0),))
     return Scenario(seed, machine, work, terms, fits, middle.whole_s, seconds, frozenset(chosen), full)
