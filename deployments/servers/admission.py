@@ -54,7 +54,8 @@ class Job:
         wrote: pieces that are out. read: units that are still to be read.
         begun_at: the engine's step at which it came in, or the last one that read some of it. cost_s: replica-seconds that it takes.
         shows: its pieces are seen as they come, so none was written before the first was seen.
-        left: tells how many of its items no batch has taken, for engines that know.
+        left: tells how many of its items no batch has taken, and how many the batch has that runs, for engines that
+            know.
     """
 
     work: Work
@@ -66,7 +67,7 @@ class Job:
     wrote: float = 0.0
     read: float = 0.0
     cost_s: float = 0.0
-    left: Callable[[], int] | None = None
+    left: Callable[[], tuple[int, int]] | None = None
 
     @property
     def steps(self) -> float:
@@ -199,14 +200,17 @@ class Admission:
 
     def alone(self, work: Work) -> Times:
         """What a request could expect if nobody else were there."""
-        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0]]).T)
+        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0, 0.0]]).T)
         first_s, ends_s, _ = self.schedule.times(self.pace, left)
         return times(work, float(first_s[0]), float(ends_s[0]))
 
     def inside_s(self) -> float:
         """Replica-seconds of work inside."""
         left = [self._left_of(job) for job in self.inside] if self.pace.known else []
-        return sum(self.schedule.cost_s(self.pace, Work(*one)) for one in left)
+        return sum(
+            self.schedule.cost_s(self.pace, Work(read, steps, width, items + taken))
+            for read, steps, width, items, taken in left
+        )
 
     def told_s(self, now: float) -> float:
         """Replica-seconds of refused work that routers expect back."""
@@ -342,26 +346,28 @@ class Admission:
         return float(ends_s[order[place]])
 
     def _times(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        left = self._left(jobs)
+        left = self._left(jobs, now)
         left.start[len(self.inside) :] = start
         first_s, ends_s, ends = self.schedule.times(self.pace, left)
         late = self._overdue(left, now)
         return first_s + late, ends_s + late, ends
 
-    def _left(self, jobs: Sequence[Job]) -> Left:
-        return Left(*np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float).T)
+    def _left(self, jobs: Sequence[Job], now: float) -> Left:
+        rows = np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float)
+        return Left(*rows.T, since_s=max(0.0, now - self.progress_at) if self.inside else 0.0)
 
-    def _left_of(self, job: Job) -> tuple[float, float, float, int]:
-        """Read, steps, width and items that a request has left."""
+    def _left_of(self, job: Job) -> tuple[float, float, float, int, int]:
+        """Read, steps, width and items that a request has left, and items that are under way."""
         work = job.work
         if job.left is not None:
-            items = job.left()
-            return job.read, work.steps * items / max(1, work.items), work.width, items
-        if job.first is None and not job.shows and not job.read:
+            items, taken = job.left()
+            return job.read, work.steps * (items + taken) / max(1, work.items), work.width, items, taken
+        written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
+        if written > 0 and job.first is None and not job.shows and not job.read:
             # What it has is what the engine's steps have brought it since it was read.
-            return 0.0, max(1.0, work.steps - (self.steps - job.begun_at)), work.width, work.items
+            return 0.0, max(1.0, work.steps - written), work.width, work.items, 0
         # It is not read before its first piece is out.
-        return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items
+        return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items, 0
 
     def _overdue(self, left: Left, now: float) -> float:
         """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody

@@ -31,11 +31,16 @@ PATIENT_EVERY = 16
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[R]):
-    """A request with results still missing."""
+    """A request with results still missing.
+
+    Attributes:
+        queued: items that no batch has taken yet.
+    """
 
     results: list[R | None]
     missing: int
     done: asyncio.Future[list[R]]
+    queued: int = 0
 
 
 @dataclass(slots=True, order=True)
@@ -110,7 +115,7 @@ class Batcher(Generic[I, R]):
         costs = [self.cost(item) for item in items]  # if one of them raises, nothing is in the queue yet
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         if job is not None:
-            job.left = lambda: request.missing
+            job.left = lambda: (request.queued, request.missing - request.queued)
         self.put(items, costs, request, patient)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
@@ -120,6 +125,7 @@ class Batcher(Generic[I, R]):
     def put(self, items: Sequence[I], costs: Sequence[float], request: Pending[R], patient: bool) -> None:
         """Queue a request's items."""
         self._arrivals += 1
+        request.queued = len(items)
         for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
             turn = self._turns[patient] + position
             insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
@@ -165,6 +171,8 @@ class Batcher(Generic[I, R]):
             if len(batch) == self.largest_batch or highest * (len(batch) + 1) > self.largest_cost:
                 break
             batch.append(item)
+        for item in batch:
+            item.request.queued -= 1
         taken = set(map(id, batch))
         self._queue = [item for item in self._queue if id(item) not in taken]
         return batch

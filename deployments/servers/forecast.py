@@ -21,15 +21,18 @@ class Left:
 
     Attributes:
         read, steps, width: as in Work; `read` is 0 where the first piece is out.
-        items: parts that no batch has taken yet.
+        items: parts that no batch has taken yet. taken: those that the batch has that runs.
         start: the step before which the work on it does not begin; 0 for now. Only Stepwise asks for it.
+        since_s: seconds since the engine began what it does now.
     """
 
     read: np.ndarray
     steps: np.ndarray
     width: np.ndarray
     items: np.ndarray
+    taken: np.ndarray
     start: np.ndarray
+    since_s: float = 0.0
 
 
 class Schedule(Protocol):
@@ -121,19 +124,21 @@ class Batches:
     units: float
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        items = np.maximum(left.items, 1)
+        items = left.items
         came = np.arange(len(items))
         # Of those that came later, what has the turn of my last item comes after it.
-        turns = items[:, None] - (came[None, :] > came[:, None])
+        turns = np.maximum(0, items[:, None] - (came[None, :] > came[:, None]))
         before = np.minimum(items[None, :], turns)
-        units = before @ (left.steps / items)
+        each = left.steps / np.maximum(1, items + left.taken)
+        units = before @ each
         batches = np.maximum(np.ceil(units / self.units), np.ceil(before.sum(axis=1) / self.items))
         ends = pace.base * batches + pace.per_width * units
-        if len(items) > 1:
-            # The batch that runs has to end first, and other items are in the last one beside mine.
-            filled = min(self.units, float(left.steps.sum()))
-            ends = ends + pace.base / 2 + pace.per_width * filled / 2
-        return ends, ends, batches
+        if running := float(left.taken @ each):
+            ends = ends + max(0.0, pace.base + pace.per_width * running - left.since_s)
+        # Items of those behind are in the last batch beside mine.
+        last = np.minimum(self.units * batches, float(items @ each)) - units
+        ends = ends + pace.per_width * np.maximum(0.0, last) / 2
+        return ends, ends, batches + (running > 0)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         batches = max(work.steps / self.units, work.items / self.items)
@@ -154,7 +159,8 @@ class InTurn:
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         writing = pace.per_width * left.width * left.steps
         ends = np.cumsum(pace.base + pace.per_read * left.read + writing)
-        return ends - writing, ends, np.arange(1.0, len(ends) + 1)
+        ends = ends - min(left.since_s, float(ends[0]))
+        return np.maximum(0.0, ends - writing), ends, np.arange(1.0, len(ends) + 1)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         return pace.seconds(1, work.width * work.steps, work.read)

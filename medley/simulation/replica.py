@@ -187,8 +187,6 @@ class Replica:
                 asked.refused = error
                 return False
         asked.read, asked.wrote, asked.items, asked.first, asked.lost = asked.work.read, 0.0, asked.work.items, None, False
-        if asked.job is not None and self.machine.kind == "batches":
-            asked.job.left = lambda: asked.items
         self.inside.append(asked)
         self.engine.add(asked)
         if self.turn is None:
@@ -313,9 +311,11 @@ class InBatches:
         self.batcher: Batcher[Asked, Any] = Batcher(list, largest_batch=machine.items, largest_cost=machine.units)
 
     def add(self, one: Asked) -> None:
-        cost = one.work.steps / one.work.items
-        request = SimpleNamespace(done=SimpleNamespace(done=lambda: one.lost))
-        self.batcher.put([one] * one.work.items, [cost] * one.work.items, request, one.terms.patient)  # pyright: ignore[reportArgumentType]
+        cost, items = one.work.steps / one.work.items, one.work.items
+        request = SimpleNamespace(done=SimpleNamespace(done=lambda: one.lost), queued=0)
+        self.batcher.put([one] * items, [cost] * items, request, one.terms.patient)  # pyright: ignore[reportArgumentType]
+        if one.job is not None:
+            one.job.left = lambda: (request.queued, one.items - request.queued)
 
     def next(self, now: float) -> Turn | None:
         batch = self.batcher.take_batch()
