@@ -36,9 +36,9 @@ FREE_FOR_ALL = 0.75
 # Seconds after its last request for which a client counts when work is shared.
 ACTIVE_S = 10.0
 SHORTEST_S = 1.0
-# Refused because it cannot be kept even alone: after so many times what it would take without any observation, one is
-# let in, for the replica may have become faster.
-DOUBT = 5.0
+# So many that a replica cannot answer in time even alone are refused one after the other. Then one is let in, for the
+# replica may have become faster.
+DOUBT = 20
 # Over how many seconds the demand is averaged.
 DEMAND_S = 3.0
 # The same for the work that is done.
@@ -103,6 +103,7 @@ class Admission:
         self.inside: list[Job] = []  # in the order in which they came
         self.steps = 0.0  # that the engine has made
         self.learnt_at = -math.inf
+        self.hopeless = 0  # requests refused since then because it cannot answer them in time even alone
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
@@ -120,6 +121,7 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.learnt_at = self.progress_at = now
+        self.hopeless = 0
         self._note_read(steps, read)
 
     def _note_read(self, steps: float, read: float) -> None:
@@ -157,7 +159,11 @@ class Admission:
         if terms.router:
             self.told[terms.router] = (terms.told_s, now)
         if terms.promised and not terms.sure:
-            self._check(work, terms, cost_s, now)
+            try:
+                self._check(work, terms, cost_s, now)
+            except BeyondPromise:
+                self.hopeless += 1
+                raise
         if not self.inside:
             self.progress_at = now
         job = Job(work, terms, now - terms.waited_s, self.steps, shows, read=work.read, cost_s=cost_s)
@@ -198,10 +204,14 @@ class Admission:
         first_s, ends_s, _ = self._times([*self.inside, *self._newcomers(work, terms, now)], now)
         return times(work, float(first_s[-1]), float(ends_s[-1]))
 
-    def alone(self, work: Work) -> Times:
-        """What a request could expect if nobody else were there."""
+    def alone(self, work: Work, pace: Pace | None = None) -> Times:
+        """What a request could expect if nobody else were there.
+
+        Args:
+            pace: None for that of now.
+        """
         left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0, 0.0]]).T)
-        first_s, ends_s, _ = self.schedule.times(self.pace, left)
+        first_s, ends_s, _ = self.schedule.times(pace or self.pace, left)
         return times(work, float(first_s[0]), float(ends_s[0]))
 
     def inside_s(self) -> float:
@@ -266,6 +276,22 @@ class Admission:
     def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
         """Raises BeyondPromise if the promise cannot be kept even alone."""
         found = self.alone(work)
+        takes, limit, who = self._beyond(found, terms)
+        if takes <= limit:
+            return
+        # The replica may have become faster, and nothing that it does would show it.
+        if not self.inside and now - self.learnt_at > found.whole_s:
+            takes_first, limit_first, _ = self._beyond(self.alone(work, self.pace.begun), terms)
+            if takes_first <= limit_first or self.hopeless >= DOUBT:
+                return
+        raise BeyondPromise(
+            f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
+            "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
+            "deadline applies: `Priority: u=5`."
+        )
+
+    def _beyond(self, found: Times, terms: Terms) -> tuple[float, float, str]:
+        """Of what is promised, what is hardest to keep: what a request takes, the limit, and words for it."""
         limits = [(found.whole_s, terms.deadline_s, "you wait")] if self.inside else []
         if not terms.patient:
             limits += [
@@ -273,14 +299,7 @@ class Admission:
                 (found.piece_s, terms.piece_s, "are promised for each piece"),
                 (found.whole_s, terms.whole_s, "are promised"),
             ]
-        takes, limit, who = max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
-        if takes <= limit or (not self.inside and now - self.learnt_at > DOUBT * found.whole_s):
-            return
-        raise BeyondPromise(
-            f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
-            "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
-            "deadline applies: `Priority: u=5`."
-        )
+        return max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
 
     def _check_share(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
         """Raises TooBusy if a client has its share of a busy replica already."""

@@ -10,6 +10,7 @@ where `width` sums what is written in the step (sequences of chats, pictures in 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Pace:
         self.state = np.zeros(3)
         self.spread = np.zeros((3, 3))
         self.seen = 0
+        self.begun: Pace | None = None
         self.noise = NOISE
         self._first: list[np.ndarray] = []
 
@@ -114,6 +116,7 @@ class Pace:
         self.spread = np.linalg.inv(sure)
         if self.seen == FIRST:
             self._first.clear()
+            self.begun = copy.copy(self)
 
     def document(self) -> dict[str, float]:
         return {"base_s": self.base, "per_width_s": self.per_width, "per_read_s": self.per_read}
