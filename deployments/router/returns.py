@@ -13,6 +13,8 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from deployments.servers.calls import Terms
+
 # The share of refused requests that come again, before anything is known, and how much one moves it.
 SHARE, NEWEST = 0.3, 0.05
 # Seconds after its turn for which a request is expected, at least, and as a share of the time it was told to wait.
@@ -24,8 +26,12 @@ AHEAD_S = 1.0
 SHORTEST_S, LONGEST_S = 1, 600
 # Requests in the table; for more no room is kept.
 MOST = 20_000
+# The share of what is promised for the beginning that one who came in its turn may wait for room.
+WAITS = 0.5
 # The least share of a replica that is taken to be of use to those who wait.
 LEAST_RATE = 0.2
+# Of what replicas do in a second, how much is given to those who wait: full use has no room for chance.
+USED = 0.8
 
 
 @dataclass(slots=True)
@@ -49,11 +55,12 @@ class Returns:
 
     Attributes:
         share: of refused requests, how many come again.
-        work_s: replica-seconds of all that are expected.
+        work_s: replica-seconds of all that are expected. waiting_s: of those that came in their turn, and wait for room.
     """
 
     share: float = SHARE
     work_s: float = 0.0
+    waiting_s: float = 0.0
     turns: dict[bytes, deque[Turn]] = field(default_factory=dict)  # of equal requests, one each
     order: deque[tuple[bytes, Turn]] = field(default_factory=deque)
     due: Counter[int] = field(default_factory=Counter)  # thousandths of replica-seconds by the second of the turn
@@ -84,7 +91,7 @@ class Returns:
             rate: replica-seconds of work that are done in a second.
         """
         self.forget(now)
-        ahead_s = self.share * self.work_s / max(LEAST_RATE, rate)
+        ahead_s = self.share * self.work_s / max(LEAST_RATE, USED * rate)
         seconds = min(LONGEST_S, max(SHORTEST_S, math.ceil(max(room_s, ahead_s))))
         if len(self.order) < MOST:
             turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
@@ -102,9 +109,9 @@ class Returns:
     def ahead_s(self, now: float) -> float:
         """Replica-seconds of work that is expected about now."""
         if not self.turns:
-            return 0.0
+            return self.waiting_s
         seconds = range(int(now - PATIENCE_S), int(now + AHEAD_S) + 1)
-        return self.share * sum(self.due[second] for second in seconds) / 1000
+        return self.waiting_s + self.share * sum(self.due[second] for second in seconds) / 1000
 
     def forget(self, now: float) -> None:
         """Give up what has not come. Turns are nearly in order; one that stands behind a longer one goes with it."""
@@ -130,3 +137,8 @@ class Returns:
 def in_time(turn: Turn, now: float) -> bool:
     """Whether a request comes when it was told to, and not before."""
     return now >= turn.at - EARLY_S
+
+
+def worth_waiting(terms: Terms, room_s: float) -> bool:
+    """Whether one that came in its turn and finds no room waits for it."""
+    return terms.waited_s + room_s <= WAITS * min(terms.first_s, terms.whole())

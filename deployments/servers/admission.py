@@ -315,7 +315,7 @@ class Admission:
     def _busy(self, why: str, seconds: float, cost_s: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
-        error.work_s, error.rate = cost_s, self.done.now(self.now)
+        error.work_s, error.rate, error.room_s = cost_s, self.done.now(self.now), seconds
         return error
 
     def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:

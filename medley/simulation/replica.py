@@ -88,6 +88,8 @@ class Asked:
     end: float | None = None
     refused: ServingError | None = None
     lost: bool = False
+    waits: bool = False
+    work_s: float = 0.0
     wrote: float = 0.0
     read: float = 0.0
     items: int = 0
