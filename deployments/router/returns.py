@@ -9,8 +9,10 @@ Every router has its own table, of digests only: a request's content is not kept
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from deployments.servers.calls import Terms
@@ -28,6 +30,8 @@ SHORTEST_S, LONGEST_S = 1, 600
 MOST = 20_000
 # The share of what is promised for the beginning that one who came in its turn may wait for room.
 WAITS = 0.5
+# A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
+WORTH_IT = 0.7
 # The least share of a replica that is taken to be of use to those who wait.
 LEAST_RATE = 0.2
 # Of what replicas do in a second, how much is given to those who wait: full use has no room for chance.
@@ -112,6 +116,15 @@ class Returns:
             return self.waiting_s
         seconds = range(int(now - PATIENCE_S), int(now + AHEAD_S) + 1)
         return self.waiting_s + self.share * sum(self.due[second] for second in seconds) / 1000
+
+    @contextlib.contextmanager
+    def waits(self, work_s: float) -> Iterator[None]:
+        """While one that came in its turn waits for room, the room is kept for it."""
+        self.waiting_s += work_s
+        try:
+            yield
+        finally:
+            self.waiting_s -= work_s
 
     def forget(self, now: float) -> None:
         """Give up what has not come. Turns are nearly in order; one that stands behind a longer one goes with it."""

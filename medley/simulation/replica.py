@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from deployments.servers.admission import Admission, Job
 from deployments.servers.batching import Batcher
-from deployments.servers.calls import Terms
+from deployments.servers.calls import NEWEST, Terms
 from deployments.servers.forecast import Batches, InTurn, Schedule, Stepwise
 from deployments.servers.lengths import Lengths
 from deployments.servers.pace import Pace, Work
@@ -142,7 +142,9 @@ class Replica:
         together: equal steps are computed at once. Else, each has its own noise.
     """
 
-    def __init__(self, machine: Machine, seed: int = 0, most: int | None = None, full: float = 16, together: bool = False):
+    def __init__(
+        self, machine: Machine, seed: int = 0, most: int | None = None, full: float = 16, together: bool = False
+    ):
         self.machine, self.most, self.together = machine, most, together
         self.draw = random.Random(seed)
         self.lengths = Lengths()
@@ -150,7 +152,7 @@ class Replica:
         self.admission = Admission(Pace(), schedule)
         self.inside: list[Asked] = []
         self.turn: Turn | None = None
-        self.now = 0.0
+        self.service_s = 0.0
 
     @property
     def due(self) -> float:
@@ -188,7 +190,13 @@ class Replica:
             except ServingError as error:
                 asked.refused = error
                 return False
-        asked.read, asked.wrote, asked.items, asked.first, asked.lost = asked.work.read, 0.0, asked.work.items, None, False
+        asked.read, asked.wrote, asked.items, asked.first, asked.lost = (
+            asked.work.read,
+            0.0,
+            asked.work.items,
+            None,
+            False,
+        )
         self.inside.append(asked)
         self.engine.add(asked)
         if self.turn is None:
@@ -240,6 +248,8 @@ class Replica:
         for one in answered:
             one.end = end
             self.inside.remove(one)
+            took_s = end - (one.job.came if one.job else one.at)
+            self.service_s = took_s if not self.service_s else self.service_s + NEWEST * (took_s - self.service_s)
             if one.limit is not None:
                 self.lengths.learn_answer(one.limit, one.work.steps)
             if one.job:

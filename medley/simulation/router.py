@@ -34,7 +34,7 @@ class Router:
         if asked.waits and returns is not None:
             returns.waiting_s -= asked.work_s
         terms = replace(
-            asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=now - asked.at if asked.waits else 0.0, router="r"
+            asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=max(0.0, now - asked.at), router="r"
         )
         asked.waits = False
         if returns is not None:

@@ -113,11 +113,16 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
         spread = draw.choice((0.0, 0.5, 1.0))
 
         def work(draw: Draw) -> Work:
-            read = max(1.0, mean_read * draw.lognormvariate(-spread**2 / 2, spread))
-            return Work(min(read, 8 * mean_read), float(max(1, round(mean_steps * draw.lognormvariate(-spread**2 / 2, spread)))))
+            read = max(1.0, mean_read * draw.lognormvariate(-(spread**2) / 2, spread))
+            return Work(
+                min(read, 8 * mean_read),
+                float(max(1, round(mean_steps * draw.lognormvariate(-(spread**2) / 2, spread)))),
+            )
     elif kind == "batches":
         units = draw.choice((512.0, 4096.0, 16384.0))
-        machine = Machine(step_s, draw.uniform(1, 10) * step_s / units, 0, 0, 0, noise, kind=kind, items=64, units=units)
+        machine = Machine(
+            step_s, draw.uniform(1, 10) * step_s / units, 0, 0, 0, noise, kind=kind, items=64, units=units
+        )
         most = draw.choice((1, 8, 100, 1000))
         size = draw.uniform(5, 60)
 
