@@ -59,7 +59,8 @@ class Returns:
 
     Attributes:
         share: of refused requests, how many come again.
-        work_s: replica-seconds of all that are expected. waiting_s: of those that came in their turn, and wait for room.
+        work_s: replica-seconds of all that are expected. waiting_s: of those that came in their turn, and wait for
+            room.
     """
 
     share: float = SHARE

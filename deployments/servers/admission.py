@@ -52,7 +52,8 @@ class Job:
     Attributes:
         came: when its promise began. first: when its first piece was out; None before.
         wrote: pieces that are out. read: units that are still to be read.
-        begun_at: the engine's step at which it came in, or the last one that read some of it. cost_s: replica-seconds that it takes.
+        begun_at: the engine's step at which it came in, or the last one that read some of it.
+        cost_s: replica-seconds that it takes.
         shows: its pieces are seen as they come, so none was written before the first was seen.
         left: tells how many of its items no batch has taken, and how many the batch has that runs, for engines that
             know.

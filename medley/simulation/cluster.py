@@ -154,7 +154,12 @@ class _Simulation:
         replica.measure(ready)
         self.places.append(Place(number, now, ready, replica))
 
+    def find(self, now: float) -> None:
+        """Which replicas are up."""
+        self.up[:] = [place.replica for place in self.places if place.ready <= now]
+
     def ask(self, one: Asked, now: float) -> None:
+        self.find(now)
         if not self.up:
             self.queue.append(one)
             return
@@ -182,7 +187,7 @@ class _Simulation:
         for place in [one for one in self.leaving if not one.replica.inside]:
             self.found.replica_seconds += now - place.since
             self.leaving.remove(place)
-        self.up[:] = [place.replica for place in self.places if place.ready <= now]
+        self.find(now)
         if self.up:
             waiting, self.queue = self.queue, deque()
             for one in waiting:
@@ -201,7 +206,8 @@ class _Simulation:
         self.seen.append((now, running, len(self.queue), reports))
         while self.seen[0][0] <= now - settings.look_back_s:
             self.seen.popleft()
-        ongoing, queued = (sum(each[place] for each in self.seen) / len(self.seen) for place in (1, 2))
+        ongoing = sum(running for _, running, *_ in self.seen) / len(self.seen)
+        queued = sum(waiting for _, _, waiting, _ in self.seen) / len(self.seen)
         context = SimpleNamespace(
             total_num_requests=ongoing + queued,
             total_queued_requests=queued,

@@ -16,7 +16,7 @@ from medley.simulation.command import HEAD, row
 COLOURS = ("#2b5c8a", "#e0a030")
 
 
-def page(  # noqa: PLR0917
+def page(
     model: str,
     moments: Sequence[float],
     runs: Mapping[str, Run],

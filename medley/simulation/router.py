@@ -1,5 +1,5 @@
-"""A router on a virtual clock: it chooses a replica, as Serve does, and keeps the turns of those that were refused, with
-the code of real routers (deployments/router/returns.py)."""
+"""A router on a virtual clock: it chooses a replica, as Serve does, and keeps the turns of those that were refused,
+with the code of real routers (deployments/router/returns.py)."""
 
 from __future__ import annotations
 

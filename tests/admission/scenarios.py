@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from deployments.servers.admission import Admission
 from deployments.servers.calls import Terms
@@ -15,8 +15,8 @@ from medley.simulation.replica import Asked, Machine, Replica, engine_of
 Draw = random.Random
 # What else may happen, besides a steady stream of requests.
 TROUBLES = (
-    "slower", "faster", "pause", "death", "short answers", "cached prompts", "wrong counts", "bursts", "flood", "batch jobs",
-    "other mixture", "cold", "slow spell",
+    "slower", "faster", "pause", "death", "short answers", "cached prompts", "wrong counts", "bursts", "flood",
+    "batch jobs", "other mixture", "cold", "slow spell",
 )  # fmt: skip
 
 
@@ -46,8 +46,9 @@ class Scenario:
     def __str__(self) -> str:
         one = self.machine
         return (
-            f"{self.seed} {one.kind} base {one.base:.3g} width {one.per_width:.2g} read {one.per_read:.2g} noise {one.noise:.2f} "
-            f"crowd {one.crowding:.3f} chunk {one.chunk} fits {self.fits:.2f}/s service {self.service_s:.2f} s "
+            f"{self.seed} {one.kind} base {one.base:.3g} width {one.per_width:.2g} read {one.per_read:.2g} "
+            f"noise {one.noise:.2f} crowd {one.crowding:.3f} chunk {one.chunk} fits {self.fits:.2f}/s "
+            f"service {self.service_s:.2f} s "
             f"promise {self.terms.first_s:.2f} {self.terms.piece_s:.3f} {self.terms.whole_s:.1f} "
             f"for {self.seconds:.0f} s {sorted(self.troubles)}"
         )
@@ -105,10 +106,9 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
     if kind == "stepwise":
         chunk, budget = draw.choice(((128, 256), (512, 2048), (2048, 8192), (64, 64), (1, 1)))
         base = step_s
-        machine = Machine(
-            base, base * draw.uniform(0.01, 0.5), base * draw.uniform(0.5, 8) / chunk, crowding, draw.choice((0.0, 0.2)), noise,
-            kind=kind, chunk=chunk, budget=budget,
-        )  # fmt: skip
+        per_width, per_read = base * draw.uniform(0.01, 0.5), base * draw.uniform(0.5, 8) / chunk
+        attention = draw.choice((0.0, 0.2))
+        machine = Machine(base, per_width, per_read, crowding, attention, noise, kind=kind, chunk=chunk, budget=budget)
         mean_read, mean_steps = draw.uniform(0.1, 6) * chunk, math.exp(draw.uniform(0, math.log(200)))
         spread = draw.choice((0.0, 0.5, 1.0))
 

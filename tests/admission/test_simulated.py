@@ -12,8 +12,8 @@ from tests.admission.simulated import play
 PLAIN, TROUBLED = range(12), range(100, 112)
 # Of so few requests some are kept or not by chance.
 CHANCE = 4
-# What makes requests that are inside late, whoever let them in. Time for pieces is promised on average, so it is less for
-# an answer that ends sooner than any other did.
+# What makes requests that are inside late, whoever let them in. Time for pieces is promised on average, so there is less
+# of it for an answer that ends sooner than others did.
 EXCUSES = {"pause", "death", "slower", "slow spell", "short answers"}
 
 
@@ -33,8 +33,8 @@ def check_as_good_as_the_best_fixed_number(seed: int, rate: float) -> None:
 
 
 def check_it_holds(scenario: Scenario) -> None:
-    """At any rate goodput stays near its best, nobody waits much longer than promised, and after the load the replica
-    is open again."""
+    """At any rate goodput stays near its best, nobody waits much longer than promised, and after it the replica is open
+    again."""
     best = 0
     for rate in (0.7, 2, 8):
         asked, replica = play(scenario, rate)
