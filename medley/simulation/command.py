@@ -66,7 +66,7 @@ def command(  # noqa: PLR0917
     records: Annotated[
         Path | None, typer.Option(help="records.jsonl of a load test: its times of service are drawn from")
     ] = None,
-    first_s: Annotated[float, typer.Option(help="seconds that a usual prompt takes a replica to read")] = 0.2,
+    first_s: Annotated[float, typer.Option(help="seconds that a usual prompt takes a replica to read")] = 0.02,
     token_s: Annotated[float, typer.Option(help="seconds for each token of an answer that is alone")] = 0.03,
     beside_s: Annotated[
         float | None,

@@ -12,8 +12,8 @@ from tests.admission.simulated import play
 PLAIN, TROUBLED = range(12), range(100, 112)
 # Of so few requests some are kept or not by chance.
 CHANCE = 4
-# What makes requests that are inside late, whoever let them in. Time for pieces is promised on average, so there is less
-# of it for an answer that ends sooner than others did.
+# What makes requests inside late, whoever let them in. Time for pieces is promised on average, so there is less of it
+# for an answer that ends sooner than others did.
 EXCUSES = {"pause", "death", "slower", "slow spell", "short answers"}
 
 
