@@ -100,7 +100,8 @@ class Pace:
         self.noise = math.sqrt(self.noise**2 + NEWEST * (off - self.noise**2))
         wander = np.outer(self.state, self.state)
         self.spread += seconds * (TOGETHER**2 * wander + APART**2 * np.diag(np.diag(wander)))
-        noise = (NOISE * max(seconds, expected)) ** 2
+        # By what was expected: if slow steps weighed less than fast ones, the figures would be too low.
+        noise = (max(NOISE, self.noise) * expected) ** 2
         gain = self.spread @ done / (done @ self.spread @ done + noise)
         self.state = np.maximum(self.state + gain * (seconds - expected), self.state * 0.05)
         self.spread -= np.outer(gain, done @ self.spread)

@@ -159,5 +159,5 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
     if "slow spell" in chosen:
         machine = replace(machine, slowness=lambda now: 10.0 if at / 2 < now < at else 1.0)
     if "pause" in chosen:
-        machine = replace(machine, pauses=((at, 20.0),))
+        machine = replace(machine, pauses=((at, min(20.0, seconds / 4)),))
     return Scenario(seed, machine, work, terms, fits, middle.whole_s, seconds, frozenset(chosen), full)

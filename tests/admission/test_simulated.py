@@ -13,8 +13,8 @@ PLAIN, TROUBLED = range(12), range(100, 112)
 # Of so few requests some are kept or not by chance.
 CHANCE = 4
 # What makes requests inside late, whoever let them in. Time for pieces is promised on average, so there is less of it
-# for an answer that ends sooner than others did.
-EXCUSES = {"pause", "death", "slower", "slow spell", "short answers"}
+# for an answer that ends sooner than others did. Where prompts are in a cache is not known before they are read.
+EXCUSES = {"pause", "death", "slower", "slow spell", "short answers", "cached prompts"}
 
 
 def good(asked: list[Asked]) -> int:
