@@ -129,11 +129,13 @@ class TooBusy(RateLimited):
 
     Attributes:
         work_s: replica-seconds that it would have taken. rate: that the replica does in a second.
+        room_s: seconds until there is room.
     """
 
     code = "too_busy"
     work_s = 0.0
     rate = 1.0
+    room_s = 1.0
 
 
 class AtCapacity(TooBusy):

@@ -39,7 +39,7 @@ from deployments.router.callers import address_of, is_batch
 from deployments.router.dispatch import Deadline, Lost, ModelState, State
 from deployments.router.promises import Asker
 from deployments.router.record import clock, record_of
-from deployments.router.returns import in_time
+from deployments.router.returns import WORTH_IT, in_time, worth_waiting
 from deployments.router.services import Services
 from deployments.router.suspects import Watched
 from models.errors import AtCapacity, InvalidRequest, ModelStarting, NoRoom, ReplicaLost, ServingError, TooBusy
@@ -52,8 +52,8 @@ LOOK_S = 0.2
 BRIEF_S = 8.0
 # How soon the router knows of a replica that is up: a lost call waits for one so long, whatever it knows now.
 LEARN_S = 2.0
-# A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
-WORTH_IT = 0.7
+# Between two tries of one that waits for room.
+LEAST_WAIT_S = 0.05
 
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([^\",;\s]*)", re.IGNORECASE)
@@ -302,8 +302,19 @@ class Admission:
         self.tried += 1
         if self.tried == 1 and state.replicas > 1:
             return  # another one may have room
+        if await self._room_in_its_turn(busy):
+            return
         if not await self._another_is_up(state):
             raise self._refusal(busy, state)
+
+    async def _room_in_its_turn(self, busy: TooBusy) -> bool:
+        """One that came when it was told to waits for room, if it can still be answered in time then."""
+        terms = replace(self.calls.record.terms, waited_s=clock() - self.calls.record.arrived)
+        if not terms.returns or not worth_waiting(terms, busy.room_s):
+            return False
+        with self.calls.services.waiting.enter(), self.returns.waits(busy.work_s):
+            await asyncio.sleep(max(LEAST_WAIT_S, busy.room_s))
+        return True
 
     async def _another_is_up(self, state: ModelState) -> bool:
         """Wait for a replica that starts, if it is ready before the promise is broken."""

@@ -9,12 +9,15 @@ Every router has its own table, of digests only: a request's content is not kept
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from deployments.servers.calls import Terms
 
 # The share of refused requests that come again, before anything is known, and how much one moves it.
 SHARE, NEWEST = 0.3, 0.05
@@ -27,8 +30,14 @@ AHEAD_S = 1.0
 SHORTEST_S, LONGEST_S = 1, 600
 # Requests in the table; for more no room is kept.
 MOST = 20_000
+# The share of what is promised for the beginning that one who came in its turn may wait for room.
+WAITS = 0.5
+# A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
+WORTH_IT = 0.7
 # The least share of a replica that is taken to be of use to those who wait.
 LEAST_RATE = 0.2
+# Of what replicas do in a second, how much is given to those who wait: full use has no room for chance.
+USED = 0.8
 
 
 @dataclass(slots=True)
@@ -52,11 +61,13 @@ class Returns:
 
     Attributes:
         share: of refused requests, how many come again.
-        work_s: replica-seconds of all that are expected.
+        work_s: replica-seconds of all that are expected. waiting_s: of those that came in their turn, and wait for
+            room.
     """
 
     share: float = SHARE
     work_s: float = 0.0
+    waiting_s: float = 0.0
     turns: dict[bytes, deque[Turn]] = field(default_factory=dict)  # of equal requests, one each
     order: list[tuple[float, int, bytes, Turn]] = field(default_factory=list)  # a heap, by when each is given up
     due: Counter[int] = field(default_factory=Counter)  # thousandths of replica-seconds by the second of the turn
@@ -88,7 +99,7 @@ class Returns:
             rate: replica-seconds of work that are done in a second.
         """
         self.forget(now)
-        ahead_s = self.share * self.work_s / max(LEAST_RATE, rate)
+        ahead_s = self.share * self.work_s / max(LEAST_RATE, USED * rate)
         seconds = min(LONGEST_S, max(SHORTEST_S, math.ceil(max(room_s, ahead_s))))
         if len(self.order) < MOST:
             turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
@@ -106,9 +117,18 @@ class Returns:
     def ahead_s(self, now: float) -> float:
         """Replica-seconds of work that is expected about now."""
         if not self.turns:
-            return 0.0
+            return self.waiting_s
         seconds = range(int(now - PATIENCE_S), int(now + AHEAD_S) + 1)
-        return self.share * sum(self.due[second] for second in seconds) / 1000
+        return self.waiting_s + self.share * sum(self.due[second] for second in seconds) / 1000
+
+    @contextlib.contextmanager
+    def waits(self, work_s: float) -> Iterator[None]:
+        """While one that came in its turn waits for room, the room is kept for it."""
+        self.waiting_s += work_s
+        try:
+            yield
+        finally:
+            self.waiting_s -= work_s
 
     def forget(self, now: float) -> None:
         """Give up what has not come."""
@@ -134,3 +154,8 @@ class Returns:
 def in_time(turn: Turn, now: float) -> bool:
     """Whether a request comes when it was told to, and not before."""
     return now >= turn.at - EARLY_S
+
+
+def worth_waiting(terms: Terms, room_s: float) -> bool:
+    """Whether one that came in its turn and finds no room waits for it."""
+    return terms.waited_s + room_s <= WAITS * min(terms.first_s, terms.whole())

@@ -10,7 +10,9 @@ Nothing here waits or reads a clock, so the simulator and the tests run the same
 
 from __future__ import annotations
 
+import bisect
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,10 +23,15 @@ from deployments.servers.forecast import Left, Schedule
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
-# What is predicted, times a reserve, must be within the promise. The reserve follows the share of answers that came too
-# late after all: after each window of so many answers, by so much for each late share above the tolerated one.
-RESERVE, LEAST_RESERVE, MOST_RESERVE = 1.15, 1.05, 3.0
+# What is predicted, times a reserve, and so many standard deviations of it must be within the promise. The reserve
+# follows the share of answers that came too late after all: after each window of so many answers, by so much for each
+# late share above the tolerated one.
+RESERVE, LEAST_RESERVE, MOST_RESERVE, DEVIATIONS = 1.1, 1.05, 3.0, 1.0
 WINDOW, FOLLOWS, MOST_AT_ONCE, TOLERATED = 10, 0.5, 0.2, 0.02
+# One that takes longer by no more than this is not delayed.
+DELAYED = 1.01
+# Who will use up more than its limits may use up so much of them, and from LOST on any.
+LATE, LOST = 1.5, 2.0
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
@@ -32,9 +39,9 @@ FREE_FOR_ALL = 0.75
 # Seconds after its last request for which a client counts when work is shared.
 ACTIVE_S = 10.0
 SHORTEST_S = 1.0
-# Refused because it cannot be kept even alone: after so many times what it would take without any observation, one is
-# let in, for the replica may have become faster.
-DOUBT = 5.0
+# So many that a replica cannot answer in time even alone are refused one after the other. Then one is let in, for the
+# replica may have become faster.
+DOUBT = 20
 # Over how many seconds the demand is averaged.
 DEMAND_S = 3.0
 # The same for the work that is done.
@@ -48,9 +55,11 @@ class Job:
     Attributes:
         came: when its promise began. first: when its first piece was out; None before.
         wrote: pieces that are out. read: units that are still to be read.
-        begun_at: the engine's step at which it came in. cost_s: replica-seconds that it takes.
+        begun_at: the engine's step at which it came in, or the last one that read some of it.
+        cost_s: replica-seconds that it takes.
         shows: its pieces are seen as they come, so none was written before the first was seen.
-        left: tells how many of its items no batch has taken, for engines that know.
+        left: tells how many of its items no batch has taken, and how many the batch has that runs, for engines that
+            know.
     """
 
     work: Work
@@ -62,7 +71,7 @@ class Job:
     wrote: float = 0.0
     read: float = 0.0
     cost_s: float = 0.0
-    left: Callable[[], int] | None = None
+    left: Callable[[], tuple[int, int]] | None = None
 
     @property
     def entered(self) -> float:
@@ -71,7 +80,8 @@ class Job:
 
     @property
     def steps(self) -> float:
-        return max(0.0, self.work.steps - self.wrote)
+        """That are left; an answer that is longer than expected has at least one more."""
+        return max(1.0, self.work.steps - self.wrote)
 
 
 @dataclass(slots=True)
@@ -102,6 +112,7 @@ class Admission:
         self.inside: list[Job] = []  # in the order in which they came
         self.steps = 0.0  # that the engine has made
         self.learnt_at = -math.inf
+        self.hopeless = 0  # requests refused since then because it cannot answer them in time even alone
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
@@ -121,6 +132,24 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.learnt_at = self.progress_at = now
+        self.hopeless = 0
+        self._note_read(steps, read)
+
+    def _note_read(self, steps: float, read: float) -> None:
+        """Those who came first are read first. Who was there while nothing was read has been read, or found in a
+        cache."""
+        most = max(1.0, steps) / self.schedule.steps_to_read(1.0)
+        nothing = not read and most > 0
+        for job in self.inside:
+            if job.read <= 0:
+                continue
+            if read > 0:
+                part = min(job.read, most, read)
+                read -= part
+                job.read -= part
+                job.begun_at = self.steps
+            elif nothing and job.begun_at < self.steps - max(1.0, steps):
+                job.read, job.begun_at = 0.0, self.steps - steps
 
     # Requests that come and go.
 
@@ -141,7 +170,11 @@ class Admission:
         if terms.router:
             self.told[terms.router] = (terms.told_s, now)
         if terms.promised and not terms.sure:
-            self._check(work, terms, cost_s, now)
+            try:
+                self._check(work, terms, cost_s, now)
+            except BeyondPromise:
+                self.hopeless += 1
+                raise
         if not self.inside:
             self.progress_at = now
         came = now - terms.waited_s - terms.overhead_s
@@ -161,8 +194,8 @@ class Admission:
             self.good = max(self.good, len(self.inside))
             self.done.add(job.cost_s, now)
             self._follow(job, now)
+            self.progress_at = now  # who gives up says nothing of the engine
         self.inside.remove(job)
-        self.progress_at = now
         self.work_of[job.terms.client] -= job.cost_s
         if not any(other.terms.client == job.terms.client for other in self.inside):
             del self.work_of[job.terms.client]
@@ -196,16 +229,23 @@ class Admission:
         first_s, ends_s, _ = self._times([*self.inside, *self._newcomers(work, terms, now)], now)
         return times(work, float(first_s[-1]), float(ends_s[-1]))
 
-    def alone(self, work: Work) -> Times:
-        """What a request could expect if nobody else were there."""
-        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0]]).T)
-        first_s, ends_s, _ = self.schedule.times(self.pace, left)
+    def alone(self, work: Work, pace: Pace | None = None) -> Times:
+        """What a request could expect if nobody else were there.
+
+        Args:
+            pace: None for that of now.
+        """
+        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0, 0.0]]).T)
+        first_s, ends_s, _ = self.schedule.times(pace or self.pace, left)
         return times(work, float(first_s[0]), float(ends_s[0]))
 
     def inside_s(self) -> float:
         """Replica-seconds of work inside."""
         left = [self._left_of(job) for job in self.inside] if self.pace.known else []
-        return sum(self.schedule.cost_s(self.pace, Work(*one)) for one in left)
+        return sum(
+            self.schedule.cost_s(self.pace, Work(read, steps, width, items + taken))
+            for read, steps, width, items, taken in left
+        )
 
     def told_s(self, now: float) -> float:
         """Replica-seconds of refused work that routers expect back."""
@@ -255,14 +295,31 @@ class Admission:
         if sum(job.work.width for job in self.inside) + work.width > self.schedule.most:
             first_end_s = float(self._times(self.inside, now)[1].min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s)
-        if self._breaks(work, terms, now):
-            seconds = self._room_in(work, terms, now)
+        allowed = self._allowed(terms, now)
+        if self._breaks(work, terms, now, allowed):
+            seconds = self._room_in(work, terms, now, allowed)
             raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s)
         self._check_share(work, terms, cost_s, now)
 
     def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
         """Raises BeyondPromise if the promise cannot be kept even alone."""
         found = self.alone(work)
+        takes, limit, who = self._beyond(found, terms)
+        if takes <= limit:
+            return
+        # The replica may have become faster, and nothing that it does would show it.
+        if not self.inside and now - self.learnt_at > found.whole_s:
+            takes_first, limit_first, _ = self._beyond(self.alone(work, self.pace.begun), terms)
+            if takes_first <= limit_first or self.hopeless >= DOUBT:
+                return
+        raise BeyondPromise(
+            f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
+            "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
+            "deadline applies: `Priority: u=5`."
+        )
+
+    def _beyond(self, found: Times, terms: Terms) -> tuple[float, float, str]:
+        """Of what is promised, what is hardest to keep: what a request takes, the limit, and words for it."""
         limits = [(found.whole_s, terms.deadline_s, "you wait")] if self.inside else []
         if not terms.patient:
             limits += [
@@ -270,14 +327,7 @@ class Admission:
                 (found.piece_s, terms.piece_s, "are promised for each piece"),
                 (found.whole_s, terms.whole_s, "are promised"),
             ]
-        takes, limit, who = max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
-        if takes <= limit or (not self.inside and now - self.learnt_at > DOUBT * found.whole_s):
-            return
-        raise BeyondPromise(
-            f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
-            "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
-            "deadline applies: `Priority: u=5`."
-        )
+        return max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
 
     def _check_share(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
         """Raises TooBusy if a client has its share of a busy replica already."""
@@ -293,24 +343,30 @@ class Admission:
     def _busy(self, why: str, seconds: float, cost_s: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
-        error.work_s, error.rate = cost_s, self.done.now(self.now)
+        error.work_s, error.rate, error.room_s = cost_s, self.done.now(self.now), seconds
         return error
 
-    def _breaks(self, work: Work, terms: Terms, now: float, start: float = 0.0) -> bool:
-        """Whether a newcomer would have its promise broken, or that of somebody inside, which is kept without it.
+    def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
+        """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
+            allowed: see `_allowed`.
             start: the engine's step at which it begins.
         """
-        most = BATCH_SHARE if terms.patient else 1.0
-        count = len(self.inside)
+        count, most = len(self.inside), most_of(terms)
         used = self._used([*self.inside, *self._newcomers(work, terms, now)], now, start)
-        if all(share <= most for share in used):
-            return False
-        if any(share > most for share in used[count:]):
-            return True
-        before = self._used(self.inside, now)
-        return any(after > most >= without for after, without in zip(used[:count], before, strict=True))
+        return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
+
+    def _allowed(self, terms: Terms, now: float) -> list[float]:
+        """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
+        but not without end, and those who are lost whatever they like. Whom it does not delay, does not count."""
+        most, times = most_of(terms), self._times(self.inside, now)
+        before, likely = self._shares(self.inside, now, *times), self._shares(self.inside, now, *times, reserve=False)
+        pairs = zip(before, likely, strict=True)
+        return [
+            math.inf if late > LOST else max(most if late <= most else max(most, LATE), DELAYED * share)
+            for share, late in pairs
+        ]
 
     def _newcomers(self, work: Work, terms: Terms, now: float) -> list[Job]:
         """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
@@ -323,38 +379,42 @@ class Admission:
             jobs.append(job_of(self.usual, replace(terms, patient=False, deadline_s=math.inf, waited_s=0.0), now))
         return [*jobs, job_of(work, terms, now)]
 
-    def _room_in(self, work: Work, terms: Terms, now: float) -> float:
+    def _room_in(self, work: Work, terms: Terms, now: float, allowed: Sequence[float]) -> float:
         """Seconds until there is room for a request like this."""
-        _, ends_s, ends = self._times(self.inside, now)
+        _, ends_s, steps = self._times(self.inside, now)
         order = np.argsort(ends_s)
-        for index in order[np.unique(np.linspace(0, len(order) - 1, min(8, len(order))).astype(int))]:
+
+        def fits(index: int) -> bool:
             then = replace(terms, waited_s=-float(ends_s[index]))
-            if not self._breaks(work, then, now, float(ends[index])):
-                return float(ends_s[index])
-        return float(ends_s.max())
+            return not self._breaks(work, then, now, allowed, float(steps[index]))
+
+        # The later, the more room.
+        place = bisect.bisect_left(order, True, hi=len(order) - 1, key=fits)
+        return float(ends_s[order[place]])
 
     def _times(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        left = self._left(jobs)
+        left = self._left(jobs, now)
         left.start[len(self.inside) :] = start
         first_s, ends_s, ends = self.schedule.times(self.pace, left)
         late = self._overdue(left, now)
         return first_s + late, ends_s + late, ends
 
-    def _left(self, jobs: Sequence[Job]) -> Left:
-        return Left(*np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float).T)
+    def _left(self, jobs: Sequence[Job], now: float) -> Left:
+        rows = np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float)
+        return Left(*rows.T, since_s=max(0.0, now - self.progress_at) if self.inside else 0.0)
 
-    def _left_of(self, job: Job) -> tuple[float, float, float, int]:
-        """Read, steps, width and items that a request has left."""
+    def _left_of(self, job: Job) -> tuple[float, float, float, int, int]:
+        """Read, steps, width and items that a request has left, and items that are under way."""
         work = job.work
         if job.left is not None:
-            items = job.left()
-            return job.read, work.steps * items / max(1, work.items), work.width, items
-        if job.first is None and not job.shows:
-            # What it has is what the engine's steps have brought it since it came.
-            written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
-            if written > 0:
-                return 0.0, max(1.0, work.steps - written), work.width, work.items
-        return job.read, job.steps, work.width, work.items
+            items, taken = job.left()
+            return job.read, work.steps * (items + taken) / max(1, work.items), work.width, items, taken
+        written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
+        if written > 0 and job.first is None and not job.shows and not job.read:
+            # What it has is what the engine's steps have brought it since it was read.
+            return 0.0, max(1.0, work.steps - written), work.width, work.items, 0
+        # It is not read before its first piece is out.
+        return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items, 0
 
     def _overdue(self, left: Left, now: float) -> float:
         """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
@@ -365,24 +425,29 @@ class Admission:
 
     def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
         """The largest share of a limit that each uses up."""
-        first_s, ends_s, _ = self._times(jobs, now, start)
-        return [self._used_by(*one, now) for one in zip(jobs, first_s.tolist(), ends_s.tolist(), strict=True)]
+        return self._shares(jobs, now, *self._times(jobs, now, start))
 
-    def _used_by(self, job: Job, first_s: float, end_s: float, now: float) -> float:
-        terms, age = job.terms, now - job.came
-        if not terms.promised:
-            return 0.0
-        used = (age + end_s * self.reserve) / terms.whole()
-        if terms.patient:
-            return used
-        over, ahead = 0.0, end_s - first_s
-        if job.first is None:
-            used = max(used, (age + first_s * self.reserve) / terms.first_s)
-        else:
-            over, ahead = now - job.first, end_s
-        if job.work.steps > 1:
-            used = max(used, (over + ahead * self.reserve) / (job.work.steps - 1) / terms.piece_s)
-        return used
+    def _shares(  # noqa: PLR0917
+        self,
+        jobs: Sequence[Job],
+        now: float,
+        first_s: np.ndarray,
+        ends_s: np.ndarray,
+        steps: np.ndarray,
+        reserve: bool = True,
+    ) -> list[float]:
+        """The same, from the times until the first and the last piece of each, and in how many steps that is."""
+        lead_s = np.array([now - job.first if job.first is not None else 0.0 for job in jobs])
+        ahead_s = np.where([job.first is not None for job in jobs], ends_s, ends_s - first_s)
+        if reserve:
+            root_s = np.sqrt(ends_s / np.maximum(1.0, steps)) * DEVIATIONS * self.pace.noise
+            first_s, ends_s, ahead_s = (
+                each * self.reserve + root_s * np.sqrt(each) for each in (first_s, ends_s, ahead_s)
+            )
+        limits = np.array([limits_of(job) for job in jobs])
+        age_s = now - limits[:, 3]
+        shares = ((age_s + first_s) / limits[:, 0], (lead_s + ahead_s) / limits[:, 1], (age_s + ends_s) / limits[:, 2])
+        return np.maximum.reduce(shares).tolist()
 
     def _note_client(self, client: str, now: float) -> None:
         """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""
@@ -390,6 +455,19 @@ class Admission:
         self.seen[client] = now
         while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
             del self.seen[oldest]
+
+
+def most_of(terms: Terms) -> float:
+    return BATCH_SHARE if terms.patient else 1.0
+
+
+def limits_of(job: Job) -> tuple[float, float, float, float]:
+    """Seconds to the first piece, for the pieces after it, and for all of it, and when they begin."""
+    terms = job.terms
+    if terms.patient or not terms.promised:
+        return math.inf, math.inf, terms.whole() if terms.promised else math.inf, job.came
+    first_s = terms.first_s if job.first is None else math.inf
+    return first_s, (job.work.steps - 1) * terms.piece_s if job.work.steps > 1 else math.inf, terms.whole(), job.came
 
 
 def job_of(work: Work, terms: Terms, now: float) -> Job:

@@ -30,11 +30,16 @@ PATIENT_EVERY = 16
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[R]):
-    """A request with results still missing."""
+    """A request with results still missing.
+
+    Attributes:
+        queued: items that no batch has taken yet.
+    """
 
     results: list[R | None]
     missing: int
     done: asyncio.Future[list[R]]
+    queued: int = 0
 
 
 @dataclass(slots=True, order=True)
@@ -109,18 +114,23 @@ class Batcher(Generic[I, R]):
         costs = [self.cost(item) for item in items]  # if one of them raises, nothing is in the queue yet
         request: Pending[R] = Pending([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         if job is not None:
-            job.left = lambda: request.missing
-        self._arrivals += 1
-        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
-            turn = self._turns[patient] + position
-            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
+            job.left = lambda: (request.queued, request.missing - request.queued)
+        self.put(items, costs, request, patient)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         # If the caller gives up, this future is cancelled and the items that are still queued are dropped.
         return await request.done
 
+    def put(self, items: Sequence[I], costs: Sequence[float], request: Pending[R], patient: bool) -> None:
+        """Queue a request's items."""
+        self._arrivals += 1
+        request.queued = len(items)
+        for position, (item, cost) in enumerate(zip(items, costs, strict=True)):
+            turn = self._turns[patient] + position
+            insort(self._queue, Item(patient, turn, self._arrivals, position, cost, item, request))
+
     async def _work(self) -> None:
-        while batch := self._take_batch():
+        while batch := self.take_batch():
             # Any error must reach those who wait for this batch, and must not end this loop: they would wait forever.
             try:
                 if self.on_batch:
@@ -144,7 +154,7 @@ class Batcher(Generic[I, R]):
             raise ValueError(f"a batch of {len(items)} items has {len(results)} results")
         return results
 
-    def _take_batch(self) -> list[Item[I, R]]:
+    def take_batch(self) -> list[Item[I, R]]:
         """The next items to work on; empty if none wait."""
         self._queue = [item for item in self._queue if not item.request.done.done()]
         if not self._queue:
@@ -160,6 +170,8 @@ class Batcher(Generic[I, R]):
             if len(batch) == self.largest_batch or highest * (len(batch) + 1) > self.largest_cost:
                 break
             batch.append(item)
+        for item in batch:
+            item.request.queued -= 1
         taken = set(map(id, batch))
         self._queue = [item for item in self._queue if id(item) not in taken]
         return batch

@@ -21,15 +21,18 @@ class Left:
 
     Attributes:
         read, steps, width: as in Work; `read` is 0 where the first piece is out.
-        items: parts that no batch has taken yet.
-        start: the step before which the work on it does not begin; 0 for now. It is only known to Stepwise.
+        items: parts that no batch has taken yet. taken: those that the batch has that runs.
+        start: the step before which the work on it does not begin; 0 for now. Only Stepwise asks for it.
+        since_s: seconds since the engine began what it does now.
     """
 
     read: np.ndarray
     steps: np.ndarray
     width: np.ndarray
     items: np.ndarray
+    taken: np.ndarray
     start: np.ndarray
+    since_s: float = 0.0
 
 
 class Schedule(Protocol):
@@ -43,7 +46,7 @@ class Schedule(Protocol):
     def most(self) -> float: ...
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each request: seconds until its first piece, until its end, and the step at which it ends."""
+        """For each request: seconds until its first piece, until its end, and in how many steps that is."""
         ...
 
     def cost_s(self, pace: Pace, work: Work) -> float:
@@ -85,12 +88,13 @@ class Stepwise:
             begins[index] = max(heapq.heappop(free), float(left.start[index]))
             first[index] = begins[index] + left.read[index] / self.chunk
             heapq.heappush(free, float(first[index]))
-        ends = first + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
-        marks = np.unique(np.concatenate((np.zeros(1), begins, first, ends)))
+        out = np.ceil(first)  # the step at the end of which the first piece is out
+        ends = out + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
+        marks = np.unique(np.concatenate((np.zeros(1), begins, first, out, ends)))
         if len(marks) == 1:
             return np.zeros(count), np.zeros(count), ends
         middle = (marks[:-1] + marks[1:]) / 2
-        writing = (first[:, None] <= middle) & (middle < ends[:, None])
+        writing = (out[:, None] <= middle) & (middle < ends[:, None])
         reading = reads[:, None] & (begins[:, None] <= middle) & (middle < first[:, None])
         width, readers = left.width @ writing, reading.sum(axis=0)
         step_s = pace.base + pace.per_width * width + pace.per_read * self.chunk * readers
@@ -98,7 +102,7 @@ class Stepwise:
         # A piece comes out at the end of a step, and the one that runs has to end first.
         rest = float(np.interp(1.0, marks, at)) / 2 if count > 1 else 0.0
         return (
-            np.where(reads, np.interp(np.ceil(first), marks, at) + rest, 0.0),
+            np.where(reads, np.interp(out, marks, at) + rest, 0.0),
             np.interp(ends, marks, at) + rest,
             ends,
         )
@@ -130,19 +134,21 @@ class Batches:
     most: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        items = np.maximum(left.items, 1)
+        items = left.items
         came = np.arange(len(items))
         # Of those that came later, what has the turn of my last item comes after it.
-        turns = items[:, None] - (came[None, :] > came[:, None])
+        turns = np.maximum(0, items[:, None] - (came[None, :] > came[:, None]))
         before = np.minimum(items[None, :], turns)
-        units = before @ (left.steps / items)
+        each = left.steps / np.maximum(1, items + left.taken)
+        units = before @ each
         batches = np.maximum(np.ceil(units / self.units), np.ceil(before.sum(axis=1) / self.items))
         ends = pace.base * batches + pace.per_width * units
-        if len(items) > 1:
-            # The batch that runs has to end first, and other items are in the last one beside mine.
-            filled = min(self.units, float(left.steps.sum()))
-            ends = ends + pace.base / 2 + pace.per_width * filled / 2
-        return ends, ends, np.zeros(len(items))
+        if running := float(left.taken @ each):
+            ends = ends + max(0.0, pace.base + pace.per_width * running - left.since_s)
+        # Items of those behind are in the last batch beside mine.
+        last = np.minimum(self.units * batches, float(items @ each)) - units
+        ends = ends + pace.per_width * np.maximum(0.0, last) / 2
+        return ends, ends, batches + (running > 0)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         batches = max(work.steps / self.units, work.items / self.items)
@@ -165,7 +171,8 @@ class InTurn:
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         writing = pace.per_width * left.width * left.steps
         ends = np.cumsum(pace.base + pace.per_read * left.read + writing)
-        return ends - writing, ends, np.zeros(len(ends))
+        ends = ends - min(left.since_s, float(ends[0]))
+        return np.maximum(0.0, ends - writing), ends, np.arange(1.0, len(ends) + 1)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         return pace.seconds(1, work.width * work.steps, work.read)

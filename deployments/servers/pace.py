@@ -10,14 +10,16 @@ where `width` sums what is written in the step (sequences of chats, pictures in 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-# Standard deviation of the time of one step around the line, as a share of it.
-NOISE = 0.25
+# Standard deviation of the time of one step around the line, as a share of it, before it is learnt; and how much one
+# observation moves its square.
+NOISE, NEWEST = 0.25, 0.05
 # How much the three figures may change in a second of work, as shares of them: all together, because the machine got
 # slower or faster, and each by itself.
 TOGETHER, APART = 0.15, 0.03
@@ -57,6 +59,8 @@ class Pace:
         self.state = np.zeros(3)
         self.spread = np.zeros((3, 3))
         self.seen = 0
+        self.begun: Pace | None = None
+        self.noise = NOISE
         self._first: list[np.ndarray] = []
 
     @property
@@ -96,9 +100,12 @@ class Pace:
         expected = float(self.state @ done)
         doubt = math.sqrt(max(0.0, done @ self.spread @ done))
         seconds = min(seconds, (expected + doubt) * (1 + OUTLIER))
+        off = (seconds / expected - 1) ** 2 * max(1.0, steps)  # many steps together are nearer to the line than one
+        self.noise = math.sqrt(self.noise**2 + NEWEST * (off - self.noise**2))
         wander = np.outer(self.state, self.state)
         self.spread += seconds * (TOGETHER**2 * wander + APART**2 * np.diag(np.diag(wander)))
-        noise = (NOISE * max(seconds, expected)) ** 2
+        # By what was expected: if slow steps weighed less than fast ones, the figures would be too low.
+        noise = (max(NOISE, self.noise) * expected) ** 2
         gain = self.spread @ done / (done @ self.spread @ done + noise)
         self.state = np.maximum(self.state + gain * (seconds - expected), np.maximum(self.state * 0.05, LITTLE))
         kept = np.eye(3) - np.outer(gain, done)
@@ -115,6 +122,7 @@ class Pace:
         self.spread = np.linalg.inv(sure)
         if self.seen == FIRST:
             self._first.clear()
+            self.begun = copy.copy(self)
 
     def document(self) -> dict[str, float]:
         return {"base_s": self.base, "per_width_s": self.per_width, "per_read_s": self.per_read}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,39 +11,26 @@ import numpy as np
 from loadtest.report.drawing import LIMIT, canvas, svg
 from medley.look.page import render
 from medley.simulation.cluster import Run, Settings
+from medley.simulation.command import HEAD, row
 
 COLOURS = ("#2b5c8a", "#e0a030")
 
 
-def page(  # noqa: PLR0917
+def page(
     model: str,
     moments: Sequence[float],
     runs: Mapping[str, Run],
     results: Sequence[Any],
     settings: Settings,
-    wait_s: float,
 ) -> str:
-    rows = [
-        [
-            one.policy,
-            f"{one.good:.2%}",
-            f"{one.wait_p99_s:.2f} s",
-            f"{one.replicas_mean:.1f}",
-            str(one.replicas_most),
-            f"{one.replica_s:.0f}",
-            f"{one.cost:.2f}",
-        ]
-        for one in results
-    ]
     return render(
         "simulation/page.html",
         model=model,
         requests=len(moments),
         settings=settings,
-        wait_s=wait_s,
-        head=("policy", "good", "wait p99", "replicas", "at most", "replica-seconds", "cost"),
-        rows=rows,
-        drawings=(traffic(moments), replicas(runs), waits(runs, wait_s)),
+        head=HEAD,
+        rows=[row(one) for one in results],
+        drawings=(traffic(moments), replicas(runs), waits(runs, settings.terms.first_s)),
     )
 
 
@@ -66,12 +54,13 @@ def replicas(runs: Mapping[str, Run]) -> str:
     return svg(figure)
 
 
-def waits(runs: Mapping[str, Run], wait_s: float) -> str:
-    figure, axes = canvas("share that waited at most so long", "seconds", "")
+def waits(runs: Mapping[str, Run], promised_s: float) -> str:
+    figure, axes = canvas("share of the answered that began so soon", "seconds", "")
     for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
         shares = np.linspace(0, 1, 500)
-        axes.plot(np.maximum(np.quantile(run.waits, shares), 1e-3), shares, color=colour, label=name)
-    axes.axvline(wait_s, color=LIMIT, linestyle="--", linewidth=1)
+        axes.plot(np.maximum(np.quantile(run.waits or [0.0], shares), 1e-3), shares, color=colour, label=name)
+    if math.isfinite(promised_s):
+        axes.axvline(promised_s, color=LIMIT, linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.legend(fontsize=8)
     return svg(figure)

@@ -25,8 +25,10 @@ from local_cluster import CHAT, EMBEDDINGS, REQUEST_S
 from patience import patience, until, wait_until
 
 from deployments.autoscaling import PromisePolicy
+from deployments.servers.pace import Work
 from medley.local import cluster as local
 from medley.simulation.cluster import Settings, simulate
+from medley.simulation.replica import Machine
 
 STORY = {"model": CHAT, "messages": [{"role": "user", "content": "Tell a long story."}]}
 CHATS = "/v1/chat/completions"
@@ -225,7 +227,8 @@ def test_replicas_follow_a_spike_as_the_simulator_says_and_leave_without_a_loss(
 
     statuses = asyncio.run(spike())
     settings = Settings(
-        slots=AT_ONCE,
+        Machine(1 / 64, 0.0, 1e-9, noise=0.0, sequences=AT_ONCE),
+        at_once=AT_ONCE,
         start_s=5,
         max_replicas=MOST_REPLICAS,
         upscale_delay_s=1,
@@ -233,7 +236,7 @@ def test_replicas_follow_a_spike_as_the_simulator_says_and_leave_without_a_loss(
         look_back_s=2,
     )
     policy = PromisePolicy(wait_s=1, concurrency=AT_ONCE, service_s=1)
-    simulated = simulate([one - arrivals[0] for one in arrivals], [1.0] * len(arrivals), policy, settings)
+    simulated = simulate([one - arrivals[0] for one in arrivals], [Work(1.0, 64.0)] * len(arrivals), policy, settings)
     most = max(one[1] for one in simulated.replicas)
     print(f"\n{statuses}; most replicas {max(running)}, simulated {most}")
     assert set(statuses) == {200}

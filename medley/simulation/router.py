@@ -1,0 +1,64 @@
+"""A router on a virtual clock: it chooses a replica, as Serve does, and keeps the turns of those that were refused,
+with the code of real routers (deployments/router/returns.py)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployments.router.returns import Returns, in_time, worth_waiting
+from medley.simulation.replica import Asked, Replica
+from models.errors import TooBusy
+
+
+class Router:
+    """
+    Args:
+        replicas: those that take requests; the list may change.
+        returns: None if no turns are kept.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], returns: Returns | None = None, seed: int = 0):
+        self.replicas = replicas
+        self.returns = returns
+        self.draw = random.Random(seed)
+
+    def ask(self, asked: Asked, now: float) -> float | None:
+        """Returns None if the request is let in; else the seconds after which it may come again, which are infinite if
+        that does not help. If it `waits`, the router itself has to ask again then."""
+        digest, count = str(id(asked)).encode(), max(1, len(self.replicas))
+        returns = self.returns
+        turn = returns.comes(digest, now) if returns and not asked.waits else None
+        in_turn = asked.waits or (turn is not None and in_time(turn, now))
+        if asked.waits and returns is not None:
+            returns.waiting_s -= asked.work_s
+        terms = replace(
+            asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=max(0.0, now - asked.at), router="r"
+        )
+        asked.waits = False
+        if returns is not None:
+            terms = replace(terms, ahead_s=returns.ahead_s(now) / count, told_s=returns.pending_s(now))
+        for replica in self.chosen(now):
+            asked.terms = terms
+            if replica.ask(asked, now):
+                return None
+            terms = replace(terms, again=True)
+        error = asked.refused
+        if not isinstance(error, TooBusy):
+            return float("inf")
+        room_s = error.room_s
+        if returns is None:
+            return max(1.0, room_s)
+        if in_turn and worth_waiting(terms, room_s):
+            asked.waits, asked.work_s = True, error.work_s
+            returns.waiting_s += error.work_s
+            return room_s
+        return returns.refused(digest, error.work_s, room_s, error.rate * count, now)
+
+    def chosen(self, now: float) -> list[Replica]:
+        """Two of the replicas, the one with fewer requests first."""
+        some = self.draw.sample(self.replicas, min(2, len(self.replicas)))
+        for replica in some:
+            replica.until(now)
+        return sorted(some, key=lambda replica: len(replica.inside))

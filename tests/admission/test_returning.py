@@ -1,0 +1,73 @@
+"""Clients that come back when they were told to are mostly let in; who never comes back costs nothing."""
+
+import heapq
+import itertools
+import random
+
+import pytest
+
+from deployments.router.returns import Returns
+from medley.simulation.router import Router
+from tests.admission.scenarios import drawn
+
+TRIES = 6
+
+
+def crowd(seed: int, rate: float, share: float, impatient: float = 0.0, returns: bool = True):
+    """Good answers while the load lasts, how often clients came when they were told to, and how often they were let in.
+
+    Args:
+        share: of the clients, come back when they were told to. impatient: come back at once. Others never do.
+    """
+    scenario = drawn(seed)
+    scenario.seconds = min(120.0, 600 / scenario.fits)
+    replica, draw = scenario.replica(), random.Random(seed)
+    router = Router([replica], Returns() if returns else None)
+    asked = scenario.asked(rate)
+    kind = {one: draw.random() for one in asked}
+    order = itertools.count()
+    coming = [(one.at, next(order), one) for one in asked]
+    came = let_in = 0
+    while coming:
+        now, _, one = heapq.heappop(coming)
+        again, waited = one.tried > 0, one.waits
+        if again and not waited:
+            one.at = now  # its promise begins when it comes
+        seconds = router.ask(one, now)
+        if one.waits:
+            heapq.heappush(coming, (now + max(0.001, seconds or 0.0), next(order), one))
+            continue
+        if again and kind[one] < share and now < scenario.seconds:
+            came, let_in = came + 1, let_in + (seconds is None)
+        if seconds is None or seconds == float("inf") or one.tried >= TRIES or now > scenario.seconds:
+            continue
+        if kind[one] < share:
+            heapq.heappush(coming, (now + seconds + draw.uniform(0, 0.2), next(order), one))
+        elif kind[one] < share + impatient:
+            heapq.heappush(coming, (now + 0.2, next(order), one))
+    while replica.inside:
+        replica.until(replica.due)
+    good = sum(one.good() and one.end is not None and one.end < scenario.seconds for one in asked)
+    return good, came, let_in
+
+
+# Machines whose promises are longer than the second in which Retry-After counts.
+@pytest.mark.parametrize("seed", [1, 4, 5])
+@pytest.mark.parametrize("rate", [1.5, 3])
+def test_most_of_those_who_come_when_told_are_let_in(seed, rate):
+    _, came, let_in = crowd(seed, rate, share=0.7)
+    assert came > 20
+    assert let_in > 0.7 * came
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_what_is_kept_for_nobody_costs_nothing(seed):
+    without, _, _ = crowd(seed, 2, share=0, returns=False)
+    assert crowd(seed, 2, share=0)[0] >= 0.95 * without - 2
+
+
+def test_who_comes_back_at_once_gains_nothing():
+    good, came, let_in = crowd(4, 2, share=0.4, impatient=0.4)
+    without, _, _ = crowd(4, 2, share=0, returns=False)
+    assert good >= 0.85 * without
+    assert let_in > 0.6 * came
