@@ -55,7 +55,7 @@ def _limits(application: Application, path: KeyPath) -> Found:
         yield path, f"{message} Add it; serve_config.yaml has 256."
     if application.lacks(*path, "max_queued_requests"):
         message = "max_queued_requests is missing, and Serve's default is an unlimited queue: nothing is ever refused."
-        yield path, f"{message} Add it; serve_config.yaml has 256."
+        yield path, f"{message} Add it; serve_config.yaml has 64."
     if application.number(*path, "max_queued_requests") == -1:
         message = "-1 is an unlimited queue: nothing is ever refused. Write how many requests may wait, such as 64."
         yield (*path, "max_queued_requests"), message

@@ -20,7 +20,7 @@ def pace(base=0.0, per_width=0.0, per_read=0.0) -> Pace:
 
 
 def left(*works, start=0.0) -> Left:
-    return Left(*np.array([(one.read, one.steps, one.width, one.items, start) for one in works], dtype=float).T)
+    return Left(*np.array([(one.read, one.steps, one.width, one.items, 0.0, start) for one in works], dtype=float).T)
 
 
 def stepped(schedule: Stepwise, pace: Pace, works) -> list[tuple[float, float]]:
