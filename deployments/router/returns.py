@@ -26,7 +26,7 @@ PATIENCE_S, PATIENCE = 2.0, 0.25
 # Before its turn a request may come by so much, because Retry-After has whole seconds.
 EARLY_S = 0.5
 # Work for which room is kept: that of the turns within these seconds.
-AHEAD_S = 1.0
+AHEAD_S = 2.0
 SHORTEST_S, LONGEST_S = 1, 600
 # Requests in the table; for more no room is kept.
 MOST = 20_000
@@ -37,7 +37,7 @@ WORTH_IT = 0.7
 # The least share of a replica that is taken to be of use to those who wait.
 LEAST_RATE = 0.2
 # Of what replicas do in a second, how much is given to those who wait: full use has no room for chance.
-USED = 0.8
+USED = 0.7
 
 
 @dataclass(slots=True)
