@@ -213,7 +213,7 @@ MISTAKES = [
             r"graceful_shutdown_timeout_s: \d+", "graceful_shutdown_timeout_s: 30", ": 30",
             "application smollm2-135m-instruct, deployments[model].graceful_shutdown_timeout_s", "30 is below the router's deadline_s (600): a replica that is replaced would cut its requests. Write at least 600."),
     Mistake("a target above what a replica takes", SERVE,
-            "{target_ongoing_requests: 32}", "{target_ongoing_requests: 100}", ": 100}",
+            "{target_ongoing_requests: 32}", "{target_ongoing_requests: 1000}", ": 1000}",
             "application smollm2-135m-instruct, deployments[model].autoscaling_config.policy.policy_kwargs.target_ongoing_requests", "1000 is above max_ongoing_requests (256): replicas are full before more start. Write at most 256."),
     Mistake("a port out of range", SERVE,
             "port: 8000", "port: 80000", "80000",
