@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import yaml
 
 from loadtest.arrivals import Arrival, Stage, of_stages, of_trace
 from loadtest.bounds import quantile
+from medley.simulation.result import HEAD, Result, row
 from models.registry import import_string
 
 if TYPE_CHECKING:  # they import numpy, which `medley` does not wait for
@@ -24,34 +25,6 @@ if TYPE_CHECKING:  # they import numpy, which `medley` does not wait for
 RAYS_OWN = "ray.serve.autoscaling_policy:_core_replica_queue_length_policy"
 # Tokens, where the traffic does not say. Tokens of a prompt that are read in a step.
 USUAL_PROMPT, USUAL_ANSWER, CHUNK = 200, 50, 512
-HEAD = (
-    "policy", "good", "refused", "first p50", "first p99", "replicas", "at most", "replica-seconds", "busy", "cost",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """
-    Attributes:
-        good: share of requests that were answered as promised. refused: requests that were never answered.
-        refusals: each time that one was refused. wait: until the first piece, of those answered.
-        replica_s: seconds of replicas, starting ones too. utilisation: share of these in which replicas were fully
-        used. cost: replica_s by the price of an hour.
-    """
-
-    policy: str
-    requests: int
-    refused: int
-    refusals: int
-    beyond: int
-    good: float
-    wait_p50_s: float
-    wait_p99_s: float
-    replicas_mean: float
-    replicas_most: int
-    replica_s: float
-    utilisation: float
-    cost: float
 
 
 def command(  # noqa: PLR0917
@@ -254,11 +227,3 @@ def show(model: str, results: Sequence[Result], requests: int, page: Path | None
         )
     if page:
         console.print(f"Page: {page}")
-
-
-def row(one: Result) -> list[str]:
-    return [
-        one.policy, f"{one.good:.2%}", str(one.refused), f"{one.wait_p50_s:.2f} s",
-        f"{one.wait_p99_s:.2f} s", f"{one.replicas_mean:.1f}", str(one.replicas_most), f"{one.replica_s:.0f}",
-        f"{one.utilisation:.0%}", f"{one.cost:.2f}",
-    ]  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from loadtest.report.drawing import LIMIT, canvas, svg
 from medley.look.page import render
 from medley.simulation.cluster import Run, Settings
-from medley.simulation.command import HEAD, row
+from medley.simulation.result import HEAD, row
 
 COLOURS = ("#2b5c8a", "#e0a030")
 
