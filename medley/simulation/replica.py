@@ -234,6 +234,8 @@ class Replica:
         for at, seconds in self.machine.pauses:
             if at - turn.step_s <= now < at:
                 turn.steps, turn.step_s = 1, turn.step_s + seconds
+            elif at <= now < at + seconds:
+                turn.steps, turn.step_s = 1, turn.step_s + at + seconds - now
             elif now < at < turn.end:
                 turn.steps = int((at - now) / turn.step_s)
 
