@@ -12,6 +12,8 @@ from typing import Any
 HOLD = 0.85
 # Replicas' worth of work that counts as none: what is left of an average that fades.
 NOTHING = 0.01
+# Seconds over which refused requests come back: each was told another time.
+BACK_S = 30.0
 
 
 class GuardedPolicy:
@@ -64,8 +66,8 @@ class PromisePolicy(GuardedPolicy):
 
     Replicas report work in seconds of a fully used replica, refused requests included, so that admission hides no
     demand. The policy wants the least n that serves the work `asked` per second while no replica is used for more than
-    `utilisation`, and that works off what is inside, queued and refused for now within `wait_s` and the time of one
-    request. So it answers a step in the load, or a long queue, in a single decision.
+    `utilisation`, and refused requests as they come back, and that works off what is inside and queued within `wait_s`
+    and the time of one request. So it answers a step in the load, or a long queue, in a single decision.
 
     Fewer replicas are wanted only when they would keep a margin (HOLD), so noise around a boundary starts and stops
     nothing. While a replica reports no work, as one of an older version, the requests under way count instead: a
@@ -105,8 +107,8 @@ class PromisePolicy(GuardedPolicy):
         """Replicas, in fractions, for what is asked and for what waits to be worked off."""
         asked, inside_s = (sum(reported(ctx, name).values()) for name in ("asked", "inside_s"))
         pending_s = max(reported(ctx, "pending_s").values(), default=0.0)  # the routers' total, told to each replica
-        waiting_s = inside_s + pending_s + ctx.total_queued_requests * alone_s
-        return max(asked / self.utilisation, waiting_s / (self.wait_s + service_s))
+        waiting_s = inside_s + ctx.total_queued_requests * alone_s
+        return max(asked / self.utilisation + pending_s / BACK_S, waiting_s / (self.wait_s + service_s))
 
     def by_requests(self, ctx: Any, service_s: float) -> float:
         """The same, from the requests that were let in."""
