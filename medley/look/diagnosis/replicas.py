@@ -136,7 +136,8 @@ def serves_demand(patient: Patient) -> Finding:
     if status.scaling.get("no_room"):
         return wrong(said, "take a model out, add a machine, or lower max_replicas, then `medley deploy`")
     if status.scaling.get("at_most"):
-        return wrong(said, "raise max_replicas, or choose a faster variant: `medley variant choose`")
+        # No failure: it may be a burst, and what cannot be served is refused. MedleyDemandUnserved tells if it lasts.
+        return Finding(True, said, "raise max_replicas, or choose a faster variant: `medley variant choose`")
     return fine(said)
 
 
