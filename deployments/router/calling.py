@@ -144,7 +144,7 @@ class Calls:
             await self.until_up(spec)
             dispatcher = self.services.dispatcher
             watched = self.services.suspects.watch(spec.id, method, asked)
-            admission = self._admission(spec, method, asked)
+            admission = Admission(self, spec, method, asked)
             while True:
                 try:
                     async with watched.one_try(self.deadline):
@@ -161,7 +161,7 @@ class Calls:
         with self._running():
             await self.until_up(spec)
             watched = self.services.suspects.watch(spec.id, method, asked)
-            admission = self._admission(spec, method, asked)
+            admission = Admission(self, spec, method, asked)
             while True:
                 try:
                     async with watched.one_try(self.deadline), aclosing(self._items(spec, method, asked)) as items:
@@ -191,9 +191,6 @@ class Calls:
             seconds = clock() - call.called - (call.engine_s or 0.0) if whole else 2 * call.queue_s
             self.services.promises.overhead(spec.id).learn(seconds, time.monotonic())
 
-    def _admission(self, spec: ModelSpec, method: Method[Any, Any], asked: Any) -> Admission:
-        return Admission(self, spec, method, asked)
-
     async def _again(self, spec: ModelSpec, watched: Watched, lost: Lost) -> None:
         """Returns when a lost call can be made again.
 
@@ -214,7 +211,7 @@ class Calls:
         again. Raises like `call`."""
         with self._running():
             await self.until_up(spec)
-            self._admission(spec, method, incoming)
+            Admission(self, spec, method, incoming)
             dispatcher = self.services.dispatcher
             items = dispatcher.converse(spec, method, incoming, deadline=self.deadline, record=self.record)
             async with aclosing(items):

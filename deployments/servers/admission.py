@@ -2,8 +2,8 @@
 
 A server that accepts everything answers everybody too late: it does all the work, and none of it is useful. So for each
 request the replica computes when everybody would have an answer with it (forecast.py), from the work that each has left
-and from its own pace (pace.py). A request that would break a
-promise is refused at once, with the time after which there is room.
+and from its own pace (pace.py). A request that would break a promise is refused at once, with the time after which
+there is room.
 
 Nothing here waits or reads a clock, so the simulator and the tests run the same code.
 """
@@ -76,7 +76,7 @@ class Job:
     @property
     def entered(self) -> float:
         """When the replica got it."""
-        return self.came + self.terms.waited_s
+        return self.came + self.terms.waited_s + self.terms.overhead_s
 
     @property
     def steps(self) -> float:
@@ -116,7 +116,6 @@ class Admission:
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
-        self.now = 0.0
         self.told: dict[str, tuple[float, float]] = {}
         self.reserve = RESERVE
         self.answers, self.late = 0, 0  # of the present window
@@ -163,7 +162,7 @@ class Admission:
             TooBusy: it would break a promise, its own or another's.
             BeyondPromise: its promise cannot be kept even alone.
         """
-        self.now, cost_s = now, self.cost_s(work)
+        cost_s = self.cost_s(work)
         if not terms.again:
             self.demand.add(cost_s, now)
         self._note_client(terms.client, now)
@@ -287,18 +286,18 @@ class Admission:
     def _check(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
         if not self.pace.known:
             if len(self.inside) >= 2 * self.good:
-                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, cost_s)
+                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, cost_s, now)
             return
         self._check_alone(work, terms, now)
         if not self.inside:
             return
         if sum(job.work.width for job in self.inside) + work.width > self.schedule.most:
             first_end_s = float(self._times(self.inside, now)[1].min())
-            raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s)
+            raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
         allowed = self._allowed(terms, now)
         if self._breaks(work, terms, now, allowed):
             seconds = self._room_in(work, terms, now, allowed)
-            raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s)
+            raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s, now)
         self._check_share(work, terms, cost_s, now)
 
     def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
@@ -338,12 +337,12 @@ class Admission:
         pressure = max(self._used([*self.inside, *self._newcomers(work, terms, now)], now))
         whole = (sum(self.work_of.values()) + cost_s) / max(pressure, 1e-9)
         if pressure > FREE_FOR_ALL and mine + cost_s > whole / sharers:
-            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s)
+            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s, now)
 
-    def _busy(self, why: str, seconds: float, cost_s: float) -> TooBusy:
+    def _busy(self, why: str, seconds: float, cost_s: float, now: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
-        error.work_s, error.rate, error.room_s = cost_s, self.done.now(self.now), seconds
+        error.work_s, error.rate, error.room_s = cost_s, self.done.now(now), seconds
         return error
 
     def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:

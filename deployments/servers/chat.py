@@ -60,11 +60,9 @@ class Server(EngineServer):
     def work(self, method: str, asked: GenerationRequest) -> Work:
         body = asked.body
         characters, texts, tokens = measured(body)
-        prompts = prompts_of(body)
         read = self.lengths.tokens(characters, texts) if characters else 0.0
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        steps = self.lengths.answer(limit, all_of_it=bool(body.get("ignore_eos")))
-        return Work(max(1.0, read + tokens), max(1.0, steps), prompts * (body.get("n") or 1))
+        steps = self.lengths.answer(limit_of(body), all_of_it=bool(body.get("ignore_eos")))
+        return Work(max(1.0, read + tokens), max(1.0, steps), answers_of(body))
 
     def sizes(self) -> tuple[str, list[tuple[float, Work]]]:
         prompts = doubling(16, self.spec.limits.context_tokens)
@@ -95,8 +93,7 @@ class Server(EngineServer):
         if messages is None and not isinstance(prompt, str):
             return
         found = await self.engine.tokenize(TokenizeRequest(text=prompt, messages=messages))
-        answer = body.get("max_completion_tokens") or body.get("max_tokens") or 1
-        if len(found.tokens) + answer > limit:
+        if len(found.tokens) + (limit_of(body) or 1) > limit:
             raise too_long(limit, "messages" if prompt is None else "prompt", len(found.tokens))
 
     @handles(CHAT)
@@ -156,15 +153,15 @@ class Server(EngineServer):
         self.stepped_at = {one: at for one, at in self.stepped_at.items() if one in others} | {job: now}
 
     def _note_lengths(self, request: GenerationRequest, usage: Usage, job: Job | None) -> None:
-        # Texts of the warm-up, of which there is no job, are nobody's.
+        if job is None:  # texts of the warm-up are nobody's
+            return
         body, read, written = request.body, usage[PROMPT_TOKENS], usage[COMPLETION_TOKENS]
         characters, texts, tokens = measured(body)
-        if job is not None and not tokens:
+        if not tokens:
             self.lengths.learn(characters, int(read), texts)
-        if job is not None and not body.get("ignore_eos"):
-            limit = body.get("max_completion_tokens") or body.get("max_tokens")
-            self.lengths.learn_answer(limit, written / max(1, prompts_of(body) * (body.get("n") or 1)))
-        if job is not None and self.side_by_side is None:
+        if not body.get("ignore_eos"):
+            self.lengths.learn_answer(limit_of(body), written / answers_of(body))
+        if self.side_by_side is None:
             now = time.monotonic()
             self.did(now - max(job.entered, self.ended), width=written, read=read)
             self.ended = now
@@ -187,9 +184,16 @@ def measured(body: dict[str, Any]) -> tuple[int, int, int]:
     return characters, len(contents), 0
 
 
-def prompts_of(body: dict[str, Any]) -> int:
+def answers_of(body: dict[str, Any]) -> int:
+    """How many answers are to be written: prompts times `n`."""
     prompt = body.get("prompt")
-    return len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    return prompts * (body.get("n") or 1)
+
+
+def limit_of(body: dict[str, Any]) -> int | None:
+    """The limit on the tokens of an answer."""
+    return body.get("max_completion_tokens") or body.get("max_tokens")
 
 
 def asking_for_usage(request: GenerationRequest) -> GenerationRequest:

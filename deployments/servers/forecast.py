@@ -1,6 +1,6 @@
 """When everybody inside a replica will have the first piece and the last piece of an answer.
 
-Both kinds of schedule are computed at once for all requests, from how much each has left. Times are seconds from now.
+Each kind of schedule is computed at once for all requests, from how much each has left. Times are seconds from now.
 """
 
 from __future__ import annotations

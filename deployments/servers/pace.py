@@ -124,9 +124,6 @@ class Pace:
             self._first.clear()
             self.begun = copy.copy(self)
 
-    def document(self) -> dict[str, float]:
-        return {"base_s": self.base, "per_width_s": self.per_width, "per_read_s": self.per_read}
-
 
 def doubling(first: float, last: float) -> list[float]:
     """Sizes up to the last one, each twice as large as the one before."""

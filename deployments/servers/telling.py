@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ PACE_CHANGED = 0.25
 NOTHING = 0.005
 TOLD = ("asked", "inside_s", "pending_s")
 
-
 Sizes = tuple[str, Sequence[tuple[float, Work]]]
 
 
@@ -50,8 +48,10 @@ class Telling:
 
     async def run(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # a fact that is not told is told later
+            try:
                 await self.tell(time.time(), time.monotonic())
+            except Exception as error:  # a fact that is not told is told later
+                logger.warning("telling the board failed: %s", type(error).__name__)
             await asyncio.sleep(EVERY_S)
 
     async def tell(self, at: float, now: float) -> None:
@@ -60,9 +60,7 @@ class Telling:
             at: Unix time. now: on the admission's clock.
         """
         demanded = self.admission.demanded(now)
-        load = {
-            name: demanded[name] if demanded[name] > NOTHING else 0.0 for name in ("asked", "inside_s", "pending_s")
-        }
+        load = {name: demanded[name] if demanded[name] > NOTHING else 0.0 for name in TOLD}
         moved = any(abs(load[name] - self._told.get(name, -1.0)) > CHANGED * load[name] for name in load)
         if moved or (any(load.values()) and at - self._told_at > AGAIN_S):
             await self._put(self._load, {name: round(value, 4) for name, value in load.items()} | {"at": at})

@@ -27,19 +27,20 @@ def engine_thread(name: str) -> ThreadPoolExecutor:
 
 def let_others_go_first() -> None:
     """Lower the priority of this thread. On Linux a nice value is a thread's own, not its process's."""
-    with contextlib.suppress(OSError, AttributeError):
-        lower(threading.get_native_id())
+    lower(threading.get_native_id())
 
 
 def let_process_wait(pid: int) -> None:
     """Lower the priority of all threads of another process, such as an engine's worker."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError):  # it has just ended, or this system has no such folder
         for thread in Path(f"/proc/{pid}/task").iterdir():
             lower(int(thread.name))
 
 
 def lower(thread: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICER)
+    """Nothing happens where a thread has just ended, or where threads have no priorities."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICER)
 
 
 async def run_in(thread: Executor, work: Callable[..., T], *args: Any) -> T:
