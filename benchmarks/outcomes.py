@@ -70,8 +70,9 @@ class Outcome:
 def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> dict[str, Any]:
     """The figures of a run whose requests came within `seconds`. Shares are of requests, latencies of attempts.
 
-    Goodput counts what is answered within these seconds: what waits at their end is no longer under that load. A
-    refusal is timed from when it was sent, so that it does not count if the client was late.
+    Of a good answer that is under way at the end of these seconds, goodput counts the part within them, as the closed
+    loop does: otherwise a short run would favour whoever has fewer under way. A refusal is timed from when it was sent,
+    so that it does not count if the client was late.
     """
     last = [list(attempts)[-1] for _, attempts in groupby(sorted(outcomes, key=by_request), key=lambda one: one.number)]
     ends = Counter(one.end for one in last)
@@ -81,7 +82,7 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
     back = [one for one in outcomes if one.back]
     return {
         "requests": len(last),
-        "good_per_s": sum(one.end == GOOD and one.due + one.total <= seconds for one in last) / seconds,
+        "good_per_s": sum(part_within(one, seconds) for one in last if one.end == GOOD) / seconds,
         "good_share": ends[GOOD] / max(1, len(last)),
         **{end.replace(" ", "_"): ends[end] for end in (GOOD, LATE, REFUSED, GIVEN_UP, FAILED)},
         "refused_by": dict(Counter("the client" if one.local else one.code for one in last if one.end == REFUSED)),
@@ -99,6 +100,10 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
         "client_late_p99_s": known(quantile([one.sent for one in asked], 0.99)),
         "why": dict(Counter(one.why for one in outcomes if one.end == FAILED).most_common(3)),
     }
+
+
+def part_within(one: Outcome, seconds: float) -> float:
+    return min(1.0, max(0.0, seconds - one.due) / max(one.total, 1e-9))
 
 
 def by_request(one: Outcome) -> tuple[int, int]:

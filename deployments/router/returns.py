@@ -1,8 +1,9 @@
 """Requests that were refused because a model is busy, and are expected to come again.
 
-Each of them has a turn: Retry-After is the time until the work before it is done. Whoever comes again then is let in
-before newcomers, for whom that much room is kept. How many come again at all is learnt, so nothing is kept for clients
-that never do. A request that comes again is not asked a second time: it counts as demand once.
+Each of them has a turn: Retry-After is the time until a second that has room for it besides what is due then. Whoever
+comes again then is let in before newcomers, for whom that much room is kept. How many come again at all is learnt, so
+nothing is kept for clients that never do. A request that comes again is not asked a second time: it counts as demand
+once.
 
 Every router has its own table, of digests only: a request's content is not kept.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,13 +31,13 @@ SHORTEST_S, LONGEST_S = 1, 600
 # Requests in the table; for more no room is kept.
 MOST = 20_000
 # The share of what is promised for the beginning that one who came in its turn may wait for room.
-WAITS = 0.5
+WAITS = 0.7
 # A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
 WORTH_IT = 0.7
 # The least share of a replica that is taken to be of use to those who wait.
 LEAST_RATE = 0.2
-# Of what replicas do in a second, how much is given to those who wait: full use has no room for chance.
-USED = 0.7
+# Of what replicas do in a second, how much is given to those who come again: full use has no room for chance.
+USED = 0.5
 
 
 @dataclass(slots=True)
@@ -99,8 +99,7 @@ class Returns:
             rate: replica-seconds of work that are done in a second.
         """
         self.forget(now)
-        ahead_s = self.share * self.work_s / max(LEAST_RATE, USED * rate)
-        seconds = min(LONGEST_S, max(SHORTEST_S, math.ceil(max(room_s, ahead_s))))
+        seconds = self._turn_in(work_s, room_s, max(LEAST_RATE, USED * rate), now)
         if len(self.order) < MOST:
             turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
             self.turns.setdefault(digest, deque()).append(turn)
@@ -108,6 +107,16 @@ class Returns:
             self.work_s += work_s
             self.due[int(turn.at)] += round(1000 * work_s)
         return seconds
+
+    def _turn_in(self, work_s: float, room_s: float, rate: float, now: float) -> int:
+        """Whole seconds until the first second that still has room for the work, and has done what is due before."""
+        mine, earliest, left_s = self.share * work_s, max(SHORTEST_S, room_s), 0.0
+        for seconds in range(-int(PATIENCE_S), LONGEST_S):
+            due_s = left_s + self.share * self.due[int(now + seconds)] / 1000
+            if seconds >= earliest and (not due_s or due_s + mine <= rate):
+                return seconds
+            left_s = max(0.0, due_s - rate)
+        return LONGEST_S
 
     def pending_s(self, now: float) -> float:
         """Replica-seconds of work that is expected at any time."""

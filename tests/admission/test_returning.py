@@ -52,12 +52,12 @@ def crowd(seed: int, rate: float, share: float, impatient: float = 0.0, returns:
 
 
 # Machines whose promises are longer than the second in which Retry-After counts.
-@pytest.mark.parametrize("seed", [1, 4, 5])
-@pytest.mark.parametrize("rate", [1.5, 2.5])
+@pytest.mark.parametrize("seed", [1, 4, 5, 28])
+@pytest.mark.parametrize("rate", [1.5, 2.5, 4])
 def test_most_of_those_who_come_when_told_are_let_in(seed, rate):
     _, came, let_in = crowd(seed, rate, share=0.7)
     assert came > 20
-    assert let_in > 0.65 * came
+    assert let_in >= 0.8 * came
 
 
 @pytest.mark.parametrize("seed", [4, 5])

@@ -24,15 +24,23 @@ def all_come() -> Returns:
 def test_retry_after_is_the_turn_behind_those_that_came_before():
     """Each has two seconds of work, of which the replica does one in a second, and some of it is left to chance."""
     table = all_come()
-    turns = [max(1, math.ceil(number * 2.0 / USED)) for number in range(5)]
+    turns = [1 + math.ceil(number * 2.0 / USED) for number in range(5)]
     assert [told(table, bytes([number]), work_s=2.0) for number in range(5)] == turns
     assert [told(all_come(), work_s=2.0, room_s=seconds) for seconds in (0.2, 3.2, 1e9)] == [1, 4, LONGEST_S]
 
 
 def test_two_replicas_are_through_in_half_the_time():
     table = all_come()
-    turns = [max(1, math.ceil(number / USED)) for number in range(5)]
+    turns = [1 + math.ceil(number / USED) for number in range(5)]
     assert [told(table, bytes([number]), work_s=2.0, rate=2.0) for number in range(5)] == turns
+
+
+def test_no_second_gets_more_than_a_replica_does_in_it():
+    """Twenty are refused at once, and room is there after ten seconds: they do not all come then."""
+    table = all_come()
+    seconds = [told(table, bytes([number]), work_s=USED / 2, room_s=10.0) for number in range(20)]
+    assert seconds == sorted([*range(10, 20)] * 2)
+    assert told(table, b"small", work_s=USED / 4) == 1
 
 
 def test_what_is_not_expected_back_holds_nobody_up():
@@ -110,7 +118,7 @@ def test_a_table_that_is_full_still_tells_when_to_come(monkeypatch):
     monkeypatch.setattr(returns, "MOST", 10)
     table = all_come()
     seconds = [told(table, bytes([number])) for number in range(20)]
-    assert seconds[9:] == [math.ceil(9 / USED), *[math.ceil(10 / USED)] * 10]
+    assert seconds[9:] == [1 + math.ceil(9 / USED), *[1 + math.ceil(10 / USED)] * 10]
     assert len(table.order) == 10
     assert table.work_s == 10
     assert told(table, b"later", now=100.0) == 1
