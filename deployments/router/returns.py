@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from deployments.servers.calls import Terms
 
-# The share of refused requests that come again, before anything is known, and how much one moves it.
-SHARE, NEWEST = 0.3, 0.05
+# The share of refused requests that come again, before anything is known (most clients of the API do so by themselves),
+# and how much one moves it.
+SHARE, NEWEST = 0.7, 0.1
 # Seconds after its turn for which a request is expected, at least, and as a share of the time it was told to wait.
 PATIENCE_S, PATIENCE = 2.0, 0.25
 # Before its turn a request may come by so much, because Retry-After has whole seconds.
@@ -31,7 +32,7 @@ SHORTEST_S, LONGEST_S = 1, 600
 # Requests in the table; for more no room is kept.
 MOST = 20_000
 # The share of what is promised for the beginning that one who came in its turn may wait for room.
-WAITS = 0.7
+WAITS = 0.6
 # A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
 WORTH_IT = 0.7
 # The least share of a replica that is taken to be of use to those who wait.
