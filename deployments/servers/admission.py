@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deployments.servers.calls import Estimate, Terms, Times
-from deployments.servers.forecast import Left, Schedule
+from deployments.servers.forecast import Left, Schedule, Stepwise
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
@@ -116,6 +116,7 @@ class Admission:
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
+        self.stepping, self.stepped = Demand(DONE_S), Demand(DONE_S)  # seconds of the engine's steps, and how many
         self.told: dict[str, tuple[float, float]] = {}
         self.reserve = RESERVE
         self.answers, self.late = 0, 0  # of the present window
@@ -130,6 +131,8 @@ class Admission:
         """The engine worked: see Pace.learn."""
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
+        self.stepping.add(seconds, now)
+        self.stepped.add(steps, now)
         self.learnt_at = self.progress_at = now
         self.hopeless = 0
         self._note_read(steps, read)
@@ -224,9 +227,18 @@ class Admission:
         return self.schedule.cost_s(self.pace, work) if self.pace.known else 0.0
 
     def times(self, work: Work, terms: Terms, now: float) -> Times:
-        """What a request could expect now."""
+        """What a request could expect now, if others come as they do now."""
         first_s, ends_s, _ = self._times([*self.inside, *self._newcomers(work, terms, now)], now)
-        return times(work, float(first_s[-1]), float(ends_s[-1]))
+        rest_s = float(ends_s[-1] - first_s[-1])
+        return times(work, float(first_s[-1]), float(ends_s[-1]) + self._later_s(work, rest_s, now))
+
+    def _later_s(self, work: Work, rest_s: float, now: float) -> float:
+        """By how much those who come after it lengthen an answer that is written in `rest_s` if nobody comes: as far
+        as the engine was busy lately, its steps go on taking as long as they took."""
+        if not isinstance(self.schedule, Stepwise) or self.stepped.now(now) <= 0:
+            return 0.0  # the others work in the order in which requests came
+        usual_s = (work.steps - 1) * self.stepping.rate / self.stepped.rate
+        return min(1.0, self.stepping.now(now)) * max(0.0, usual_s - rest_s)
 
     def alone(self, work: Work, pace: Pace | None = None) -> Times:
         """What a request could expect if nobody else were there.

@@ -256,6 +256,18 @@ def test_while_the_engine_stands_still_more_is_predicted():
     admission.enter(SHORT, terms, 20.0)
 
 
+def test_others_are_expected_to_come_as_they_did():
+    """For a minute steps took a fifth of a second each. Of one who comes then, all others have just been answered."""
+    admission = made()
+    alone = admission.alone(SHORT)
+    for step in range(300):
+        admission.did(0.2, 1, 30, 20, step / 5)
+    busy, later = (admission.times(SHORT, Terms(), now) for now in (60.0, 70.0))
+    assert busy.piece_s == pytest.approx(0.2, rel=0.05)
+    assert alone.piece_s < later.piece_s < 0.6 * busy.piece_s
+    assert admission.times(SHORT, Terms(), 600.0).whole_s == pytest.approx(admission.alone(SHORT).whole_s, rel=0.01)
+
+
 def test_an_idle_engine_stands_still_for_no_reason():
     admission = made()
     admission.enter(SHORT, Terms(first_s=2.5), 1e6)
