@@ -116,7 +116,8 @@ class Admission:
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
-        self.stepping, self.stepped = Demand(DONE_S), Demand(DONE_S)  # seconds of the engine's steps, and how many
+        # Seconds of the engine's steps, and the same times what a step of then takes.
+        self.stepping, self.stepping_slowly = Demand(DONE_S), Demand(DONE_S)
         self.told: dict[str, tuple[float, float]] = {}
         self.reserve = RESERVE
         self.answers, self.late = 0, 0  # of the present window
@@ -132,7 +133,7 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.stepping.add(seconds, now)
-        self.stepped.add(steps, now)
+        self.stepping_slowly.add(seconds * seconds / max(1.0, steps), now)
         self.learnt_at = self.progress_at = now
         self.hopeless = 0
         self._note_read(steps, read)
@@ -234,10 +235,10 @@ class Admission:
 
     def _later_s(self, work: Work, rest_s: float, now: float) -> float:
         """By how much those who come after it lengthen an answer that is written in `rest_s` if nobody comes: as far
-        as the engine was busy lately, its steps go on taking as long as they took."""
-        if not isinstance(self.schedule, Stepwise) or self.stepped.now(now) <= 0:
+        as the engine was busy lately, its steps go on taking as long as they took, each second counted alike."""
+        if not isinstance(self.schedule, Stepwise) or self.stepping.rate <= 0:
             return 0.0  # the others work in the order in which requests came
-        usual_s = (work.steps - 1) * self.stepping.rate / self.stepped.rate
+        usual_s = (work.steps - 1) * self.stepping_slowly.rate / self.stepping.rate
         return min(1.0, self.stepping.now(now)) * max(0.0, usual_s - rest_s)
 
     def alone(self, work: Work, pace: Pace | None = None) -> Times:
