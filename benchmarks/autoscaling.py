@@ -52,7 +52,7 @@ LOAD = 0.75
 # Before the first step, so that something runs; and after the last, for what is under way.
 BEFORE_S, DRAIN_S = 10.0, 20.0
 # As the delivered configs have them, but for the way down.
-TIMES = {"metrics_interval_s": 0.5, "look_back_period_s": 3, "upscale_delay_s": 1, "downscale_delay_s": 10}
+TIMES = {"metrics_interval_s": 0.5, "look_back_period_s": 1, "upscale_delay_s": 1, "downscale_delay_s": 10}
 PROMISE = {
     "policy_function": "deployments.autoscaling:PromisePolicy",
     "policy_kwargs": {"wait_s": WAIT_S, "concurrency": 4, "service_s": 1.0},
@@ -105,7 +105,8 @@ class Outcome:
         good: the share of requests that were answered within LIMIT_S of when they were first sent.
         refused: the share that was refused at least once; codes: of all refusals.
         lost: requests that ended in anything but an answer or a refusal, by what it was.
-        ordered_s, serving_s: of each step up, from the step until Serve wants more replicas, and until one more serves.
+        ordered_s, serving_s: of each step up, from the step until Serve wants more replicas, and until one more serves; 0
+            if there are enough.
         start_s: the median start of a replica.
         no_room: seconds after the first order that had no place until /readyz said so; None if it never did.
     """
@@ -215,7 +216,11 @@ def outcome(
     during = [look for look in looks if began <= look["at"] <= end]
     took = [one.took_s for one in attempts if one.took_s is not None]
     before = STEPS[:1] if CASES[name].least else (0,)
-    ups = [began + place * step_s for place, (one, other) in enumerate(pairwise((*before, *STEPS))) if other > one]
+    ups = [
+        (began + place * step_s, needed(other))
+        for place, (one, other) in enumerate(pairwise((*before, *STEPS)))
+        if other > one
+    ]
     return Outcome(
         case=name,
         policy=policy,
@@ -229,8 +234,8 @@ def outcome(
         replica_s=round(sum(held(look) * (later["at"] - look["at"]) for look, later in pairwise(during)), 1),
         most=max(running(look) for look in during),
         left=running(looks[-1]),
-        ordered_s=[after(looks, at, step_s, lambda look: look["target"] or 0) for at in ups],
-        serving_s=[after(looks, at, step_s, running) for at in ups],
+        ordered_s=[after(looks, at, step_s, enough, lambda look: look["target"] or 0) for at, enough in ups],
+        serving_s=[after(looks, at, step_s, enough, running) for at, enough in ups],
         start_s=start_of(looks),
         no_room=room_told(looks),
     )
@@ -246,9 +251,12 @@ def running(look: dict[str, Any]) -> int:
     return sum(one["state"] == "RUNNING" for one in look["replicas"])
 
 
-def after(looks: list[dict[str, Any]], at: float, step_s: float, count: Any) -> float | None:
-    """Seconds after a step until the count is higher than at the step; None if it was not, within the step."""
+def after(looks: list[dict[str, Any]], at: float, step_s: float, enough: int, count: Any) -> float | None:
+    """Seconds after a step until the count is higher than at the step; None if it was not, within the step; 0 if it is
+    enough already."""
     before = [count(look) for look in looks if look["at"] <= at][-1]
+    if before >= enough:
+        return 0.0
     later = (look["at"] - at for look in looks if at < look["at"] < at + step_s and count(look) > before)
     return round(first, 1) if (first := next(later, None)) is not None else None
 

@@ -43,7 +43,7 @@ SHORTEST_S = 1.0
 # replica may have become faster.
 DOUBT = 20
 # Over how many seconds the demand is averaged.
-DEMAND_S = 3.0
+DEMAND_S = 2.0
 # The same for the work that is done.
 DONE_S = 10.0
 

@@ -113,7 +113,7 @@ def _slow_scaling(applications: list[Application]) -> Found:
             seconds = interval_s + look_back_s / 2 + delay_s + AVERAGED_S
             if seconds > REACTION_S:
                 message = f"warning: another replica is ordered about {seconds:g} s after it is needed, by"
-                message += " metrics_interval_s, half of look_back_period_s, and upscale_delay_s. Write 0.5, 3 and 1."
+                message += " metrics_interval_s, half of look_back_period_s, and upscale_delay_s. Write 0.5, 1 and 1."
                 yield (*application.path, *path), message
 
 

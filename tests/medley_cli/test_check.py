@@ -320,8 +320,8 @@ def test_a_variant_beside_another_one_of_its_model_is_right(tmp_path):
 @pytest.mark.parametrize(
     ("line", "seconds"),
     [
-        ("upscale_delay_s: 10", "13.5"),
-        ("upscaling_factor: 1", "33.5"),  # and Serve's default
+        ("upscale_delay_s: 10", "12.5"),
+        ("upscaling_factor: 1", "32.5"),  # and Serve's default
         ("upscale_delay_s: 1\n          aggregation_function: mean", None),
         ("upscale_delay_s: 1.5", None),
     ],
