@@ -34,6 +34,8 @@ DELAYED = 1.01
 LATE, LOST = 1.5, 2.0
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
+# And by letting in those who come when they were told to: another refusal would be worse than some risk.
+IN_TURN = 1.15
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
 FREE_FOR_ALL = 0.75
 # Seconds after its last request for which a client counts when work is shared.
@@ -42,7 +44,7 @@ SHORTEST_S = 1.0
 # So many that a replica cannot answer in time even alone are refused one after the other. Then one is let in, for the
 # replica may have become faster.
 DOUBT = 20
-# Over how many seconds the demand is averaged.
+# Over how many seconds the demand is averaged, and what the engine's steps take.
 DEMAND_S = 2.0
 # The same for the work that is done.
 DONE_S = 10.0
@@ -116,8 +118,7 @@ class Admission:
         self.progress_at = -math.inf
         self.demand = Demand(DEMAND_S)
         self.done = Demand(DONE_S)
-        # Seconds of the engine's steps, and the same times what a step of then takes.
-        self.stepping, self.stepping_slowly = Demand(DONE_S), Demand(DONE_S)
+        self.stepping, self.stepped = Demand(DEMAND_S), Demand(DEMAND_S)  # seconds of the engine's steps; how many
         self.told: dict[str, tuple[float, float]] = {}
         self.reserve = RESERVE
         self.answers, self.late = 0, 0  # of the present window
@@ -133,7 +134,7 @@ class Admission:
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.stepping.add(seconds, now)
-        self.stepping_slowly.add(seconds * seconds / max(1.0, steps), now)
+        self.stepped.add(steps, now)
         self.learnt_at = self.progress_at = now
         self.hopeless = 0
         self._note_read(steps, read)
@@ -235,10 +236,10 @@ class Admission:
 
     def _later_s(self, work: Work, rest_s: float, now: float) -> float:
         """By how much those who come after it lengthen an answer that is written in `rest_s` if nobody comes: as far
-        as the engine was busy lately, its steps go on taking as long as they took, each second counted alike."""
-        if not isinstance(self.schedule, Stepwise) or self.stepping.rate <= 0:
+        as the engine was busy lately, its steps go on taking as long as they took."""
+        if not isinstance(self.schedule, Stepwise) or self.stepped.rate <= 0:
             return 0.0  # the others work in the order in which requests came
-        usual_s = (work.steps - 1) * self.stepping_slowly.rate / self.stepping.rate
+        usual_s = (work.steps - 1) * self.stepping.rate / self.stepped.rate
         return min(1.0, self.stepping.now(now)) * max(0.0, usual_s - rest_s)
 
     def alone(self, work: Work, pace: Pace | None = None) -> Times:
@@ -470,7 +471,9 @@ class Admission:
 
 
 def most_of(terms: Terms) -> float:
-    return BATCH_SHARE if terms.patient else 1.0
+    if terms.patient:
+        return BATCH_SHARE
+    return IN_TURN if terms.returns else 1.0
 
 
 def limits_of(job: Job) -> tuple[float, float, float, float]:

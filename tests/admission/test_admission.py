@@ -262,7 +262,7 @@ def test_others_are_expected_to_come_as_they_did():
     alone = admission.alone(SHORT)
     for step in range(300):
         admission.did(0.2, 1, 30, 20, step / 5)
-    busy, later = (admission.times(SHORT, Terms(), now) for now in (60.0, 70.0))
+    busy, later = (admission.times(SHORT, Terms(), now) for now in (60.0, 62.0))
     assert busy.piece_s == pytest.approx(0.2, rel=0.05)
     assert alone.piece_s < later.piece_s < 0.6 * busy.piece_s
     assert admission.times(SHORT, Terms(), 600.0).whole_s == pytest.approx(admission.alone(SHORT).whole_s, rel=0.01)

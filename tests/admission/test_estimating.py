@@ -1,0 +1,51 @@
+"""What is said of a request before it is asked, against what it then takes, on a machine like the starter cluster's."""
+
+import random
+from statistics import median
+
+import pytest
+
+from deployments.servers.calls import Terms
+from deployments.servers.pace import Work
+from medley.simulation.replica import Asked, Machine, Replica
+from medley.simulation.router import Router
+
+MACHINE = Machine(base=0.02, per_width=0.002, per_read=0.0004, attention=0.2, noise=0.3)
+TERMS = Terms(first_s=2.5, piece_s=0.25, whole_s=120.0)
+SECONDS = 120.0
+
+
+def mixed(draw: random.Random) -> Work:
+    """Seven of ten chats are short."""
+    read, wrote = (30, 16) if draw.random() < 0.7 else (400, 48)
+    return Work(float(round(read * draw.uniform(0.75, 1.25))), float(round(wrote * draw.uniform(0.75, 1.25))))
+
+
+def said_and_took(rate: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Seconds to the first piece and to the last one, of all that were answered."""
+    draw, replica, now, asked = random.Random(f"estimates {rate}"), Replica(MACHINE), 0.0, []
+    replica.measure()
+    router = Router([replica])
+    while (now := now + draw.expovariate(rate)) < SECONDS:
+        one = Asked(now, mixed(draw), TERMS)
+        replica.until(now)
+        said = replica.admission.times(one.work, TERMS, now)
+        router.ask(one, now)
+        asked.append((said, one))
+    while replica.inside:
+        replica.until(replica.due)
+    return [
+        ((said.first_s, said.whole_s), (one.first - one.at, one.end - one.at))
+        for said, one in asked
+        if one.first is not None and one.end is not None
+    ]
+
+
+@pytest.mark.parametrize("rate", [4.0, 8.0, 12.0])
+def test_estimates_are_near_what_requests_take(rate):
+    pairs = said_and_took(rate)
+    assert len(pairs) > 300
+    for which in (0, 1):
+        ratios = [said[which] / took[which] for said, took in pairs]
+        assert median(abs(ratio - 1) for ratio in ratios) <= 0.25
+        assert sum(0.5 <= ratio <= 2 for ratio in ratios) >= 0.9 * len(ratios)
