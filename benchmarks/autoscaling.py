@@ -105,8 +105,8 @@ class Outcome:
         good: the share of requests that were answered within LIMIT_S of when they were first sent.
         refused: the share that was refused at least once; codes: of all refusals.
         lost: requests that ended in anything but an answer or a refusal, by what it was.
-        ordered_s, serving_s: of each step up, from the step until Serve wants more replicas, and until one more serves; 0
-            if there are enough.
+        ordered_s, serving_s: of each step up, from the step until Serve wants more replicas, and until one more serves.
+            0: there are enough.
         start_s: the median start of a replica.
         no_room: seconds after the first order that had no place until /readyz said so; None if it never did.
     """

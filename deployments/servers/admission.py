@@ -125,6 +125,7 @@ class Admission:
         self.good = 1  # as many as were inside together when an answer kept its promise
         self.work_of: dict[str, float] = {}  # replica-seconds inside, by client
         self.usual: Work | None = None  # of the last interactive request
+        self.streamed: tuple[Work, Terms, float] | None = None  # the last one whose beginning is promised, and when
         self.seen: dict[str, float] = {}
 
     # What the engine tells.
@@ -171,6 +172,8 @@ class Admission:
         if not terms.again:
             self.demand.add(cost_s, now)
         self._note_client(terms.client, now)
+        if begins(terms):
+            self.streamed = work, terms, now
         if terms.router:
             self.told[terms.router] = (terms.told_s, now)
         if terms.promised and not terms.sure:
@@ -367,7 +370,7 @@ class Admission:
             start: the engine's step at which it begins.
         """
         count, most = len(self.inside), most_of(terms)
-        used = self._used([*self.inside, *self._newcomers(work, terms, now)], now, start)
+        used = self._used([*self.inside, *self._newcomers(work, terms, now), *self._next(terms, now)], now, start)
         return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
 
     def _allowed(self, terms: Terms, now: float) -> list[float]:
@@ -391,6 +394,14 @@ class Admission:
         if terms.patient and self.usual is not None:
             jobs.append(job_of(self.usual, replace(terms, patient=False, deadline_s=math.inf, waited_s=0.0), now))
         return [*jobs, job_of(work, terms, now)]
+
+    def _next(self, terms: Terms, now: float) -> list[Job]:
+        """Behind one who may wait long stands the next one who may not: else the former would fill the queue, and the
+        latter never find room."""
+        if begins(terms) or self.streamed is None or now - self.streamed[2] >= ACTIVE_S:
+            return []
+        work, its_terms, _ = self.streamed
+        return [job_of(work, replace(its_terms, waited_s=0.0), now)]
 
     def _room_in(self, work: Work, terms: Terms, now: float, allowed: Sequence[float]) -> float:
         """Seconds until there is room for a request like this."""
@@ -468,6 +479,11 @@ class Admission:
         self.seen[client] = now
         while now - self.seen[oldest := next(iter(self.seen))] >= ACTIVE_S:
             del self.seen[oldest]
+
+
+def begins(terms: Terms) -> bool:
+    """Whether the beginning of the answer is promised."""
+    return terms.first_s < math.inf and not terms.patient
 
 
 def most_of(terms: Terms) -> float:

@@ -256,6 +256,16 @@ def test_while_the_engine_stands_still_more_is_predicted():
     admission.enter(SHORT, terms, 20.0)
 
 
+def test_who_may_wait_long_leaves_room_for_who_may_not():
+    """Whole answers are promised in two minutes, the beginnings of streams in two seconds."""
+    admission, stream, whole, work = made(), Terms(first_s=2.0), Terms(whole_s=120.0), Work(100, 50)
+    assert len(fill(made(), whole, work, most=50)[0]) == 50
+    admission.leave(admission.enter(SHORT, stream, 0.0), 0.0, kept=True)
+    assert 1 < len(fill(admission, whole, work, most=50)[0]) < 10
+    admission.enter(SHORT, stream, 0.0)
+    assert len(fill(admission, whole, work, now=ACTIVE_S, most=50)[0]) == 50  # no stream comes any more
+
+
 def test_others_are_expected_to_come_as_they_did():
     """For a minute steps took a fifth of a second each. Of one who comes then, all others have just been answered."""
     admission = made()
