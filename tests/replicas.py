@@ -103,10 +103,11 @@ async def chat_server(engine: Any = None, model: str = CHAT, **options: Any) -> 
 
 
 def paced(server: Any, base: float = 1e-6, per_width: float = 1e-6, per_read: float = 1e-6) -> Any:
-    """The server, as if it had found out that a step takes so many seconds; see Pace."""
+    """The server, as if it had found out long ago that a step takes so many seconds; see Pace."""
     server.admission.pace = Pace()
     for width, read in ((0, 64), (1, 0), (8, 0)):
         server.did(base + per_width * width + per_read * read, 1, width, read)
+    server.admission.stepping.rate = 0.0
     return server
 
 
