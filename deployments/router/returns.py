@@ -35,8 +35,6 @@ MOST = 20_000
 WAITS = 0.6
 # A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
 WORTH_IT = 0.7
-# The least share of a replica that is taken to be of use to those who wait.
-LEAST_RATE = 0.2
 # Of what replicas do in a second, how much is given to those who come again: full use has no room for chance.
 USED = 0.5
 
@@ -100,7 +98,7 @@ class Returns:
             rate: replica-seconds of work that are done in a second.
         """
         self.forget(now)
-        seconds = self._turn_in(work_s, room_s, max(LEAST_RATE, USED * rate), now)
+        seconds = self._turn_in(work_s, room_s, USED * rate, now)
         if len(self.order) < MOST:
             turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
             self.turns.setdefault(digest, deque()).append(turn)

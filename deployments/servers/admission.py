@@ -357,7 +357,8 @@ class Admission:
     def _busy(self, why: str, seconds: float, cost_s: float, now: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
-        error.work_s, error.rate, error.room_s = cost_s, self.done.now(now), seconds
+        # Fully used it does one second's work in a second, or more where its steps are fuller than was thought.
+        error.work_s, error.rate, error.room_s = cost_s, max(1.0, self.done.now(now)), seconds
         return error
 
     def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
