@@ -29,13 +29,19 @@ class Cluster:
     def __init__(self, folder: Path, profile: str, document: dict[str, Any]):
         self.folder, self.profile, self.document = folder, profile, document
         self.promises: bool | None = None  # of the router that runs; None: nothing runs
+        self.routers = 0  # that were started
 
-    def address(self, promises: bool) -> str:
-        """Bring it to this state. The models run on; only the router is told."""
+    def address(self, promises: bool, anew: bool = False) -> str:
+        """Bring it to this state. The models run on; only the router is told.
+
+        Args:
+            anew: the router forgets what it has seen.
+        """
         before, self.promises = self.promises, promises
         if before is None:
             medley("up", str(self._config(promises)))
-        elif before != promises:
+        elif anew or before != promises:
+            self.routers += 1
             medley("deploy", "--yes", str(self._config(promises)))
         return ADDRESS
 
@@ -46,7 +52,8 @@ class Cluster:
 
     def _config(self, promises: bool) -> Path:
         document = copy.deepcopy(self.document)
-        document["applications"][-1]["args"]["promises"] = self.profile if promises else None
+        arguments = document["applications"][-1]["args"]
+        arguments |= {"promises": self.profile if promises else None, "release": f"bench-{self.routers}"}
         file = self.folder / f"{'with' if promises else 'without'}.yaml"
         file.write_text(yaml.safe_dump(document, sort_keys=False))
         return file
@@ -58,7 +65,7 @@ class Servers:
     def __init__(self, with_promises: str, without: str):
         self.addresses = {True: with_promises, False: without}
 
-    def address(self, promises: bool) -> str:
+    def address(self, promises: bool, anew: bool = False) -> str:
         return self.addresses[promises]
 
     def stop(self) -> None:

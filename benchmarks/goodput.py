@@ -118,7 +118,8 @@ class Bench:
         return found[best_key(good)] | {"searched": dict(sorted(good.items()))}
 
     def run(self, side: str, limiter: Limiter, **facts: Any) -> dict[str, Any]:
-        self.servers.address(side in WITH_PROMISES)
+        # What one side has taught the router about clients that come back is wrong for the next one.
+        self.servers.address(side in WITH_PROMISES, anew=side in WITH_PROMISES)
         with preferred():
             return asyncio.run(self.one_run(side, limiter, facts))
 
