@@ -362,8 +362,8 @@ class Admission:
         return error
 
     def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
-        """Whether a newcomer would have its promise broken, or that of somebody inside. For one who comes in its turn no
-        reserve is kept: another refusal would be worse than some risk.
+        """Whether a newcomer would have its promise broken, or that of somebody inside. For one who comes in its turn,
+        no reserve is kept: another refusal would be worse than some risk.
 
         Args:
             allowed: see `_allowed`.
