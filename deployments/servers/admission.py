@@ -34,6 +34,8 @@ DELAYED = 1.01
 LATE, LOST = 1.5, 2.0
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
+# And by letting in those who come when they were told to: another refusal would be worse than some risk.
+IN_TURN = 1.15
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
 FREE_FOR_ALL = 0.75
 # Seconds after its last request for which a client counts when work is shared.
@@ -362,24 +364,21 @@ class Admission:
         return error
 
     def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
-        """Whether a newcomer would have its promise broken, or that of somebody inside. For one who comes in its turn,
-        no reserve is kept: another refusal would be worse than some risk.
+        """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
             allowed: see `_allowed`.
             start: the engine's step at which it begins.
         """
         count, most = len(self.inside), most_of(terms)
-        jobs = [*self.inside, *self._newcomers(work, terms, now), *self._next(terms, now)]
-        used = self._used(jobs, now, start, reserve=not terms.returns)
+        used = self._used([*self.inside, *self._newcomers(work, terms, now), *self._next(terms, now)], now, start)
         return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
 
     def _allowed(self, terms: Terms, now: float) -> list[float]:
         """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
         but not without end, and those who are lost whatever they like. Whom it does not delay, does not count."""
         most, times = most_of(terms), self._times(self.inside, now)
-        likely = self._shares(self.inside, now, *times, reserve=False)
-        before = likely if terms.returns else self._shares(self.inside, now, *times)
+        before, likely = self._shares(self.inside, now, *times), self._shares(self.inside, now, *times, reserve=False)
         pairs = zip(before, likely, strict=True)
         return [
             math.inf if late > LOST else max(most if late <= most else max(most, LATE), DELAYED * share)
@@ -449,9 +448,9 @@ class Admission:
             return 0.0
         return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
 
-    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0, reserve: bool = True) -> list[float]:
+    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
         """The largest share of a limit that each uses up."""
-        return self._shares(jobs, now, *self._times(jobs, now, start), reserve=reserve)
+        return self._shares(jobs, now, *self._times(jobs, now, start))
 
     def _shares(  # noqa: PLR0917
         self,
@@ -489,7 +488,9 @@ def begins(terms: Terms) -> bool:
 
 
 def most_of(terms: Terms) -> float:
-    return BATCH_SHARE if terms.patient else 1.0
+    if terms.patient:
+        return BATCH_SHARE
+    return IN_TURN if terms.returns else 1.0
 
 
 def limits_of(job: Job) -> tuple[float, float, float, float]:
