@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from benchmarks.limiters import Limiter
-from benchmarks.outcomes import BEYOND_PROMISE, FAILED, GIVEN_UP, GOOD, LATE, REFUSED, Outcome
+from benchmarks.outcomes import BEYOND_PROMISE, FAILED, GIVEN_UP, GOOD, LATE, REFUSED, Outcome, part_within
 from benchmarks.traffic import Asked
 from models.slo import Targets
 
@@ -224,11 +224,6 @@ async def closed_loop(client: Client, draw: Callable[[], Asked], clients: int, s
             loop.cancel()
 
     def rate(*ends: str) -> float:
-        parts = (
-            max(0.0, min(high, one.due + one.total) - max(low, one.due)) / one.total
-            for one in outcomes
-            if one.total and one.end in ends
-        )
-        return sum(parts) / seconds
+        return sum(part_within(one, low, high) for one in outcomes if one.end in ends) / seconds
 
     return rate(GOOD), rate(GOOD, LATE)

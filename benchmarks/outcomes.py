@@ -82,7 +82,7 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
     back = [one for one in outcomes if one.back]
     return {
         "requests": len(last),
-        "good_per_s": sum(part_within(one, seconds) for one in last if one.end == GOOD) / seconds,
+        "good_per_s": sum(part_within(one, 0.0, seconds) for one in last if one.end == GOOD) / seconds,
         "good_share": ends[GOOD] / max(1, len(last)),
         **{end.replace(" ", "_"): ends[end] for end in (GOOD, LATE, REFUSED, GIVEN_UP, FAILED)},
         "refused_by": dict(Counter("the client" if one.local else one.code for one in last if one.end == REFUSED)),
@@ -102,8 +102,9 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
     }
 
 
-def part_within(one: Outcome, seconds: float) -> float:
-    return min(1.0, max(0.0, seconds - one.due) / max(one.total, 1e-9))
+def part_within(one: Outcome, low: float, high: float) -> float:
+    """The share of an attempt's time that lies between two moments."""
+    return max(0.0, min(high, one.due + one.total) - max(low, one.due)) / max(one.total, 1e-9)
 
 
 def by_request(one: Outcome) -> tuple[int, int]:
