@@ -172,7 +172,7 @@ def charsets(draw: random.Random) -> Made:
 @kind
 def compressed(draw: random.Random) -> Made:
     path = draw.choice([*PATHS, *PICTURE_PATHS])
-    packed = gzip.compress(json.dumps(body_for(draw, path)).encode() + b" " * draw.choice([0, 64 * MIB]), 1)
+    packed = gzip.compress(json.dumps(body_for(draw, path)).encode() + b" " * draw.choice([0, 64 * MIB]), 1, mtime=0)
     coding = draw.choice(
         ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, gzip", "identity, gzip", "x", "\xff", "compress"]
     )
