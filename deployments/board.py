@@ -20,10 +20,16 @@ LOAD = "load/{app}/{replica}"
 # What a replica of this variant needs for a request alone. "unit": in which sizes are counted; "sizes": for some of
 # them, the smallest first, [size, seconds to the first piece, for each piece after it, and in all].
 PACE = "pace/{app}/{variant}"
+# "key": that of the digests of requests, in hex, which routers must share to know one another's.
+DIGESTS = "digests"
 
 
 class Board(Protocol):
     def put(self, key: str, fact: dict[str, Any]) -> None: ...
+
+    def claim(self, key: str, fact: dict[str, Any]) -> dict[str, Any]:
+        """Put a fact unless there is one. Returns the one that is there then, the same for all who call this."""
+        ...
 
     def get(self, key: str) -> dict[str, Any] | None: ...
 
@@ -42,6 +48,9 @@ class MemoryBoard:
 
     def put(self, key: str, fact: dict[str, Any]) -> None:
         self.facts[key] = json.loads(json.dumps(fact))
+
+    def claim(self, key: str, fact: dict[str, Any]) -> dict[str, Any]:
+        return self.facts.setdefault(key, fact)
 
     def get(self, key: str) -> dict[str, Any] | None:
         return self.facts.get(key)

@@ -16,6 +16,10 @@ class RayBoard:
     def put(self, key: str, fact: dict[str, Any]) -> None:
         internal_kv._internal_kv_put(key, json.dumps(fact), namespace=NAMESPACE)
 
+    def claim(self, key: str, fact: dict[str, Any]) -> dict[str, Any]:
+        internal_kv._internal_kv_put(key, json.dumps(fact), overwrite=False, namespace=NAMESPACE)
+        return self.get(key) or fact
+
     def get(self, key: str) -> dict[str, Any] | None:
         value = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
         return json.loads(value) if value else None

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.board import COLD_START, FAILURE, PACE, PROGRESS
+from deployments.board import COLD_START, DIGESTS, FAILURE, PACE, PROGRESS
 from deployments.router.dispatch import ModelState, State
 from deployments.router.growth import Resources, Scale, demand_of, free_by_node, highest, unplaced
 from deployments.servers.causes import DIED, WHOLE_STORY
@@ -18,6 +18,9 @@ from models.catalog import Catalog
 from models.errors import ModelNotFound
 
 Facts = Mapping[str, Mapping[str, Any]]
+
+# The name of the router's deployment.
+ROUTER = "router"
 
 # In an upgrade, an old replica is UPDATING and still serves.
 # Serve still sends requests to a replica that must move, and to all replicas while its controller recovers.
@@ -233,14 +236,15 @@ def orphans(name: str, replicas: list[Mapping[str, Any]], facts: Facts) -> list[
 def stale(applications: Mapping[str, Any], facts: Facts) -> list[str]:
     """Keys of the board that are out of date: the load of replicas that are gone; progress of those that became ready
     and are gone; progress and failures from before an application's last deployment; and everything but start times and
-    paces of applications that are gone. Facts of living replicas stay, because they say which variant runs."""
+    paces of applications that are gone. Facts of the whole cluster stay, and so do those of living replicas, because
+    they say which variant runs."""
     keys = []
     for key, fact in facts.items():
         kind, _, rest = key.partition("/")
         app, _, replica = rest.partition("/")
         application = applications.get(app)
         of_replica = kind in ("progress", "load")
-        if kind in ("cold_start", "pace") or (of_replica and application and _may_live(replica, application)):
+        if kind in ("cold_start", "pace", DIGESTS) or (of_replica and application and _may_live(replica, application)):
             continue
         at = fact.get("since") or fact.get("at") or 0.0
         old = application is None or at < application["last_deployed_time_s"] or fact.get("done")
@@ -261,6 +265,16 @@ def _may_live(replica: str, application: Mapping[str, Any]) -> bool:
 def replicas_of(application: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """All that Serve lists of an application."""
     return [one for deployment in application.get("deployments", {}).values() for one in deployment.get("replicas", [])]
+
+
+def routers(applications: Mapping[str, Any]) -> int:
+    """How many replicas of the router there are, in whatever state."""
+    return sum(
+        len(deployment.get("replicas", []))
+        for application in applications.values()
+        for name, deployment in application.get("deployments", {}).items()
+        if name == ROUTER
+    )
 
 
 def cold_start(name: str, variant: str, facts: Facts) -> dict[str, float]:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
@@ -24,7 +25,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.board import Board
+from deployments.board import DIGESTS, Board
 from deployments.failures import in_the_log
 from deployments.loopback import LOCAL_NAMES, listen_where_the_node_does, on_loopback
 from deployments.mailbox import conversed
@@ -32,9 +33,19 @@ from deployments.metering import Meter
 from deployments.ray_board import RayBoard
 from deployments.ray_mailbox import RayMailbox
 from deployments.ray_metering import ray_meter
+from deployments.ray_notices import RayNotices
 from deployments.router import silence
 from deployments.router.application import create_application
-from deployments.router.discovery import Facts, cold_start, model_states, replicas_of, scheduling_s, stale
+from deployments.router.discovery import (
+    ROUTER,
+    Facts,
+    cold_start,
+    model_states,
+    replicas_of,
+    routers,
+    scheduling_s,
+    stale,
+)
 from deployments.router.dispatch import (
     Deadline,
     Lost,
@@ -51,6 +62,8 @@ from deployments.router.media_store import folder_store
 from deployments.router.promises import Promises
 from deployments.router.record import Call, RequestRecord, access_log
 from deployments.router.services import Services, WaitingRoom
+from deployments.router.sharing import share_turns
+from deployments.router.suspects import Suspects
 from deployments.servers.calls import Answer, Estimate, Terms
 from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, DEMAND, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE, UNPLACED, WANTED
@@ -91,7 +104,7 @@ def build(args: RouterArgs) -> Application:
     labels = {"label_selector": args.label_selector} if args.label_selector else {}
     deployment = serve.deployment(
         Router,
-        name="router",
+        name=ROUTER,
         max_ongoing_requests=1000,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=900,
@@ -114,6 +127,7 @@ class Router:
         meter = ray_meter(args.metrics)
         self.dispatcher = ServeDispatcher(args.discovery_interval_s, RayBoard(), meter)
         await self.dispatcher.start()
+        key = await self.dispatcher.key_of_digests()
         self.services = Services(
             load_catalog(),
             self.dispatcher,
@@ -128,7 +142,11 @@ class Router:
             websocket_limit=int(args.websocket_limit_mib * (1 << 20)),
             websocket_idle_s=args.websocket_idle_s,
             keep_alive_s=args.keep_alive_s,
+            suspects=Suspects(key),
             media=folder_store(args),
+        )
+        self._sharing = asyncio.create_task(
+            share_turns(self.services.promises, RayNotices(), self.dispatcher.has_several_routers)
         )
 
     async def __serve_build_asgi_app__(self):
@@ -210,6 +228,14 @@ class ServeDispatcher:
 
     def states(self) -> Mapping[str, ModelState]:
         return self._states
+
+    def has_several_routers(self) -> bool:
+        return routers(self._applications) > 1
+
+    async def key_of_digests(self) -> bytes:
+        """The same for all routers of a cluster: they must know one another's requests."""
+        claimed = await self._on_board(self.board.claim, DIGESTS, {"key": secrets.token_hex(16)})
+        return bytes.fromhex(claimed["key"])
 
     def age_s(self) -> float:
         return time.monotonic() - self._looked

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deployments.router.returns import Returns
+from deployments.router.returns import Notice, Returns
 from deployments.servers.calls import Terms
 from models.slo import Targets
 
@@ -59,6 +59,7 @@ class Promises:
     Attributes:
         targets: by model. Nothing is refused by a model without any.
         returns: requests that were refused, by model. overheads: of calls, by model.
+        router: this one's name.
     """
 
     targets: Mapping[str, Targets] = field(default_factory=dict)
@@ -72,6 +73,19 @@ class Promises:
 
     def refused_by(self, model: str) -> Returns:
         return self.returns.setdefault(model, Returns())
+
+    def news(self) -> list[tuple[str, Notice]]:
+        """What the other routers must know of requests that were refused, with their models. It is told once."""
+        found = [(model, notice) for model, returns in self.returns.items() for notice in returns.news]
+        for returns in self.returns.values():
+            returns.news.clear()
+        return found
+
+    def heard(self, news: Sequence[tuple[str, Notice]]) -> None:
+        """The same, from another router."""
+        now = time.monotonic()
+        for model, notice in news:
+            self.refused_by(model).heard(notice, now)
 
     def overhead(self, model: str) -> Overhead:
         return self.overheads.setdefault(model, Overhead())

@@ -5,7 +5,8 @@ comes again then is let in before newcomers, for whom that much room is kept. Ho
 nothing is kept for clients that never do. A request that comes again is not asked a second time: it counts as demand
 once.
 
-Every router has its own table, of digests only: a request's content is not kept.
+Every router has a table of all that any of them refused, for they give each other notice (sharing.py). It has digests
+only: a request's content is not kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from deployments.servers.calls import Terms
 
@@ -45,13 +47,29 @@ class Turn:
     Attributes:
         at: when the request may come again. until: when it is given up.
         work_s: replica-seconds that it takes.
+        mine: this router gave it.
         taken: it has come.
     """
 
     at: float
     until: float
     work_s: float
+    mine: bool = True
     taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What the other routers must know: a request was refused, or one that was refused has come.
+
+    Attributes:
+        seconds: until its turn. None: it has come.
+        work_s: replica-seconds that it takes.
+    """
+
+    digest: bytes
+    seconds: int | None = None
+    work_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -60,8 +78,9 @@ class Returns:
 
     Attributes:
         share: of refused requests, how many come again.
-        work_s: replica-seconds of all that are expected. waiting_s: of those that came in their turn, and wait for
-            room.
+        work_s: replica-seconds of those that this router refused and are expected. waiting_s: of those that came in
+            their turn, and wait for room.
+        news: notices that the other routers have not got yet; the oldest are lost if nobody takes them.
     """
 
     share: float = SHARE
@@ -71,6 +90,7 @@ class Returns:
     order: list[tuple[float, int, bytes, Turn]] = field(default_factory=list)  # a heap, by when each is given up
     due: Counter[int] = field(default_factory=Counter)  # thousandths of replica-seconds by the second of the turn
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    news: deque[Notice] = field(default_factory=partial(deque, maxlen=MOST))
 
     def __bool__(self) -> bool:
         return bool(self.turns)
@@ -78,6 +98,12 @@ class Returns:
     def comes(self, digest: bytes, now: float) -> Turn | None:
         """A request comes. Returns its turn, if it was refused before."""
         self.forget(now)
+        turn = self._take(digest)
+        if turn is not None:
+            self.news.append(Notice(digest))
+        return turn
+
+    def _take(self, digest: bytes) -> Turn | None:
         waiting = self.turns.get(digest)
         if not waiting:
             return None
@@ -99,13 +125,26 @@ class Returns:
         """
         self.forget(now)
         seconds = self._turn_in(work_s, room_s, USED * rate, now)
-        if len(self.order) < MOST:
-            turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s)
-            self.turns.setdefault(digest, deque()).append(turn)
-            heapq.heappush(self.order, (turn.until, next(self.numbers), digest, turn))
-            self.work_s += work_s
-            self.due[int(turn.at)] += round(1000 * work_s)
+        self._expect(digest, seconds, work_s, now, mine=True)
+        self.news.append(Notice(digest, seconds, work_s))
         return seconds
+
+    def heard(self, notice: Notice, now: float) -> None:
+        """Another router gives notice."""
+        self.forget(now)
+        if notice.seconds is None:
+            self._take(notice.digest)
+        else:
+            self._expect(notice.digest, notice.seconds, notice.work_s, now, mine=False)
+
+    def _expect(self, digest: bytes, seconds: int, work_s: float, now: float, mine: bool) -> None:
+        if len(self.order) >= MOST:
+            return
+        turn = Turn(now + seconds, now + seconds + max(PATIENCE_S, PATIENCE * seconds), work_s, mine)
+        self.turns.setdefault(digest, deque()).append(turn)
+        heapq.heappush(self.order, (turn.until, next(self.numbers), digest, turn))
+        self.work_s += work_s * mine
+        self.due[int(turn.at)] += round(1000 * work_s)
 
     def _turn_in(self, work_s: float, room_s: float, rate: float, now: float) -> int:
         """Whole seconds until the first second that still has room for the work, and has done what is due before."""
@@ -118,7 +157,7 @@ class Returns:
         return LONGEST_S
 
     def pending_s(self, now: float) -> float:
-        """Replica-seconds of work that is expected at any time."""
+        """Replica-seconds of work that this router refused and that is expected at any time. Each tells its own."""
         self.forget(now)
         return self.share * self.work_s
 
@@ -152,7 +191,7 @@ class Returns:
             self.share -= NEWEST * self.share
 
     def _gone(self, turn: Turn) -> None:
-        self.work_s = max(0.0, self.work_s - turn.work_s)
+        self.work_s = max(0.0, self.work_s - turn.work_s * turn.mine)
         second = int(turn.at)
         self.due[second] -= round(1000 * turn.work_s)
         if self.due[second] <= 0:

@@ -51,10 +51,14 @@ class Suspect:
 
 
 class Suspects:
-    """The requests that one router suspects."""
+    """The requests that one router suspects.
 
-    def __init__(self):
-        self._key = os.urandom(16)
+    Args:
+        key: of digests, at most 64 bytes; a random one unless given.
+    """
+
+    def __init__(self, key: bytes | None = None):
+        self._key = key or os.urandom(16)
         self._found: dict[bytes, Suspect] = {}  # those that were suspected last come last
         self._turns: dict[str, asyncio.Lock] = {}
 
@@ -92,7 +96,7 @@ class Suspects:
         return Turn(lock)
 
     def digest(self, model: str, method: str, asked: Any) -> bytes:
-        """Equal for equal requests, whatever their ids. It tells nothing to other processes, which have other keys."""
+        """Equal for equal requests, whatever their ids. It tells nothing to who does not have the key."""
         try:
             options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
             content = orjson.dumps([model, method, asked], default=_plain, option=options)

@@ -17,12 +17,14 @@ class Router:
     Args:
         replicas: those that take requests; the list may change.
         returns: None if no turns are kept.
+        name: replicas tell routers apart by it.
     """
 
-    def __init__(self, replicas: Sequence[Replica], returns: Returns | None = None, seed: int = 0):
+    def __init__(self, replicas: Sequence[Replica], returns: Returns | None = None, seed: int = 0, name: str = "r"):
         self.replicas = replicas
         self.returns = returns
         self.draw = random.Random(seed)
+        self.name = name
 
     def ask(self, asked: Asked, now: float) -> float | None:
         """Returns None if the request is let in; else the seconds after which it may come again, which are infinite if
@@ -34,7 +36,7 @@ class Router:
         if asked.waits and returns is not None:
             returns.waiting_s -= asked.work_s
         terms = replace(
-            asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=max(0.0, now - asked.at), router="r"
+            asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=max(0.0, now - asked.at), router=self.name
         )
         asked.waits = False
         if returns is not None:

@@ -3,27 +3,70 @@
 import heapq
 import itertools
 import random
+from collections import deque
 
 import pytest
 
-from deployments.router.returns import Returns
+from deployments.router.returns import Notice, Returns
 from deployments.servers.pace import Work
+from medley.simulation.replica import Asked, Replica
 from medley.simulation.router import Router
 from tests.admission.scenarios import Scenario, drawn
 from tests.admission.test_estimating import MACHINE, TERMS
 
 TRIES = 6
+# Until a router's notice has reached the others.
+ON_THE_WAY_S = 0.2
 
 
-def crowd(scenario: Scenario, rate: float, share: float, impatient: float = 0.0, returns: bool = True):
+class Routers:
+    """Several routers in front of one replica; a client comes to any of them.
+
+    Args:
+        share: they give each other notice.
+    """
+
+    def __init__(self, replica: Replica, count: int, returns: bool, share: bool = True):
+        self.routers = [Router([replica], Returns() if returns else None, name=str(name)) for name in range(count)]
+        self.draw, self.share = random.Random(count), share
+        self.has: dict[Asked, Router] = {}
+        self.under_way: deque[tuple[float, Router, Notice]] = deque()
+
+    def ask(self, asked: Asked, now: float) -> float | None:
+        while self.under_way and self.under_way[0][0] <= now:
+            _, sender, notice = self.under_way.popleft()
+            for router in self.routers:
+                if router is not sender and router.returns is not None:
+                    router.returns.heard(notice, now)
+        if not asked.waits:  # who waits does so in the router that has the request
+            self.has[asked] = self.draw.choice(self.routers)
+        router = self.has[asked]
+        seconds = router.ask(asked, now)
+        if router.returns is not None and self.share:
+            self.under_way.extend((now + ON_THE_WAY_S, router, notice) for notice in router.returns.news)
+            router.returns.news.clear()
+        return seconds
+
+
+def crowd(
+    scenario: Scenario,
+    rate: float,
+    share: float,
+    *,
+    impatient: float = 0.0,
+    returns: bool = True,
+    routers: int = 1,
+    shared: bool = True,
+):
     """Good answers while the load lasts, how often clients came when they were told to, and how often they were let in.
 
     Args:
         share: of the clients, come back when they were told to. impatient: come back at once. Others never do.
+        shared: the routers share turns.
     """
     scenario.seconds = min(120.0, 600 / scenario.fits)
     replica, draw = scenario.replica(), random.Random(scenario.seed)
-    router = Router([replica], Returns() if returns else None)
+    router = Routers(replica, routers, returns, shared)
     asked = scenario.asked(rate)
     kind = {one: draw.random() for one in asked}
     order = itertools.count()
@@ -59,6 +102,15 @@ def test_most_of_those_who_come_when_told_are_let_in(seed, rate):
     _, came, let_in = crowd(drawn(seed), rate, share=0.7)
     assert came > 20
     assert let_in >= (0.8 if rate < 4 else 0.7) * came  # with a promise of two seconds it is less
+
+
+@pytest.mark.parametrize("routers", [2, 4])
+def test_they_may_come_back_to_another_router(routers):
+    _, came, let_in = crowd(drawn(4), 2.5, share=0.9, routers=routers)
+    _, came_alone, let_in_alone = crowd(drawn(4), 2.5, share=0.9, routers=routers, shared=False)
+    assert min(came, came_alone) > 50
+    assert let_in >= 0.8 * came
+    assert let_in_alone < 0.75 * came_alone
 
 
 @pytest.mark.parametrize("rate", [2, 4])

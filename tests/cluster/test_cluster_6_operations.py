@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from cluster_metrics import names, total
@@ -126,6 +128,10 @@ def test_status_and_doctor_find_nothing_wrong(cluster):
     reports = json.loads(run([*MEDLEY, "doctor", "--json"]))
     assert {report["model"] for report in reports} == {app for app in cluster.pids() if app != "router"}
     assert all(report["healthy"] for report in reports)
+
+
+def test_routers_give_each_other_notice_and_share_the_key_of_digests(cluster):
+    run([sys.executable, str(Path(__file__).parent / "notices_on_ray.py")])
 
 
 @pytest.fixture(autouse=True)

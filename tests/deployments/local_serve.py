@@ -22,6 +22,7 @@ from replicas import chat_server, embedding_server, faked, paced, started
 from deployments.board import MemoryBoard
 from deployments.mailbox import MemoryMailbox
 from deployments.metering import MemoryMeter
+from deployments.notices import MemoryNotices
 from deployments.router import ingress
 from deployments.servers import calls
 from deployments.settings import RouterArgs
@@ -221,6 +222,7 @@ class LocalServe:
     def __init__(self, patch: pytest.MonkeyPatch):
         self.applications: dict[str, Application] = {}
         self.board, self.meter, self.mailbox = MemoryBoard(), MemoryMeter(), MemoryMailbox()
+        self.notices = MemoryNotices()
         self.error: Exception | None = None
         self.hangs = False
         self.asked = 0
@@ -232,6 +234,7 @@ class LocalServe:
         patch.setattr(ingress, "DeploymentHandle", lambda _, application: Handle(self.applications[application]))
         patch.setattr(ingress, "RayBoard", lambda: self.board)
         patch.setattr(ingress, "RayMailbox", lambda: self.mailbox)
+        patch.setattr(ingress, "RayNotices", lambda: self.notices)
         patch.setattr(ingress, "ray_meter", lambda _: self.meter)
 
     async def details(self) -> dict[str, Any]:
@@ -240,7 +243,16 @@ class LocalServe:
             await asyncio.Event().wait()
         if self.error is not None:
             raise self.error
-        return {"applications": {name: one.details() for name, one in self.applications.items()}}
+        applications = {name: one.details() for name, one in self.applications.items()}
+        return {"applications": {**applications, "router": self.details_of_routers()}}
+
+    def details_of_routers(self) -> dict[str, Any]:
+        replicas = [{"replica_id": f"router-{number}", "state": "RUNNING"} for number in range(len(self.routers))]
+        return {
+            "status": "RUNNING",
+            "last_deployed_time_s": 1.0,
+            "deployments": {"router": {"replicas": replicas, "deployment_config": {}}},
+        }
 
     def actor(self, name: str) -> Any:
         """A replica as Ray sees it, which may be stopped."""

@@ -17,6 +17,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from replicas import CHAT, EMBEDDINGS, paced
 from virtual_time import now
 
+from deployments.board import DIGESTS
 from deployments.servers.denoising import MOST_GROUPS
 from deployments.telemetry import COLD_START, IN_FLIGHT, REPLICAS, REQUESTS, STATE
 from models.errors import EngineFailed
@@ -370,13 +371,16 @@ async def test_what_is_learnt_is_written_down_and_what_says_nothing_any_more_is_
     started = {"replica": name, "process_started": 3.5, "seconds": {"load": 30.0}}
     serve.board.put(f"cold_start/{CHAT}/vllm-cpu", started)
     serve.board.put("failure/gone", {"cause": "It broke.", "remedy": "Mend it.", "at": 1.0})
-    await serve.router()
+    router = await serve.router()
+    await asyncio.sleep(3)  # it has looked again since
     states = {state: serve.meter.total(STATE, CHAT, state) for state in ("ready", "loading", "failed")}
     assert states == {"ready": 1, "loading": 0, "failed": 0}
     assert serve.meter.total(REPLICAS, CHAT) == 2
     assert serve.meter.total(COLD_START, CHAT, "vllm-cpu", "load") == 30
     assert serve.meter.total(COLD_START, CHAT, "vllm-cpu", "schedule") == 2.5
-    assert list(serve.board.facts) == [f"cold_start/{CHAT}/vllm-cpu"]
+    key = serve.board.facts[DIGESTS]["key"]
+    assert set(serve.board.facts) == {f"cold_start/{CHAT}/vllm-cpu", DIGESTS}
+    assert router.state.services.suspects._key == bytes.fromhex(key)
 
 
 async def test_a_router_that_begins_without_its_controller_does_not_begin(serve):

@@ -151,3 +151,33 @@ def test_the_sums_are_those_of_the_turns_that_are_left(events):
     assert table.work_s == pytest.approx(math.fsum(turn.work_s for turn in left), abs=1e-6)
     assert sum(table.due.values()) == sum(round(1000 * turn.work_s) for turn in left)
     assert all(turn.until > now for turn in left)
+
+
+def pass_on(giver: Returns, taker: Returns, now: float) -> None:
+    for notice in giver.news:
+        taker.heard(notice, now)
+    giver.news.clear()
+
+
+def test_who_was_refused_by_one_router_has_a_turn_at_the_others():
+    mine, other = all_come(), all_come()
+    assert told(mine, work_s=1.0, room_s=3.0) == 3
+    pass_on(mine, other, 0.2)
+    assert [table.ahead_s(1.5) for table in (mine, other)] == [1, 1]
+    assert [table.pending_s(1.5) for table in (mine, other)] == [1, 0]  # each tells its own, and replicas add
+    assert told(other, OTHER, work_s=1.0, room_s=3.0, now=1.0) == 4  # the third second is given away
+    pass_on(other, mine, 1.2)
+    turn = other.comes(ONE, 3.1)
+    assert turn is not None
+    assert in_time(turn, 3.1)
+    pass_on(other, mine, 3.2)
+    assert [table.comes(ONE, 3.3) for table in (mine, other)] == [None, None]
+    assert [table.pending_s(3.3) for table in (mine, other)] == [0, 1]
+    assert mine.share == other.share
+
+
+def test_notices_that_nobody_takes_are_not_kept_for_ever(monkeypatch):
+    table = Returns()
+    for number in range(2 * returns.MOST):
+        told(table, number.to_bytes(4, "big"), now=number / 10)
+    assert len(table.news) <= returns.MOST

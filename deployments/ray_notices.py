@@ -1,0 +1,45 @@
+"""Notices between the routers of a cluster, through an actor that all of them find by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from deployments.notices import MemoryNotices
+
+NAME, NAMESPACE = "notices", "medley"
+# Each router has two calls in the actor at most.
+MOST_CALLS = 1000
+
+
+class RayNotices:
+    """The first router that needs the actor makes it, and owns it. When that router ends, the actor does, and the next
+    router that needs one makes another.
+
+    Raises:
+        RayActorError: from `give` and `take`, once, when it has.
+    """
+
+    def __init__(self):
+        self._actor: Any = None
+
+    async def give(self, router: str, notices: Sequence[Any]) -> None:
+        await self._call("give", router, notices)
+
+    async def take(self, router: str) -> list[Any]:
+        return await self._call("take", router)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        if self._actor is None:
+            remote: Any = ray.remote(MemoryNotices)
+            self._actor = remote.options(
+                name=NAME, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=MOST_CALLS
+            ).remote()
+        try:
+            return await getattr(self._actor, method).remote(*args)
+        except RayActorError:
+            self._actor = None
+            raise

@@ -1,0 +1,42 @@
+"""Two routers of one cluster, as they are deployed: who was refused by one is known to the other."""
+
+import asyncio
+
+import httpx
+import pytest
+from local_serve import PROFILE, local_serve, slow_embeddings  # noqa: F401
+from patience import until
+from replicas import EMBEDDINGS, paced
+
+pytestmark = pytest.mark.usefixtures("virtual_clock")
+
+TEXTS = {"model": EMBEDDINGS, "input": ["hi"] * 64}
+
+
+def http_of(application) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://medley", timeout=None)
+
+
+async def test_who_was_refused_by_one_router_comes_back_to_another(local_serve):  # noqa: F811
+    server = paced(await slow_embeddings(0.4), 0.8)  # one fits within the promised second
+    enter, terms = server.admission.enter, []
+
+    def noted(work, its_terms, *others):
+        terms.append(its_terms)
+        return enter(work, its_terms, *others)
+
+    server.admission.enter = noted
+    local_serve.deploy(EMBEDDINGS, server)
+    first, second = [await local_serve.router(promises=PROFILE) for _ in range(2)]
+    await asyncio.sleep(3)  # each has seen that there are two
+    async with http_of(first) as one, http_of(second) as other:
+        inside = asyncio.create_task(one.post("/v1/embeddings", json=TEXTS))
+        await until(lambda: server.admission.inside, "one is inside")
+        refused = await one.post("/v1/embeddings", json=TEXTS)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        await asyncio.sleep(1)
+        await inside
+        assert (await other.post("/v1/embeddings", json=TEXTS)).status_code == 200
+        await asyncio.sleep(1)
+        assert (await one.post("/v1/embeddings", json=TEXTS)).status_code == 200  # its turn was taken
+    assert [(one.again, one.returns) for one in terms] == [(False, False)] * 2 + [(True, True), (False, False)]
