@@ -16,7 +16,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8000"
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+# As nice as engines, and each a session of its own, so that Linux gives it as much of its core as an engine.
+BUSY = "import os\nos.nice(10)\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
 
 
 class Cluster:
@@ -101,7 +102,7 @@ def busy_cores(wanted: bool) -> Iterator[None]:
     loops: list[subprocess.Popen] = []
     try:
         for core in sorted(os.sched_getaffinity(0)) if wanted else ():
-            loops.append(subprocess.Popen([sys.executable, "-c", BUSY]))
+            loops.append(subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True))
             os.sched_setaffinity(loops[-1].pid, {core})
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.notices import MemoryNotices
 
@@ -16,8 +17,8 @@ MOST_CALLS = 1000
 
 
 class RayNotices:
-    """The first router that needs the actor makes it, and owns it. When that router ends, the actor does, and the next
-    router that needs one makes another.
+    """The first router that needs the actor makes it on its own node, and owns it. When that router ends, the actor
+    does, and the next router that needs one makes another.
 
     Raises:
         RayActorError: from `give` and `take`, once, when it has.
@@ -34,9 +35,15 @@ class RayNotices:
 
     async def _call(self, method: str, *args: Any) -> Any:
         if self._actor is None:
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             remote: Any = ray.remote(MemoryNotices)
             self._actor = remote.options(
-                name=NAME, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=MOST_CALLS
+                name=NAME,
+                namespace=NAMESPACE,
+                get_if_exists=True,
+                num_cpus=0,
+                max_concurrency=MOST_CALLS,
+                scheduling_strategy=here,
             ).remote()
         try:
             return await getattr(self._actor, method).remote(*args)

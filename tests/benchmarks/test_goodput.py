@@ -453,6 +453,13 @@ def test_a_run_is_kept_beside_those_before(tmp_path):
     assert [(one["good"], one["seed"]) for one in runs] == [(1, 7), (2, 7)]
 
 
+@pytest.mark.parametrize(
+    ("figures", "least"), [([4, 7, 9, 11, 12], 1), ([4, 8, 6, 10], 0.75), ([10, 5, 20, 2], 0.1), ([3], 1)]
+)
+def test_goodput_may_grow_with_the_rate_and_not_fall(figures, least):
+    assert goodput.least_kept(figures) == least
+
+
 def test_the_curve_is_a_plot():
     points = {times: {"good_per_s": 5.0} for times in goodput.CURVE}
     plot = goodput.plot("mixed", {"medley": points, "off": points})
