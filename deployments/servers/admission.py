@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deployments.servers.calls import Estimate, Terms, Times
-from deployments.servers.forecast import Left, Schedule, Stepwise
+from deployments.servers.forecast import Left, Schedule
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
@@ -240,8 +240,8 @@ class Admission:
     def _later_s(self, work: Work, rest_s: float, now: float) -> float:
         """By how much those who come after it lengthen an answer that is written in `rest_s` if nobody comes: as far
         as the engine was busy lately, its steps go on taking as long as they took."""
-        if not isinstance(self.schedule, Stepwise) or self.stepped.rate <= 0:
-            return 0.0  # the others work in the order in which requests came
+        if not self.schedule.side_by_side or self.stepped.rate <= 0:
+            return 0.0
         usual_s = (work.steps - 1) * self.stepping.rate / self.stepped.rate
         return min(1.0, self.stepping.now(now)) * max(0.0, usual_s - rest_s)
 

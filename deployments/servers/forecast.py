@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -40,7 +40,10 @@ class Schedule(Protocol):
 
     Attributes:
         most: the width that it works on at once. What is wider has to wait.
+        side_by_side: who comes later slows down those inside.
     """
+
+    side_by_side: ClassVar[bool]
 
     @property
     def most(self) -> float: ...
@@ -73,6 +76,7 @@ class Stepwise:
         most: see Schedule.
     """
 
+    side_by_side: ClassVar[bool] = True
     chunk: float
     readers: int = 1
     full: float = 16.0
@@ -129,6 +133,7 @@ class Batches:
         items, units: the most in a batch.
     """
 
+    side_by_side: ClassVar[bool] = False
     items: float
     units: float
     most: float = math.inf
@@ -166,6 +171,7 @@ class InTurn:
     """Works on one request at a time, in the order in which they came. Each counts as one step, and its pieces as the
     width of it."""
 
+    side_by_side: ClassVar[bool] = False
     most: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,8 +5,10 @@ from statistics import median
 
 import pytest
 
+from deployments.servers.admission import Admission
 from deployments.servers.calls import Terms
-from deployments.servers.pace import Work
+from deployments.servers.forecast import Batches, InTurn, Stepwise
+from deployments.servers.pace import Pace, Work
 from medley.simulation.replica import Asked, Machine, Replica
 from medley.simulation.router import Router
 
@@ -49,3 +51,15 @@ def test_estimates_are_near_what_requests_take(rate):
         ratios = [said[which] / took[which] for said, took in pairs]
         assert median(abs(ratio - 1) for ratio in ratios) <= 0.25
         assert sum(0.5 <= ratio <= 2 for ratio in ratios) >= 0.9 * len(ratios)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "delayed"), [(Stepwise(chunk=128), True), (Batches(64, 512), False), (InTurn(), False)]
+)
+def test_who_comes_later_delays_those_with_whom_it_shares_steps(schedule, delayed):
+    """The engine has been full of others lately, and nobody is inside."""
+    admission, work = Admission(Pace(), schedule), Work(read=20, steps=50)
+    for width in (1, 2, 4, *[30] * 40):
+        admission.did(0.02 + 0.004 * width, 1, width, 0, now=1.0)
+    expected_s, alone_s = admission.times(work, TERMS, 1.0).whole_s, admission.alone(work).whole_s
+    assert expected_s > 1.5 * alone_s if delayed else expected_s == pytest.approx(alone_s)
