@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.notices import MemoryNotices
@@ -21,11 +22,12 @@ class RayNotices:
     does, and the next router that needs one makes another.
 
     Raises:
-        RayActorError: from `give` and `take`, once, when it has.
+        RayError: from `give` and `take`, once, when it has.
     """
 
     def __init__(self):
         self._actor: Any = None
+        self._finding = asyncio.Lock()
 
     async def give(self, router: str, notices: Sequence[Any]) -> None:
         await self._call("give", router, notices)
@@ -34,19 +36,26 @@ class RayNotices:
         return await self._call("take", router)
 
     async def _call(self, method: str, *args: Any) -> Any:
-        if self._actor is None:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            remote: Any = ray.remote(MemoryNotices)
-            self._actor = remote.options(
-                name=NAME,
-                namespace=NAMESPACE,
-                get_if_exists=True,
-                num_cpus=0,
-                max_concurrency=MOST_CALLS,
-                scheduling_strategy=here,
-            ).remote()
+        async with self._finding:  # a second handle of ours would take the place of the one that owns the actor
+            if self._actor is None:
+                self._actor = await asyncio.to_thread(find_or_make)  # asks Ray's control plane, which may hang
+            actor = self._actor
         try:
-            return await getattr(self._actor, method).remote(*args)
-        except RayActorError:
-            self._actor = None
+            return await getattr(actor, method).remote(*args)
+        except RayError:
+            if self._actor is actor:
+                self._actor = None
             raise
+
+
+def find_or_make() -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(MemoryNotices)
+    return remote.options(
+        name=NAME,
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        num_cpus=0,
+        max_concurrency=MOST_CALLS,
+        scheduling_strategy=here,
+    ).remote()

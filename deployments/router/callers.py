@@ -27,6 +27,12 @@ def address_of(request: HTTPConnection) -> str:
     return str(peer or "unknown")
 
 
+def identity_of(request: HTTPConnection) -> str:
+    """By what a client is known when it comes again, by whatever way: its key, or its address if it sends none. Nobody
+    has checked it, so it may only tell equal requests apart."""
+    return request.headers.get("authorization") or address_of(request)
+
+
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         found = ipaddress.ip_address(text or "")

@@ -35,7 +35,7 @@ from typing import Any, Self
 
 from starlette.requests import HTTPConnection
 
-from deployments.router.callers import address_of, is_batch
+from deployments.router.callers import address_of, identity_of, is_batch
 from deployments.router.dispatch import Deadline, Lost, ModelState, State
 from deployments.router.promises import Asker
 from deployments.router.record import clock, record_of
@@ -341,8 +341,8 @@ class Admission:
         return kind(f"{self.spec.id} {busy.message}{why} Try again in {seconds} s.", None, float(seconds))
 
     def _digest_of(self, method: str, asked: Any) -> bytes:
-        client = self.calls.record.terms.client
-        return self.calls.services.suspects.digest(f"{self.spec.id} {client}", method, asked)
+        identity = self.calls.asker.identity
+        return self.calls.services.suspects.digest(f"{self.spec.id} {identity}", method, asked)
 
 
 def usual_wait(state: ModelState) -> float:
@@ -360,7 +360,9 @@ def running_task() -> asyncio.Task[Any]:
 
 def asker_of(request: HTTPConnection, wanted_s: float | None) -> Asker:
     """Who asks. `wanted_s` comes from `wanted_deadline`."""
-    return Asker(address_of(request), is_batch(request.headers.get("priority")), wanted_s or math.inf)
+    return Asker(
+        address_of(request), identity_of(request), is_batch(request.headers.get("priority")), wanted_s or math.inf
+    )
 
 
 def wanted_deadline(request: HTTPConnection) -> float | None:

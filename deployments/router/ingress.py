@@ -212,6 +212,7 @@ class ServeDispatcher:
         self._facts: Facts = {}
         self._nodes: dict[str, Resources] | None = None
         self._looked = time.monotonic()
+        self._routers = 1
         # Of its own, and a single one: if Ray's store hangs, one thread does.
         self._board_thread = ThreadPoolExecutor(1, "board")
         self._waits: set[Wait] = set()
@@ -230,11 +231,12 @@ class ServeDispatcher:
         return self._states
 
     def has_several_routers(self) -> bool:
-        return routers(self._applications) > 1
+        return self._routers > 1
 
     async def key_of_digests(self) -> bytes:
-        """The same for all routers of a cluster: they must know one another's requests."""
-        claimed = await self._on_board(self.board.claim, DIGESTS, {"key": secrets.token_hex(16)})
+        """The same for all routers of a cluster, which must know one another's requests: that of the first one."""
+        async with asyncio.timeout(LONGEST_LOOK_S):
+            claimed = await self._on_board(self.board.claim, DIGESTS, {"key": secrets.token_hex(16)})
         return bytes.fromhex(claimed["key"])
 
     def age_s(self) -> float:
@@ -463,6 +465,8 @@ class ServeDispatcher:
             facts = await self._on_board(self.board.all)
             self._nodes = await self._on_board(nodes)
         self._applications, self._facts, self._looked = details["applications"], facts, time.monotonic()
+        # While Serve builds a new version of the router, it lists none.
+        self._routers = routers(details["applications"]) or self._routers
         states = self._read_states()
         for name in states:
             if name not in self._handles:

@@ -24,11 +24,13 @@ class Asker:
     """
     Attributes:
         client: with whom a request shares a model: its client's address.
+        identity: by which its client is known when it comes again.
         batch: it is from a batch job.
         deadline_s: the client's own limit for the whole answer.
     """
 
     client: str = "unknown"
+    identity: str = ""
     batch: bool = False
     deadline_s: float = math.inf
 

@@ -36,6 +36,9 @@ LATE, LOST = 1.5, 2.0
 BATCH_SHARE = 0.6
 # And by letting in those who come when they were told to: another refusal would be worse than some risk.
 IN_TURN = 1.15
+# Of those who are expected to come in their turn about now, for so many a place is kept beside those that become free
+# meanwhile.
+PLACES = 0.1
 # Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
 FREE_FOR_ALL = 0.75
 # Seconds after its last request for which a client counts when work is shared.
@@ -308,7 +311,8 @@ class Admission:
         self._check_alone(work, terms, now)
         if not self.inside:
             return
-        if sum(job.work.width for job in self.inside) + work.width > self.schedule.most:
+        taken = sum(job.work.width for job in self.inside)
+        if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
             first_end_s = float(self._times(self.inside, now)[1].min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
         allowed = self._allowed(terms, now)
@@ -389,12 +393,16 @@ class Admission:
         """The newcomer, after what stands for others: work that is expected about now, and, beside a batch job, the
         next interactive request."""
         jobs = []
-        if terms.ahead_s > 0 and not terms.returns and (cost_s := self.cost_s(work)) > 0:
-            times = min(100.0, terms.ahead_s / cost_s)
+        if times := self._expected(work, terms):
             jobs.append(job_of(Work(work.read * times, work.steps, work.width * times, work.items), Terms(), now))
         if terms.patient and self.usual is not None:
             jobs.append(job_of(self.usual, replace(terms, patient=False, deadline_s=math.inf, waited_s=0.0), now))
         return [*jobs, job_of(work, terms, now)]
+
+    def _expected(self, work: Work, terms: Terms) -> float:
+        """How many like this one are expected to come in their turn about now, and go before it."""
+        cost_s = self.cost_s(work)
+        return min(100.0, terms.ahead_s / cost_s) if terms.ahead_s > 0 and not terms.returns and cost_s > 0 else 0.0
 
     def _next(self, terms: Terms, now: float) -> list[Job]:
         """Behind one who may wait long stands the next one who may not: else the former would fill the queue, and the

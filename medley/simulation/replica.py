@@ -268,7 +268,8 @@ class Replica:
 
 def engine_of(machine: Machine, full: float) -> tuple[Engine, Schedule]:
     if machine.kind == "stepwise":
-        return Steps(machine), Stepwise(machine.chunk, machine.budget // machine.chunk, full)
+        schedule = Stepwise(machine.chunk, machine.budget // machine.chunk, full, machine.sequences)
+        return Steps(machine), schedule
     if machine.kind == "batches":
         return InBatches(machine), Batches(machine.items, machine.units)
     return OneByOne(), InTurn()

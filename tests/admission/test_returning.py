@@ -4,6 +4,7 @@ import heapq
 import itertools
 import random
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -125,6 +126,22 @@ def test_those_with_long_prompts_are_let_in_too(rate):
     _, came, let_in = crowd(long, rate, share=1.0)
     assert came > 50
     assert let_in >= 0.9 * came
+
+
+@pytest.mark.parametrize(("rate", "share"), [(2, 0.5), (4, 1.0)])
+def test_they_find_a_place_where_all_are_taken(rate, share):
+    """What this machine lacks is not time: it writes 64 answers at once, and each is there long before it was promised.
+    Newcomers would take every place that becomes free."""
+
+    def work(draw: random.Random) -> Work:
+        return Work(float(draw.randint(22, 38)), float(draw.randint(12, 20)))
+
+    machine = replace(MACHINE, per_width=0.0016, sequences=64)
+    short = Scenario(1, machine, work, TERMS, fits=26.0, service_s=2.0, seconds=25.0, full=64)
+    good, came, let_in = crowd(short, rate, share=share)
+    assert came > 100
+    assert let_in >= 0.9 * came
+    assert good >= 0.95 * crowd(short, rate, share=0, returns=False)[0]
 
 
 @pytest.mark.parametrize("seed", [4, 5])

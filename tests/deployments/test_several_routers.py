@@ -13,11 +13,22 @@ pytestmark = pytest.mark.usefixtures("virtual_clock")
 TEXTS = {"model": EMBEDDINGS, "input": ["hi"] * 64}
 
 
-def http_of(application) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://medley", timeout=None)
+def http_of(application, address, key) -> httpx.AsyncClient:
+    """A client whose requests come from an address, as a router sees it."""
+    transport, headers = httpx.ASGITransport(application, client=(address, 1)), {"authorization": key} if key else {}
+    return httpx.AsyncClient(transport=transport, headers=headers, base_url="http://medley", timeout=None)
 
 
-async def test_who_was_refused_by_one_router_comes_back_to_another(local_serve):  # noqa: F811
+@pytest.mark.parametrize(
+    ("addresses", "keys", "known"),
+    [
+        (("10.0.0.1", "10.0.0.1"), ("", ""), True),
+        (("10.0.0.1", "10.0.0.2"), ("", ""), False),
+        (("10.0.0.1", "10.0.0.2"), ("Bearer mine", "Bearer mine"), True),  # there may be several ways to the routers
+        (("10.0.0.1", "10.0.0.1"), ("Bearer mine", "Bearer another"), False),
+    ],
+)
+async def test_who_was_refused_by_one_router_comes_back_to_another(local_serve, addresses, keys, known):  # noqa: F811
     server = paced(await slow_embeddings(0.4), 0.8)  # one fits within the promised second
     enter, terms = server.admission.enter, []
 
@@ -29,7 +40,8 @@ async def test_who_was_refused_by_one_router_comes_back_to_another(local_serve):
     local_serve.deploy(EMBEDDINGS, server)
     first, second = [await local_serve.router(promises=PROFILE) for _ in range(2)]
     await asyncio.sleep(3)  # each has seen that there are two
-    async with http_of(first) as one, http_of(second) as other:
+    ways = [http_of(*way) for way in zip((first, second), addresses, keys, strict=True)]
+    async with ways[0] as one, ways[1] as other:
         inside = asyncio.create_task(one.post("/v1/embeddings", json=TEXTS))
         await until(lambda: server.admission.inside, "one is inside")
         refused = await one.post("/v1/embeddings", json=TEXTS)
@@ -38,5 +50,6 @@ async def test_who_was_refused_by_one_router_comes_back_to_another(local_serve):
         await inside
         assert (await other.post("/v1/embeddings", json=TEXTS)).status_code == 200
         await asyncio.sleep(1)
-        assert (await one.post("/v1/embeddings", json=TEXTS)).status_code == 200  # its turn was taken
-    assert [(one.again, one.returns) for one in terms] == [(False, False)] * 2 + [(True, True), (False, False)]
+        assert (await one.post("/v1/embeddings", json=TEXTS)).status_code == 200  # if its turn was not taken, it has it
+    came = [(True, True), (False, False)] if known else [(False, False), (True, True)]
+    assert [(one.again, one.returns) for one in terms] == [(False, False)] * 2 + came
