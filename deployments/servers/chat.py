@@ -55,7 +55,8 @@ class Server(EngineServer):
         limits = self.side_by_side
         if limits is None:
             return InTurn()
-        return Stepwise(limits.chunk, max(1, limits.step // limits.chunk), limits.sequences, limits.sequences)
+        readers = max(1, limits.step // limits.chunk)
+        return Stepwise(limits.chunk, readers, limits.sequences, limits.sequences, limits.step)
 
     def work(self, method: str, asked: GenerationRequest) -> Work:
         body = asked.body

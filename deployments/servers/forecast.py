@@ -72,6 +72,7 @@ class Stepwise:
     Attributes:
         chunk: units of one request that are read in a step.
         readers: requests that are read in the same step.
+        budget: units that are read and pieces that are written in a step; what is written goes first.
         full: the width of a step that is full, for `cost_s`.
         most: see Schedule.
     """
@@ -81,27 +82,20 @@ class Stepwise:
     readers: int = 1
     full: float = 16.0
     most: float = math.inf
+    budget: float = math.inf
 
     def times(self, pace: Pace, left: Left) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(left.read)
         reads = left.read > 0
-        begins = left.start.copy()
-        first = begins.copy()
-        free = [0.0] * self.readers  # the step at which each place of a reader is free
-        for index in np.flatnonzero(reads):
-            begins[index] = max(heapq.heappop(free), float(left.start[index]))
-            first[index] = begins[index] + left.read[index] / self.chunk
-            heapq.heappush(free, float(first[index]))
+        begins, first, ends, chunks = self._read(left, reads)
         out = np.ceil(first)  # the step at the end of which the first piece is out
-        ends = out + np.maximum(0.0, np.where(reads, left.steps - 1, left.steps))
         marks = np.unique(np.concatenate((np.zeros(1), begins, first, out, ends)))
         if len(marks) == 1:
             return np.zeros(count), np.zeros(count), ends
         middle = (marks[:-1] + marks[1:]) / 2
         writing = (out[:, None] <= middle) & (middle < ends[:, None])
         reading = reads[:, None] & (begins[:, None] <= middle) & (middle < first[:, None])
-        width, readers = left.width @ writing, reading.sum(axis=0)
-        step_s = pace.base + pace.per_width * width + pace.per_read * self.chunk * readers
+        step_s = pace.base + pace.per_width * (left.width @ writing) + pace.per_read * (chunks @ reading)
         at = np.concatenate((np.zeros(1), np.cumsum(np.diff(marks) * step_s)))
         # A piece comes out at the end of a step, and the one that runs has to end first.
         rest = float(np.interp(1.0, marks, at)) / 2 if count > 1 else 0.0
@@ -110,6 +104,23 @@ class Stepwise:
             np.interp(ends, marks, at) + rest,
             ends,
         )
+
+    def _read(self, left: Left, reads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """For each: the steps at which its reading begins and ends, at which its last piece is out, and how much of it
+        is read in a step. Those who write leave less of the budget to read."""
+        begins, first = left.start.copy(), left.start.copy()
+        ends, chunks = np.ceil(first) + np.maximum(0.0, left.steps), np.zeros(len(first))
+        written = ~reads
+        free = [0.0] * self.readers  # the step at which each place of a reader is free
+        for index in np.flatnonzero(reads):
+            begin = begins[index] = max(heapq.heappop(free), float(left.start[index]))
+            writing = float(left.width[written & (first <= begin) & (begin < ends)].sum())
+            chunks[index] = max(1.0, min(self.chunk, (self.budget - writing) / self.readers))
+            first[index] = begin + left.read[index] / chunks[index]
+            ends[index] = math.ceil(first[index]) + max(0.0, left.steps[index] - 1)
+            written[index] = True
+            heapq.heappush(free, float(first[index]))
+        return begins, first, ends, chunks
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         reading = work.read * (pace.per_read + pace.base / (self.chunk * self.readers) / 2)

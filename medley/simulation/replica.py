@@ -36,8 +36,9 @@ class Machine:
         noise: standard deviation of the logarithm of a step's time.
         slowness: by how much all is slower at a moment. pauses: (moment, seconds) in which nothing happens.
         kind: of engine: "stepwise", "batches" or "in turn".
-        chunk, budget, sequences: of a stepwise one: tokens of one prompt, and of all, that it reads in a step, and
-            requests that it has under way; others wait.
+        chunk, budget, sequences: of a stepwise one: tokens of one prompt that it reads in a step, tokens that it reads
+            and writes in a step, and requests that it has under way; others wait.
+        apart: what it writes takes nothing from what it may read, as with pictures.
         items, units: the most in a batch.
     """
 
@@ -53,6 +54,7 @@ class Machine:
     chunk: int = 128
     budget: int = 256
     sequences: int = 256
+    apart: bool = False
     items: int = 64
     units: float = 4096.0
 
@@ -268,7 +270,9 @@ class Replica:
 
 def engine_of(machine: Machine, full: float) -> tuple[Engine, Schedule]:
     if machine.kind == "stepwise":
-        schedule = Stepwise(machine.chunk, machine.budget // machine.chunk, full, machine.sequences)
+        readers = machine.budget // machine.chunk
+        budget = math.inf if machine.apart else machine.budget
+        schedule = Stepwise(machine.chunk, readers, full, machine.sequences, budget)
         return Steps(machine), schedule
     if machine.kind == "batches":
         return InBatches(machine), Batches(machine.items, machine.units)
@@ -289,8 +293,11 @@ class Steps:
         if not self.running:
             return None
         parts: list[tuple[Asked, float]] = []
-        budget, width, read, behind, steps = float(self.machine.budget), 0.0, 0.0, 0.0, math.inf
-        for one in self.running[: self.machine.sequences]:
+        under_way = self.running[: self.machine.sequences]
+        writing = 0.0 if self.machine.apart else sum(one.work.width for one in under_way if one.read <= 0)
+        budget = max(0.0, self.machine.budget - writing)
+        width, read, behind, steps = 0.0, 0.0, 0.0, math.inf
+        for one in under_way:
             if one.read > 0:
                 if not (part := min(one.read, self.machine.chunk, budget)):
                     continue

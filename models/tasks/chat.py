@@ -55,7 +55,8 @@ class SideBySide:
     """How an engine answers several requests at once, in steps.
 
     Attributes:
-        chunk: tokens of one prompt that it reads in a step. step: of all prompts.
+        chunk: tokens of one prompt that it reads in a step.
+        step: tokens of all that it reads and writes in a step.
         sequences: that it writes at once.
     """
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deployments.servers.admission import Admission
 from deployments.servers.calls import Terms
@@ -108,7 +109,8 @@ def drawn(seed: int, troubles: int = 0) -> Scenario:
         base = step_s
         per_width, per_read = base * draw.uniform(0.01, 0.5), base * draw.uniform(0.5, 8) / chunk
         attention = draw.choice((0.0, 0.2))
-        machine = Machine(base, per_width, per_read, crowding, attention, noise, kind=kind, chunk=chunk, budget=budget)
+        shape: dict[str, Any] = {"kind": kind, "chunk": chunk, "budget": budget, "apart": chunk == budget}
+        machine = Machine(base, per_width, per_read, crowding, attention, noise, **shape)
         mean_read, mean_steps = draw.uniform(0.1, 6) * chunk, math.exp(draw.uniform(0, math.log(200)))
         spread = draw.choice((0.0, 0.5, 1.0))
 
