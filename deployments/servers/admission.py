@@ -133,8 +133,15 @@ class Admission:
 
     # What the engine tells.
 
-    def did(self, seconds: float, steps: float, width: float, read: float, now: float) -> None:
-        """The engine worked: see Pace.learn."""
+    def did(  # noqa: PLR0917
+        self, seconds: float, steps: float, width: float, read: float, now: float, waiting: float = 0.0
+    ) -> None:
+        """The engine worked.
+
+        Args:
+            seconds, steps, width, read: see Pace.learn.
+            waiting: the width of those that it has not begun, if it tells.
+        """
         self.pace.learn(seconds, steps, width, read)
         self.steps += steps
         self.stepping.add(seconds, now)
@@ -142,6 +149,7 @@ class Admission:
         self.learnt_at = self.progress_at = now
         self.hopeless = 0
         self._note_read(steps, read)
+        self._note_waiting(waiting)
 
     def _note_read(self, steps: float, read: float) -> None:
         """Those who came first are read first. Who was there while nothing was read has been read, or found in a
@@ -158,6 +166,16 @@ class Admission:
                 job.begun_at = self.steps
             elif nothing and job.begun_at < self.steps - max(1.0, steps):
                 job.read, job.begun_at = 0.0, self.steps - steps
+
+    def _note_waiting(self, waiting: float) -> None:
+        """Those who came last have not been begun. What was read of others was taken for theirs, if prompts are longer
+        than was thought, and without this the difference would grow as long as the engine is busy."""
+        for job in reversed(self.inside):
+            if waiting <= 0:
+                return
+            if job.first is None:
+                job.read, job.begun_at = job.work.read, self.steps
+                waiting -= job.work.width
 
     # Requests that come and go.
 

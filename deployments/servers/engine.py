@@ -187,9 +187,11 @@ class EngineServer:
         """Let the engine show its pace at a few sizes, where the samples do not: the first requests are admitted by
         it."""
 
-    def did(self, seconds: float, steps: float = 1.0, width: float = 0.0, read: float = 0.0) -> None:
-        """The engine has worked; see Pace.learn."""
-        self.admission.did(seconds, steps, width, read, time.monotonic())
+    def did(
+        self, seconds: float, steps: float = 1.0, width: float = 0.0, read: float = 0.0, waiting: float = 0.0
+    ) -> None:
+        """The engine has worked; see Admission.did."""
+        self.admission.did(seconds, steps, width, read, time.monotonic(), waiting)
 
     async def _answer_sample(self, ask: Ask[Any, Any]) -> None:
         handler = self.handler(ask.method.name)

@@ -113,7 +113,7 @@ class Turn:
 
     Attributes:
         parts: whose they are, and how much of each is read, or how many of its items are done, in a step.
-        width, read: of one step, for the admission.
+        width, read: of one step, for the admission. waiting: the width of those that are not begun in it.
     """
 
     began: float
@@ -123,6 +123,7 @@ class Turn:
     read: float
     parts: Sequence[tuple[Asked, float]] = ()
     behind: float = 0.0
+    waiting: float = 0.0
 
     @property
     def end(self) -> float:
@@ -243,7 +244,7 @@ class Replica:
 
     def done(self, turn: Turn, steps: int) -> list[Asked]:
         end = turn.began + steps * turn.step_s
-        self.admission.did(turn.step_s * steps, steps, turn.width * steps, turn.read * steps, end)
+        self.admission.did(turn.step_s * steps, steps, turn.width * steps, turn.read * steps, end, turn.waiting)
         before = {one: one.wrote for one, _ in turn.parts}
         answered = self.engine.done(turn, steps, end)
         for one, wrote in before.items():
@@ -308,7 +309,9 @@ class Steps:
                 part, width = 0.0, width + one.work.width
                 steps = min(steps, math.ceil(one.work.steps - one.wrote))
             parts.append((one, part))
-        return Turn(now, int(max(1, steps)), 0.0, width, read, parts, behind)
+        begun = {one for one, _ in parts}
+        waiting = sum(one.work.width for one in self.running if one not in begun and one.read == one.work.read)
+        return Turn(now, int(max(1, steps)), 0.0, width, read, parts, behind, waiting)
 
     def done(self, turn: Turn, steps: int, end: float) -> list[Asked]:
         answered = []

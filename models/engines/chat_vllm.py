@@ -87,7 +87,7 @@ class Engine:
 
     dtype = staticmethod(vllm_dtype)
 
-    def tell_steps(self, did: Callable[[float, float, float, float], None]) -> None:
+    def tell_steps(self, did: Callable[[float, float, float, float, float], None]) -> None:
         """Have vLLM tell of each step, in place of the lines that it would write about them."""
         loggers = self.client.logger_manager.stat_loggers
         loggers[:] = [one for one in loggers if isinstance(one, PrometheusStatLogger)] + [Steps(did)]
@@ -247,7 +247,7 @@ class Engine:
 class Steps:
     """One of vLLM's loggers of statistics: what each step of the engine did, and how long it took."""
 
-    def __init__(self, did: Callable[[float, float, float, float], None]):
+    def __init__(self, did: Callable[[float, float, float, float, float], None]):
         self.did = did
         self.at = 0.0
         self.busy = False
@@ -262,7 +262,8 @@ class Steps:
         # From one step to the next there is more to do than the step. After a pause there is not.
         seconds = min(max(step_s, now - self.at), 1.5 * step_s + BETWEEN_S) if self.busy else step_s
         self.at, self.busy = now, scheduler_stats.num_running_reqs + scheduler_stats.num_waiting_reqs > 0
-        self.did(seconds, 1.0, details.num_generation_tokens, details.num_ctx_tokens)
+        waiting = scheduler_stats.num_waiting_reqs
+        self.did(seconds, 1.0, details.num_generation_tokens, details.num_ctx_tokens, waiting)
 
     def log(self) -> None:
         pass

@@ -98,8 +98,9 @@ class ChatEngine(Protocol):
 
 @runtime_checkable
 class TellsSteps(Protocol):
-    def tell_steps(self, did: Callable[[float, float, float, float], None]) -> None:
-        """Call `did` after each step with its seconds, 1, the sequences that it wrote and the tokens that it read."""
+    def tell_steps(self, did: Callable[[float, float, float, float, float], None]) -> None:
+        """Call `did` after each step with its seconds, 1, the sequences that it wrote, the tokens that it read, and the
+        sequences that wait to be begun."""
         ...
 
 

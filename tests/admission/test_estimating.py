@@ -1,6 +1,7 @@
 """What is said of a request before it is asked, against what it then takes, on a machine like the starter cluster's."""
 
 import random
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -23,15 +24,20 @@ def mixed(draw: random.Random) -> Work:
     return Work(float(round(read * draw.uniform(0.75, 1.25))), float(round(wrote * draw.uniform(0.75, 1.25))))
 
 
-def said_and_took(rate: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Seconds to the first piece and to the last one, of all that were answered."""
+def said_and_took(rate: float, known: float = 1.0) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Seconds to the first piece and to the last one, of all that were answered.
+
+    Args:
+        known: as so much of what it is, a prompt's length is taken.
+    """
     draw, replica, now, asked = random.Random(f"estimates {rate}"), Replica(MACHINE), 0.0, []
     replica.measure()
     router = Router([replica])
     while (now := now + draw.expovariate(rate)) < SECONDS:
-        one = Asked(now, mixed(draw), TERMS)
+        work = mixed(draw)
+        one = Asked(now, work, TERMS, said=replace(work, read=known * work.read))
         replica.until(now)
-        said = replica.admission.times(one.work, TERMS, now)
+        said = replica.admission.times(replica.said(one), TERMS, now)
         router.ask(one, now)
         asked.append((said, one))
     while replica.inside:
@@ -51,6 +57,16 @@ def test_estimates_are_near_what_requests_take(rate):
         ratios = [said[which] / took[which] for said, took in pairs]
         assert median(abs(ratio - 1) for ratio in ratios) <= 0.25
         assert sum(0.5 <= ratio <= 2 for ratio in ratios) >= 0.9 * len(ratios)
+
+
+@pytest.mark.parametrize("known", [0.85, 1.05])
+def test_an_error_of_a_length_does_not_add_up(known):
+    """The replica is busy for two minutes. It deducts what the engine reads from the prompts that came first."""
+    pairs = said_and_took(12.0, known)
+    for part in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
+        ratios = [said[0] / took[0] for said, took in part]
+        assert median(abs(ratio - 1) for ratio in ratios) <= 0.25
+        assert 0.8 <= median(ratios) <= 1.25
 
 
 @pytest.mark.parametrize(
