@@ -28,6 +28,10 @@ class Notices(Protocol):
         """Those of the others that this router has not taken, the oldest first. Waits for some; [] if none comes."""
         ...
 
+    def leave(self) -> None:
+        """This router is alone."""
+        ...
+
 
 @dataclass(slots=True)
 class Unread:
@@ -59,3 +63,6 @@ class MemoryNotices:
         mine.came.clear()
         found, mine.notices, mine.at = mine.notices, [], time.monotonic()
         return found
+
+    def leave(self) -> None:
+        return None

@@ -35,6 +35,9 @@ class RayNotices:
     async def take(self, router: str) -> list[Any]:
         return await self._call("take", router)
 
+    def leave(self) -> None:
+        self._actor = None  # the actor ends with the last handle of the process that made it
+
     async def _call(self, method: str, *args: Any) -> Any:
         async with self._finding:  # a second handle of ours would take the place of the one that owns the actor
             if self._actor is None:

@@ -34,7 +34,10 @@ async def share_turns(promises: Promises, notices: Notices, several: Callable[[]
     async def take() -> None:
         if several():
             promises.heard(await notices.take(promises.router))
-        await asyncio.sleep(EVERY_S if several() else LOOK_S)
+            await asyncio.sleep(EVERY_S)
+        else:
+            notices.leave()
+            await asyncio.sleep(LOOK_S)
 
     await asyncio.gather(_repeat(give), _repeat(take))
 

@@ -46,8 +46,10 @@ class Server(chat.Server):
         config = self.llm_config(str(folder), engine.dtype(self.variant))
         self.server = await start_llm_server(config, several_nodes=self.variant.needs.gpus > 1)
         if not self.variant.needs.gpus:  # with GPUs it hardly computes, and must not wait to feed them
+            # The engine only tells its worker what to do; while it waits for a core, so does the worker.
             for child in psutil.Process().children(recursive=True):
-                let_process_wait(child.pid)
+                if not child.children():
+                    let_process_wait(child.pid)
         return engine(self.spec, self.server.engine)
 
     def engine_died(self) -> bool:

@@ -31,6 +31,16 @@ async def main() -> None:
                 continue
             raise AssertionError("an actor that was killed answers")
 
+    await one.give("one", [])
+    one.leave()
+    for _ in range(100):
+        try:
+            ray.get_actor(NAME, namespace=NAMESPACE)
+        except ValueError:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the actor goes on though the router that made it is alone")
+
 
 ray.init("auto", log_to_driver=False)
 asyncio.run(main())
