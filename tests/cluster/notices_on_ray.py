@@ -8,6 +8,7 @@ from ray.exceptions import RayActorError
 from deployments.board import DIGESTS
 from deployments.ray_board import RayBoard
 from deployments.ray_notices import NAME, NAMESPACE, RayNotices
+from medley.local.preflight import HEAD_PORT
 
 
 async def main() -> None:
@@ -42,5 +43,5 @@ async def main() -> None:
     raise AssertionError("the actor goes on though the router that made it is alone")
 
 
-ray.init("auto", log_to_driver=False)
+ray.init(f"127.0.0.1:{HEAD_PORT}", log_to_driver=False, _node_ip_address="127.0.0.1")
 asyncio.run(main())

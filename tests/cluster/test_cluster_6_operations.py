@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from cluster_metrics import names, total
 from local_cluster import CHAT, EMBEDDINGS, MEDLEY, finished, run
-from patience import wait_until
+from patience import patience, wait_until
 
 from deployments.telemetry import METRICS, Kind
 from medley.local import cluster as local
+from medley.local.home import cluster_environment
 
 CANARY = "xylophone-canary-9417"
 STORY = [{"role": "user", "content": "Tell a long story about a ship."}]
@@ -131,7 +132,8 @@ def test_status_and_doctor_find_nothing_wrong(cluster):
 
 
 def test_routers_give_each_other_notice_and_share_the_key_of_digests(cluster):
-    run([sys.executable, str(Path(__file__).parent / "notices_on_ray.py")])
+    script = str(Path(__file__).parent / "notices_on_ray.py")
+    run(["timeout", f"{patience(120):.0f}", sys.executable, script], env=cluster_environment())
 
 
 @pytest.fixture(autouse=True)
