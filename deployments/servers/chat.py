@@ -77,14 +77,34 @@ class Server(EngineServer):
         long = await self._prompt_tokens(MEASURED)
         short, *_ = await asyncio.gather(*(self._prompt_tokens(f"Hello {number}") for number in range(TOGETHER)))
         self.lengths.fit((len(MEASURED), long), (len("Hello 0"), short))
+        if not self.tells:
+            for text, tokens in ((MEASURED, 8), ("Hello", 8), ("Hello", 2)):
+                await self._time_alone(text, tokens)
 
     async def _prompt_tokens(self, text: str) -> int:
         """Answer a chat of one text. Returns how many tokens its prompt had."""
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-        found = NOTHING
-        async for item in self.chat(GenerationRequest({**body, "stream": True}, "measure")):
-            found = item if isinstance(item, Usage) else found
-        return int(found[PROMPT_TOKENS])
+        usage = NOTHING
+        async for item in self._measured(text, 8):
+            usage = item if isinstance(item, Usage) else usage
+        return int(usage[PROMPT_TOKENS])
+
+    async def _time_alone(self, text: str, tokens: int) -> None:
+        """Answer it, and learn from its times what an engine does not tell."""
+        began, first, usage = time.monotonic(), 0.0, NOTHING
+        async for item in self._measured(text, tokens):
+            first = first or time.monotonic()
+            usage = item if isinstance(item, Usage) else usage
+        now, read, written = time.monotonic(), float(usage[PROMPT_TOKENS]), float(usage[COMPLETION_TOKENS])
+        if self.side_by_side is None:
+            self.did(now - began, width=written, read=read)
+            return
+        self.did(first - began, max(1.0, read / self.side_by_side.chunk), 0.0, read)
+        if written > 1:
+            self.did(now - first, written - 1, written - 1)
+
+    def _measured(self, text: str, tokens: int) -> AsyncGenerator[bytes | Usage, None]:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
+        return self.chat(GenerationRequest({**body, "ignore_eos": True, "stream": True}, "measure"))
 
     async def check_size(self, asked: GenerationRequest) -> None:
         """Raises ContextLengthExceeded if a prompt and its answer are more than the model can hold. Counts the tokens,

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from replicas import chat_server
 
 from deployments.metering import MemoryMeter
 from deployments.model import build
@@ -12,6 +13,7 @@ from deployments.servers import calls, engine
 from deployments.servers.calls import CallContext, CallLog
 from deployments.servers.denoising import DenoisingLoop
 from deployments.servers.engine import EngineServer
+from deployments.servers.pace import Work
 from deployments.settings import ModelArgs
 from models.catalog import load_catalog
 from models.engines.images_fake import Engine as FakeImages
@@ -122,3 +124,14 @@ async def test_what_does_not_fit_is_tried_at_half_the_size():
     pictures = [Picture("red", "", 16, 16, 4, 1.0, "fake", seed) for seed in range(16)]
     await asyncio.gather(*map(loop.make, pictures))
     assert small.failures == 2  # eight, which is the engine's own limit, and four
+
+
+@pytest.mark.parametrize("shares", [True, False])
+async def test_a_replica_knows_its_pace_before_its_first_request(monkeypatch, shares):
+    """Also of an engine that does not tell of its steps, whether or not it answers several requests side by side."""
+    if not shares:
+        monkeypatch.setattr("models.engines.chat_fake.Engine.side_by_side", None)
+    server = await chat_server()
+    assert server.admission.pace.known
+    assert server.admission.alone(Work(read=100.0, steps=10.0)).whole_s < 60
+    assert server.admission.inside == []

@@ -186,7 +186,7 @@ def test_what_would_come_too_late_is_refused_and_the_rest_is_not_late(cluster, h
     assert len(refused) + len(firsts) == 200
     assert len(refused) > 50
     assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
-    assert {one.json()["error"]["code"] for one in refused} == {"too_busy"}
+    assert {one.json()["error"]["code"] for one in refused} == {"at_capacity"}  # it may have one replica
     # Without admission all but the first dozen would be. How good its predictions are is tested on a virtual clock.
     assert late < 0.5
     assert http.post(CHATS, json=asked(PROMISED, 1), headers={"X-Deadline": "60"}).status_code == 200
