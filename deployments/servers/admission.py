@@ -125,6 +125,7 @@ class Admission:
         self.told: dict[str, tuple[float, float]] = {}
         self.reserve = RESERVE
         self.answers, self.late = 0, 0  # of the present window
+        self.raised_at = -math.inf  # when the reserve last was
         self.good = 1  # as many as were inside together when an answer kept its promise
         self.work_of: dict[str, float] = {}  # replica-seconds inside, by client
         self.usual: Work | None = None  # of the last interactive request
@@ -229,13 +230,15 @@ class Admission:
             del self.work_of[job.terms.client]
 
     def _follow(self, job: Job, now: float) -> None:
-        """Learn the reserve from an answer."""
-        if not job.terms.promised or job.terms.sure:
+        """Learn the reserve from an answer. Those who were let in before it was raised say nothing of the new one: what
+        makes one of them late makes all who are inside with it late."""
+        if not job.terms.promised or job.terms.sure or job.entered < self.raised_at:
             return
         self.answers += 1
         self.late += is_late(job, now)
         if self.answers >= WINDOW:
             change = FOLLOWS * (self.late / self.answers - TOLERATED)
+            self.raised_at = now if change > 0 else self.raised_at
             self.reserve *= math.exp(min(MOST_AT_ONCE, change))
             self.reserve = min(MOST_RESERVE, max(LEAST_RESERVE, self.reserve))
             self.answers = self.late = 0
