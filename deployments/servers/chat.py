@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -37,6 +37,16 @@ TOGETHER = 6
 USUAL_ANSWER = 64.0
 
 Generate = Callable[[GenerationRequest], AsyncGenerator[bytes, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Tokens of a prompt and of its answer, and seconds until the first piece and the last one."""
+
+    read: int
+    written: int
+    first_s: float
+    whole_s: float
 
 
 class Server(EngineServer):
@@ -74,37 +84,32 @@ class Server(EngineServer):
 
     async def measure(self) -> None:
         """A prompt alone, and several short ones together: reading, and writing side by side."""
-        long = await self._prompt_tokens(MEASURED)
-        short, *_ = await asyncio.gather(*(self._prompt_tokens(f"Hello {number}") for number in range(TOGETHER)))
-        self.lengths.fit((len(MEASURED), long), (len("Hello 0"), short))
+        long = await self._answered(MEASURED, 8)
+        short, *_ = await asyncio.gather(*(self._answered(f"Hello {number}", 8) for number in range(TOGETHER)))
+        self.lengths.fit((len(MEASURED), long.read), (len("Hello 0"), short.read))
         if not self.tells:
-            for text, tokens in ((MEASURED, 8), ("Hello", 8), ("Hello", 2)):
-                await self._time_alone(text, tokens)
+            for alone in (long, await self._answered("Hello", 8), await self._answered("Hello", 2)):
+                self._learn_from(alone)
 
-    async def _prompt_tokens(self, text: str) -> int:
-        """Answer a chat of one text. Returns how many tokens its prompt had."""
-        usage = NOTHING
-        async for item in self._measured(text, 8):
-            usage = item if isinstance(item, Usage) else usage
-        return int(usage[PROMPT_TOKENS])
-
-    async def _time_alone(self, text: str, tokens: int) -> None:
-        """Answer it, and learn from its times what an engine does not tell."""
+    async def _answered(self, text: str, tokens: int) -> Measured:
+        """Have a chat of one text answered in so many tokens."""
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
         began, first, usage = time.monotonic(), 0.0, NOTHING
-        async for item in self._measured(text, tokens):
+        async for item in self.chat(GenerationRequest({**body, "ignore_eos": True, "stream": True}, "measure")):
             first = first or time.monotonic()
             usage = item if isinstance(item, Usage) else usage
-        now, read, written = time.monotonic(), float(usage[PROMPT_TOKENS]), float(usage[COMPLETION_TOKENS])
-        if self.side_by_side is None:
-            self.did(now - began, width=written, read=read)
-            return
-        self.did(first - began, max(1.0, read / self.side_by_side.chunk), 0.0, read)
-        if written > 1:
-            self.did(now - first, written - 1, written - 1)
+        whole_s = time.monotonic() - began
+        return Measured(int(usage[PROMPT_TOKENS]), int(usage[COMPLETION_TOKENS]), first - began, whole_s)
 
-    def _measured(self, text: str, tokens: int) -> AsyncGenerator[bytes | Usage, None]:
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
-        return self.chat(GenerationRequest({**body, "ignore_eos": True, "stream": True}, "measure"))
+    def _learn_from(self, alone: Measured) -> None:
+        """Learn from the times of an answer what an engine does not tell of its steps."""
+        read, written = float(alone.read), float(alone.written)
+        if self.side_by_side is None:
+            self.did(alone.whole_s, width=written, read=read)
+            return
+        self.did(alone.first_s, max(1.0, read / self.side_by_side.chunk), 0.0, read)
+        if written > 1:
+            self.did(alone.whole_s - alone.first_s, written - 1, written - 1)
 
     async def check_size(self, asked: GenerationRequest) -> None:
         """Raises ContextLengthExceeded if a prompt and its answer are more than the model can hold. Counts the tokens,
