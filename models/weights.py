@@ -129,10 +129,11 @@ def fetch(spec: ModelSpec, variant: VariantSpec, report: Report, fraction: Fract
 
 def note_fetched(spec: ModelSpec, variant: VariantSpec) -> None:
     """Leave a mark that all of a variant's files are on this machine. A folder of the hub's cache does not say so,
-    because it is there from the first file on."""
+    because it is there from the first file on. A mark that is there is left alone: the folder may be read-only."""
     mark = _mark_of(spec, variant)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    if not mark.exists():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
 def is_fetched(spec: ModelSpec, variant: VariantSpec) -> bool:

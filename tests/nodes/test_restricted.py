@@ -74,6 +74,7 @@ def seen(tmp_path_factory) -> dict:
         "/etc": "/etc",
         weights.home(): "/models",
         ROOT: ROOT,
+        Path(sys.executable).parent: "/opt/medley/bin",  # where the images have Medley's programs
         config.parent: "/config",
         **{place: place for place in python if Path("/usr") not in place.parents},
     }
