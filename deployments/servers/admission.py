@@ -23,10 +23,11 @@ from deployments.servers.forecast import Left, Schedule
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
-# What is predicted, times a reserve, and so many standard deviations of it must be within the promise. The reserve
-# follows the share of answers that came too late after all: after each window of so many answers, by so much for each
-# late share above the tolerated one.
-RESERVE, LEAST_RESERVE, MOST_RESERVE, DEVIATIONS = 1.1, 1.05, 3.0, 1.0
+# What is predicted, times a reserve, and so many standard deviations of it must be within the promise: of the noise of
+# the steps, and of what is not known of the pace. The latter counts up to a share, for a pace of which little was seen
+# must not keep everybody out. The reserve follows the share of answers that came too late after all: after each window
+# of so many answers, by so much for each late share above the tolerated one.
+RESERVE, LEAST_RESERVE, MOST_RESERVE, DEVIATIONS, MOST_DOUBT = 1.1, 1.05, 3.0, 1.0, 0.15
 WINDOW, FOLLOWS, MOST_AT_ONCE, TOLERATED = 10, 0.5, 0.2, 0.02
 # One that takes longer by no more than this is not delayed.
 DELAYED = 1.01
@@ -39,8 +40,11 @@ IN_TURN = 1.15
 # Of those who are expected to come in their turn about now, for so many a place is kept beside those that become free
 # meanwhile.
 PLACES = 0.1
-# Below this share of a limit, a client may have any amount of the work inside. Above it, only its fair share.
-FREE_FOR_ALL = 0.75
+# Room is kept for the next stream, if so many are expected before the newcomer has its first piece.
+LIKELY = 0.5
+# As long as this share of the room within the limits is not used up, a client may have any amount of it, and then only
+# its fair share. Of so many requests is computed whether there is room for as much for everybody.
+FREE_FOR_ALL, MOST_SHARED = 0.75, 128
 # Seconds after its last request for which a client counts when work is shared.
 ACTIVE_S = 10.0
 SHORTEST_S = 1.0
@@ -89,6 +93,21 @@ class Job:
         return max(1.0, self.work.steps - self.wrote)
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When those inside, and who would come, will have their answers, in seconds from now.
+
+    Attributes:
+        first_s, ends_s: the first and the last piece of each. steps: in how many steps of the engine the last is out.
+        doubt: standard deviation of these times by what is not known of the pace, as a share of them.
+    """
+
+    first_s: np.ndarray
+    ends_s: np.ndarray
+    steps: np.ndarray
+    doubt: float
+
+
 @dataclass(slots=True)
 class Demand:
     """Work in replica-seconds a second, as an exponential mean over so many seconds."""
@@ -127,10 +146,10 @@ class Admission:
         self.answers, self.late = 0, 0  # of the present window
         self.raised_at = -math.inf  # when the reserve last was
         self.good = 1  # as many as were inside together when an answer kept its promise
-        self.work_of: dict[str, float] = {}  # replica-seconds inside, by client
         self.usual: Work | None = None  # of the last interactive request
-        self.streamed: tuple[Work, Terms, float] | None = None  # the last one whose beginning is promised, and when
-        self.seen: dict[str, float] = {}
+        self.streamed: tuple[Work, Terms] | None = None  # the last one whose beginning is promised
+        self.streams = Demand(DEMAND_S)  # how many of these come a second
+        self.seen: dict[str, float] = {}  # when each client last asked
 
     # What the engine tells.
 
@@ -195,7 +214,8 @@ class Admission:
             self.demand.add(cost_s, now)
         self._note_client(terms.client, now)
         if begins(terms):
-            self.streamed = work, terms, now
+            self.streamed = work, terms
+            self.streams.add(1.0, now)
         if terms.router:
             self.told[terms.router] = (terms.told_s, now)
         if terms.promised and not terms.sure:
@@ -209,7 +229,6 @@ class Admission:
         came = now - terms.waited_s - terms.overhead_s
         job = Job(work, terms, came, self.steps, shows, read=work.read, cost_s=cost_s)
         self.inside.append(job)
-        self.work_of[terms.client] = self.work_of.get(terms.client, 0.0) + cost_s
         if not terms.patient:
             self.usual = work
         return job
@@ -225,9 +244,6 @@ class Admission:
             self._follow(job, now)
             self.progress_at = now  # who gives up says nothing of the engine
         self.inside.remove(job)
-        self.work_of[job.terms.client] -= job.cost_s
-        if not any(other.terms.client == job.terms.client for other in self.inside):
-            del self.work_of[job.terms.client]
 
     def _follow(self, job: Job, now: float) -> None:
         """Learn the reserve from an answer. Those who were let in before it was raised say nothing of the new one: what
@@ -257,9 +273,9 @@ class Admission:
 
     def times(self, work: Work, terms: Terms, now: float) -> Times:
         """What a request could expect now, if others come as they do now."""
-        first_s, ends_s, _ = self._times([*self.inside, *self._newcomers(work, terms, now)], now)
-        rest_s = float(ends_s[-1] - first_s[-1])
-        return times(work, float(first_s[-1]), float(ends_s[-1]) + self._later_s(work, rest_s, now))
+        found = self._forecast([*self.inside, *self._newcomers(work, terms, now)], now)
+        first_s, end_s = float(found.first_s[-1]), float(found.ends_s[-1])
+        return times(work, first_s, end_s + self._later_s(work, end_s - first_s, now))
 
     def _later_s(self, work: Work, rest_s: float, now: float) -> float:
         """By how much those who come after it lengthen an answer that is written in `rest_s` if nobody comes: as far
@@ -334,7 +350,7 @@ class Admission:
             return
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
-            first_end_s = float(self._times(self.inside, now)[1].min())
+            first_end_s = float(self._forecast(self.inside, now).ends_s.min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
         allowed = self._allowed(terms, now)
         if self._breaks(work, terms, now, allowed):
@@ -371,14 +387,20 @@ class Admission:
         return max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
 
     def _check_share(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
-        """Raises TooBusy if a client has its share of a busy replica already."""
-        mine = self.work_of.get(terms.client, 0.0)
-        sharers = len(self.seen.keys() | self.work_of.keys())
-        if not mine or sharers < 2 or terms.returns:
+        """Raises TooBusy if a client has its share of a busy replica already: if there were no room for this request,
+        did everybody who asks have as much inside."""
+        inside = [job for job in self.inside if job.terms.client == terms.client]
+        sharers = len(self.seen.keys() | {job.terms.client for job in self.inside})
+        if not inside or sharers < 2 or terms.returns:
             return
-        pressure = max(self._used([*self.inside, *self._newcomers(work, terms, now)], now))
-        whole = (sum(self.work_of.values()) + cost_s) / max(pressure, 1e-9)
-        if pressure > FREE_FOR_ALL and mine + cost_s > whole / sharers:
+        newcomer = job_of(work, terms, now)
+        alone = self._shares([newcomer], now, self._forecast([newcomer], now))[0]
+        taken = max(self._used([*self.inside, newcomer], now)) - alone
+        if taken <= FREE_FOR_ALL * (1 - alone):
+            return
+        each = [*inside, newcomer]
+        everybody = each * min(sharers, math.ceil(MOST_SHARED / len(each)))
+        if self._used(everybody, now)[-1] > most_of(terms):
             raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s, now)
 
     def _busy(self, why: str, seconds: float, cost_s: float, now: float) -> TooBusy:
@@ -396,14 +418,18 @@ class Admission:
             start: the engine's step at which it begins.
         """
         count, most = len(self.inside), most_of(terms)
-        used = self._used([*self.inside, *self._newcomers(work, terms, now), *self._next(terms, now)], now, start)
+        jobs, following = [*self.inside, *self._newcomers(work, terms, now)], self._next(terms, now)
+        found = self._forecast([*jobs, *following], now, start)
+        used = self._shares([*jobs, *following], now, found)
+        if following and found.first_s[len(jobs) - 1] * self.streams.now(now) < LIKELY:
+            used.pop()  # the newcomer will hardly be in its way
         return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
 
     def _allowed(self, terms: Terms, now: float) -> list[float]:
         """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
         but not without end, and those who are lost whatever they like. Whom it does not delay, does not count."""
-        most, times = most_of(terms), self._times(self.inside, now)
-        before, likely = self._shares(self.inside, now, *times), self._shares(self.inside, now, *times, reserve=False)
+        most, found = most_of(terms), self._forecast(self.inside, now)
+        before, likely = self._shares(self.inside, now, found), self._shares(self.inside, now, found, reserve=False)
         pairs = zip(before, likely, strict=True)
         return [
             math.inf if late > LOST else max(most if late <= most else max(most, LATE), DELAYED * share)
@@ -428,15 +454,15 @@ class Admission:
     def _next(self, terms: Terms, now: float) -> list[Job]:
         """Behind one who may wait long stands the next one who may not: else the former would fill the queue, and the
         latter never find room."""
-        if begins(terms) or self.streamed is None or now - self.streamed[2] >= ACTIVE_S:
+        if begins(terms) or self.streamed is None:
             return []
-        work, its_terms, _ = self.streamed
+        work, its_terms = self.streamed
         return [job_of(work, replace(its_terms, waited_s=0.0), now)]
 
     def _room_in(self, work: Work, terms: Terms, now: float, allowed: Sequence[float]) -> float:
         """Seconds until there is room for a request like this."""
-        _, ends_s, steps = self._times(self.inside, now)
-        order = np.argsort(ends_s)
+        found = self._forecast(self.inside, now)
+        ends_s, steps, order = found.ends_s, found.steps, np.argsort(found.ends_s)
 
         def fits(index: int) -> bool:
             then = replace(terms, waited_s=-float(ends_s[index]))
@@ -446,12 +472,13 @@ class Admission:
         place = bisect.bisect_left(order, True, hi=len(order) - 1, key=fits)
         return float(ends_s[order[place]])
 
-    def _times(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _forecast(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> Forecast:
         left = self._left(jobs, now)
         left.start[len(self.inside) :] = start
-        first_s, ends_s, ends = self.schedule.times(self.pace, left)
+        first_s, ends_s, steps = self.schedule.times(self.pace, left)
         late = self._overdue(left, now)
-        return first_s + late, ends_s + late, ends
+        doubt = self.pace.doubt(float(steps.max()), float(left.width @ left.steps), float(left.read.sum()))
+        return Forecast(first_s + late, ends_s + late, steps, min(MOST_DOUBT, doubt))
 
     def _left(self, jobs: Sequence[Job], now: float) -> Left:
         rows = np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float)
@@ -477,26 +504,20 @@ class Admission:
             return 0.0
         return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
 
-    def _used(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> list[float]:
+    def _used(self, jobs: Sequence[Job], now: float) -> list[float]:
         """The largest share of a limit that each uses up."""
-        return self._shares(jobs, now, *self._times(jobs, now, start))
+        return self._shares(jobs, now, self._forecast(jobs, now))
 
-    def _shares(  # noqa: PLR0917
-        self,
-        jobs: Sequence[Job],
-        now: float,
-        first_s: np.ndarray,
-        ends_s: np.ndarray,
-        steps: np.ndarray,
-        reserve: bool = True,
-    ) -> list[float]:
-        """The same, from the times until the first and the last piece of each, and in how many steps that is."""
+    def _shares(self, jobs: Sequence[Job], now: float, found: Forecast, reserve: bool = True) -> list[float]:
+        """The same, of what was forecast."""
+        first_s, ends_s = found.first_s, found.ends_s
         lead_s = np.array([now - job.first if job.first is not None else 0.0 for job in jobs])
         ahead_s = np.where([job.first is not None for job in jobs], ends_s, ends_s - first_s)
         if reserve:
-            root_s = np.sqrt(ends_s / np.maximum(1.0, steps)) * DEVIATIONS * self.pace.noise
+            noise_s = DEVIATIONS * self.pace.noise * np.sqrt(ends_s / np.maximum(1.0, found.steps))
             first_s, ends_s, ahead_s = (
-                each * self.reserve + root_s * np.sqrt(each) for each in (first_s, ends_s, ahead_s)
+                each * self.reserve + np.hypot(noise_s * np.sqrt(each), DEVIATIONS * found.doubt * each)
+                for each in (first_s, ends_s, ahead_s)
             )
         limits = np.array([limits_of(job) for job in jobs])
         age_s = now - limits[:, 3]
