@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from benchmarks import traffic as traffics
 from benchmarks.clusters import ROOT, Cluster, Servers, busy_cores, preferred, starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, best_key, best_of
 from benchmarks.open_loop import closed_loop, connected, open_loop
-from benchmarks.outcomes import Criterion, figures, judged, of_estimates
+from benchmarks.outcomes import Criterion, Outcome, figures, judged, judged_estimates, of_estimates
 from benchmarks.traffic import TRAFFICS, Traffic
 from loadtest.report import drawing
 from models.catalog import load_catalog
@@ -60,6 +60,9 @@ class Bench:
 
     Args:
         fits: by kind; what is missing is measured, and added.
+
+    Attributes:
+        estimated: requests with what was said of them before, of a run that asks for it.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Bench:
         self.traffic: Traffic = TRAFFICS[name]
         task = load_catalog()[self.traffic.model].task
         self.promise: Targets = load_slo(given.slo).targets(task, self.traffic.model, given.promises)
+        self.estimated: list[Outcome] = []
 
     def runs(self, sides: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The figures of each side. Those without promises come first, so that the cluster changes once."""
@@ -144,6 +148,7 @@ class Bench:
         found |= figures(outcomes, given.seconds, self.promise)
         if side == "estimates":
             found["estimates"] = of_estimates(outcomes)
+            self.estimated = outcomes
         keep(given, found)
         limit = f" {facts['limit']}" if "limit" in facts else ""
         print(f"  {side}{limit}: {found['good_per_s']:.2f} good a second", flush=True)
@@ -223,6 +228,17 @@ def scenario(bench: Bench) -> bool:
         if "estimates" in one:
             print("estimates:", json.dumps(one["estimates"]))
     criteria = judged(found["medley"], found.get("fixed"), found.get("returns")) if "medley" in found else []
+    print(*criteria, sep="\n", flush=True)
+    return all(one.kept for one in criteria)
+
+
+def estimates_of_all(benches: Sequence[Bench]) -> bool:
+    """How near estimates were at all the multiples together. Returns whether that was as near as it must be."""
+    found = of_estimates(chain.from_iterable(bench.estimated for bench in benches))
+    times = [bench.times for bench in benches]
+    keep(benches[0].given, {"traffic": benches[0].name, "times": times, "side": "estimates", "estimates": found})
+    print(f"{benches[0].name}, estimates at all multiples:", json.dumps(found))
+    criteria = judged_estimates(found)
     print(*criteria, sep="\n", flush=True)
     return all(one.kept for one in criteria)
 
@@ -337,6 +353,8 @@ def main() -> int:
                 continue
             for bench in benches:
                 kept &= scenario(bench)
+            if given.estimates:
+                kept &= estimates_of_all(benches)
     return 0 if kept else 1
 
 

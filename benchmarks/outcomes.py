@@ -177,3 +177,15 @@ def judged(ours: dict[str, Any], fixed: dict[str, Any] | None, returning: dict[s
         share = returning["let_in_share"]
         found.append(Criterion("of those who came back when told, let in", share, 0.8, at_least=True))
     return found
+
+
+def judged_estimates(found: dict[str, Any]) -> list[Criterion]:
+    """What estimates must show, of what `of_estimates` found."""
+    criteria = []
+    for what, name in (("first token", "time_to_first_token_s"), ("whole answer", "duration_s")):
+        error, within_two = found[name]["median_error"], found[name]["within_two"]
+        criteria += [
+            Criterion(f"{what}, median error of the estimate", math.inf if error is None else error, 0.25),
+            Criterion(f"{what}, estimated within a factor of two", within_two or 0.0, 0.9, at_least=True),
+        ]
+    return criteria

@@ -14,7 +14,18 @@ from benchmarks import goodput, traffic
 from benchmarks.clusters import starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, LongAverage, best_key, best_of
 from benchmarks.open_loop import closed_loop, connected, open_loop
-from benchmarks.outcomes import FAILED, GIVEN_UP, GOOD, LATE, REFUSED, Outcome, figures, judged, of_estimates
+from benchmarks.outcomes import (
+    FAILED,
+    GIVEN_UP,
+    GOOD,
+    LATE,
+    REFUSED,
+    Outcome,
+    figures,
+    judged,
+    judged_estimates,
+    of_estimates,
+)
 from benchmarks.traffic import TRAFFICS, Asked
 from models.catalog import load_catalog
 from models.slo import Targets
@@ -303,6 +314,14 @@ def test_estimates_beside_what_requests_took():
         "answered": 4, "unknown": 1, "median_error": 0.5, "within_two": 0.5, "median_ratio": 0.5,
     }  # fmt: skip
     assert found["time_to_first_token_s"]["unknown"] == 4
+
+
+def test_estimates_are_judged_over_all_that_were_asked_for():
+    said = {"median_error": 0.2, "within_two": 0.92}
+    criteria = judged_estimates({"time_to_first_token_s": said, "duration_s": {"median_error": 0.3, "within_two": 0.8}})
+    assert [one.kept for one in criteria] == [True, True, False, False]
+    nothing = of_estimates([])
+    assert [one.kept for one in judged_estimates(nothing)] == [False] * 4
 
 
 class Scripted:
