@@ -11,6 +11,7 @@ Nothing here waits or reads a clock, so the simulator and the tests run the same
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ DOUBT = 20
 DEMAND_S = 2.0
 # The same for the work that is done.
 DONE_S = 10.0
+
+Allowed = Callable[[], list[float]]
 
 
 @dataclass(slots=True, eq=False)
@@ -352,7 +355,7 @@ class Admission:
         if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
             first_end_s = float(self._forecast(self.inside, now).ends_s.min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
-        allowed = self._allowed(terms, now)
+        allowed = functools.cache(functools.partial(self._allowed, terms, now))
         if self._breaks(work, terms, now, allowed):
             seconds = self._room_in(work, terms, now, allowed)
             raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s, now)
@@ -410,11 +413,11 @@ class Admission:
         error.work_s, error.rate, error.room_s = cost_s, max(1.0, self.done.now(now)), seconds
         return error
 
-    def _breaks(self, work: Work, terms: Terms, now: float, allowed: Sequence[float], start: float = 0.0) -> bool:
+    def _breaks(self, work: Work, terms: Terms, now: float, allowed: Allowed, start: float = 0.0) -> bool:
         """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
-            allowed: see `_allowed`.
+            allowed: tells what `_allowed` does.
             start: the engine's step at which it begins.
         """
         count, most = len(self.inside), most_of(terms)
@@ -423,7 +426,10 @@ class Admission:
         used = self._shares([*jobs, *following], now, found)
         if following and found.first_s[len(jobs) - 1] * self.streams.now(now) < LIKELY:
             used.pop()  # the newcomer will hardly be in its way
-        return any(share > most for share in used[count:]) or any(map(operator.gt, used, allowed))
+        if any(share > most for share in used[count:]):
+            return True
+        # Nobody inside may use up less, and few use up more.
+        return max(used[:count], default=0.0) > most and any(map(operator.gt, used, allowed()))
 
     def _allowed(self, terms: Terms, now: float) -> list[float]:
         """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
@@ -459,7 +465,7 @@ class Admission:
         work, its_terms = self.streamed
         return [job_of(work, replace(its_terms, waited_s=0.0), now)]
 
-    def _room_in(self, work: Work, terms: Terms, now: float, allowed: Sequence[float]) -> float:
+    def _room_in(self, work: Work, terms: Terms, now: float, allowed: Allowed) -> float:
         """Seconds until there is room for a request like this."""
         found = self._forecast(self.inside, now)
         ends_s, steps, order = found.ends_s, found.steps, np.argsort(found.ends_s)
