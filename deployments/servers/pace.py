@@ -84,9 +84,9 @@ class Pace:
         return float(self.state @ (steps, width, read))
 
     def doubt(self, steps: float, width: float, read: float) -> float:
-        """Standard deviation of `seconds` by what is not known of the figures, as a share of it."""
+        """Standard deviation of `seconds` by what is not known of the figures, as a share of it; 0 of nothing."""
         done = np.array([steps, width, read])
-        return math.sqrt(max(0.0, float(done @ self.spread @ done))) / self.seconds(steps, width, read)
+        return math.sqrt(max(0.0, float(done @ self.spread @ done))) / max(LITTLE, self.seconds(steps, width, read))
 
     def learn(self, seconds: float, steps: float, width: float, read: float) -> None:
         """Learn from work that was done.

@@ -359,6 +359,14 @@ def test_what_was_done_is_not_to_be_done_again():
     assert in_batches.inside_s() == pytest.approx(whole_s / 4, rel=0.05)
 
 
+def test_those_who_are_done_and_have_not_left_take_no_time():
+    """All of its items are answered, too late, and nobody else is inside."""
+    admission = made(Batches(64, 512), (0.01, 0.001, 0.0))
+    job = admission.enter(Work(steps=100, items=10), Terms(whole_s=1.0), 0.0)
+    job.left = lambda: (0, 0)
+    admission.enter(Work(steps=100, items=10), Terms(whole_s=10.0), 1.5)
+
+
 def test_demand_is_what_was_asked_each_request_once():
     """Two were let in, two refused, and one of these came again."""
     admission = made(InTurn(), (2.0, 0.0, 0.0))
