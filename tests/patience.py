@@ -16,6 +16,8 @@ PATIENCE_S = 30.0
 # What the work below takes on the machine that the seconds in tests are written for: idle, 2026.
 REFERENCE_S = 0.016
 
+_found: list[float] = []
+
 
 def work() -> None:
     """A fixed piece of work in pure Python, as most tests are."""
@@ -30,10 +32,11 @@ def slowness() -> float:
     return max(1.0, _best_of(time.perf_counter) / REFERENCE_S)
 
 
-@cache
 def slowness_of_cpu() -> float:
-    """The same by the process clock: other processes do not count, but a slow core does."""
-    return max(1.0, _best_of(time.process_time) / REFERENCE_S)
+    """The same by the process clock: other processes do not count, but a slow core does. The highest of what was found
+    so far and now, because cores that are shared with other machines are slow at times."""
+    _found.append(max(1.0, _best_of(time.process_time) / REFERENCE_S))
+    return max(_found)
 
 
 def _best_of(clock: Callable[[], float], runs: int = 3) -> float:

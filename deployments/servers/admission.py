@@ -1,7 +1,7 @@
 """Admission: a replica takes a request only if it can keep the promise to it and to everybody inside.
 
 A server that accepts everything answers everybody too late: it does all the work, and none of it is useful. So for each
-request the replica computes when everybody would have an answer with it (forecast.py), from the work that each has left
+request the replica computes when everybody would have an answer with it (outlook.py), from the work that each has left
 and from its own pace (pace.py). A request that would break a promise is refused at once, with the time after which
 there is room.
 
@@ -14,21 +14,20 @@ import bisect
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deployments.servers.calls import Estimate, Terms, Times
 from deployments.servers.forecast import Left, Schedule
+from deployments.servers.outlook import Job, Outlook, job_of
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
 
-# What is predicted, times a reserve, and so many standard deviations of it must be within the promise: of the noise of
-# the steps, and of what is not known of the pace. The latter counts up to a share, for a pace of which little was seen
-# must not keep everybody out. The reserve follows the share of answers that came too late after all: after each window
-# of so many answers, by so much for each late share above the tolerated one.
-RESERVE, LEAST_RESERVE, MOST_RESERVE, DEVIATIONS, MOST_DOUBT = 1.1, 1.05, 3.0, 1.0, 0.15
+# What is predicted is multiplied by a reserve (outlook.py). It follows the share of answers that came too late after
+# all: after each window of so many answers, by so much for each late share above the tolerated one.
+RESERVE, LEAST_RESERVE, MOST_RESERVE = 1.1, 1.05, 3.0
 WINDOW, FOLLOWS, MOST_AT_ONCE, TOLERATED = 10, 0.5, 0.2, 0.02
 # One that takes longer by no more than this is not delayed.
 DELAYED = 1.01
@@ -58,57 +57,6 @@ DEMAND_S = 2.0
 DONE_S = 10.0
 
 Allowed = Callable[[], list[float]]
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request inside.
-
-    Attributes:
-        came: when its promise began. first: when its first piece was out; None before.
-        wrote: pieces that are out. read: units that are still to be read.
-        begun_at: the engine's step at which it came in, or the last one that read some of it.
-        cost_s: replica-seconds that it takes.
-        shows: its pieces are seen as they come, so none was written before the first was seen.
-        left: tells how many of its items no batch has taken, and how many the batch has that runs, for engines that
-            know.
-    """
-
-    work: Work
-    terms: Terms
-    came: float
-    begun_at: float = 0.0
-    shows: bool = False
-    first: float | None = None
-    wrote: float = 0.0
-    read: float = 0.0
-    cost_s: float = 0.0
-    left: Callable[[], tuple[int, int]] | None = None
-
-    @property
-    def entered(self) -> float:
-        """When the replica got it."""
-        return self.came + self.terms.waited_s + self.terms.overhead_s
-
-    @property
-    def steps(self) -> float:
-        """That are left; an answer that is longer than expected has at least one more."""
-        return max(1.0, self.work.steps - self.wrote)
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """When those inside, and who would come, will have their answers, in seconds from now.
-
-    Attributes:
-        first_s, ends_s: the first and the last piece of each. steps: in how many steps of the engine the last is out.
-        doubt: standard deviation of these times by what is not known of the pace, as a share of them.
-    """
-
-    first_s: np.ndarray
-    ends_s: np.ndarray
-    steps: np.ndarray
-    doubt: float
 
 
 @dataclass(slots=True)
@@ -276,7 +224,7 @@ class Admission:
 
     def times(self, work: Work, terms: Terms, now: float) -> Times:
         """What a request could expect now, if others come as they do now."""
-        found = self._forecast([*self.inside, *self._newcomers(work, terms, now)], now)
+        found = self._outlook(now).beside(self._newcomers(work, terms, now))
         first_s, end_s = float(found.first_s[-1]), float(found.ends_s[-1])
         return times(work, first_s, end_s + self._later_s(work, end_s - first_s, now))
 
@@ -298,13 +246,9 @@ class Admission:
         first_s, ends_s, _ = self.schedule.times(pace or self.pace, left)
         return times(work, float(first_s[0]), float(ends_s[0]))
 
-    def inside_s(self) -> float:
+    def inside_s(self, now: float) -> float:
         """Replica-seconds of work inside."""
-        left = [self._left_of(job) for job in self.inside] if self.pace.known else []
-        return sum(
-            self.schedule.cost_s(self.pace, Work(read, steps, width, items + taken))
-            for read, steps, width, items, taken in left
-        )
+        return self._outlook(now).left_s() if self.pace.known else 0.0
 
     def told_s(self, now: float) -> float:
         """Replica-seconds of refused work that routers expect back."""
@@ -315,7 +259,7 @@ class Admission:
         """Facts for the autoscaling policy, in replica-seconds; see PromisePolicy."""
         return {
             "asked": self.demand.now(now),
-            "inside_s": self.inside_s(),
+            "inside_s": self.inside_s(now),
             "pending_s": self.told_s(now),
             "alone_s": self.cost_s(self.usual) if self.usual else 0.0,
         }
@@ -334,7 +278,7 @@ class Admission:
             now=self.times(work, terms, now) if known else None,
             alone=self.alone(work) if known else None,
             work_s=self.cost_s(work) if known else None,
-            inside_s=self.inside_s(),
+            inside_s=self.inside_s(now),
             read=work.read,
             steps=work.steps,
             inside=len(self.inside),
@@ -353,13 +297,14 @@ class Admission:
             return
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
-            first_end_s = float(self._forecast(self.inside, now).ends_s.min())
+            first_end_s = float(self._outlook(now).as_it_is.ends_s.min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
-        allowed = functools.cache(functools.partial(self._allowed, terms, now))
-        if self._breaks(work, terms, now, allowed):
-            seconds = self._room_in(work, terms, now, allowed)
+        outlook = self._outlook(now)
+        allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
+        if self._breaks(work, terms, outlook, allowed):
+            seconds = self._room_in(work, terms, outlook, allowed)
             raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s, now)
-        self._check_share(work, terms, cost_s, now)
+        self._check_share(work, terms, cost_s, outlook)
 
     def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
         """Raises BeyondPromise if the promise cannot be kept even alone."""
@@ -389,22 +334,26 @@ class Admission:
             ]
         return max(limits, key=lambda one: one[0] / one[1], default=(0.0, 1.0, ""))
 
-    def _check_share(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
+    def _outlook(self, now: float) -> Outlook:
+        since_s = max(0.0, now - self.progress_at) if self.inside else 0.0
+        return Outlook(self.inside, self.pace, self.schedule, self.reserve, self.steps, since_s, now)
+
+    def _check_share(self, work: Work, terms: Terms, cost_s: float, outlook: Outlook) -> None:
         """Raises TooBusy if a client has its share of a busy replica already: if there were no room for this request,
         did everybody who asks have as much inside."""
         inside = [job for job in self.inside if job.terms.client == terms.client]
         sharers = len(self.seen.keys() | {job.terms.client for job in self.inside})
         if not inside or sharers < 2 or terms.returns:
             return
-        newcomer = job_of(work, terms, now)
-        alone = self._shares([newcomer], now, self._forecast([newcomer], now))[0]
-        taken = max(self._used([*self.inside, newcomer], now)) - alone
+        newcomer = job_of(work, terms, outlook.now)
+        alone = outlook.shares(outlook.without_others([newcomer]))[0]
+        taken = max(outlook.shares(outlook.beside([newcomer]))) - alone
         if taken <= FREE_FOR_ALL * (1 - alone):
             return
         each = [*inside, newcomer]
-        everybody = each * min(sharers, math.ceil(MOST_SHARED / len(each)))
-        if self._used(everybody, now)[-1] > most_of(terms):
-            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s, now)
+        everybody = outlook.without_others(each, min(sharers, math.ceil(MOST_SHARED / len(each))))
+        if outlook.shares(everybody)[-1] > most_of(terms):
+            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s, outlook.now)
 
     def _busy(self, why: str, seconds: float, cost_s: float, now: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
@@ -413,29 +362,29 @@ class Admission:
         error.work_s, error.rate, error.room_s = cost_s, max(1.0, self.done.now(now)), seconds
         return error
 
-    def _breaks(self, work: Work, terms: Terms, now: float, allowed: Allowed, start: float = 0.0) -> bool:
+    def _breaks(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed, start: float = 0.0) -> bool:
         """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
             allowed: tells what `_allowed` does.
             start: the engine's step at which it begins.
         """
-        count, most = len(self.inside), most_of(terms)
-        jobs, following = [*self.inside, *self._newcomers(work, terms, now)], self._next(terms, now)
-        found = self._forecast([*jobs, *following], now, start)
-        used = self._shares([*jobs, *following], now, found)
-        if following and found.first_s[len(jobs) - 1] * self.streams.now(now) < LIKELY:
+        count, most, now = len(self.inside), most_of(terms), outlook.now
+        newcomers, following = self._newcomers(work, terms, now), self._next(terms, now)
+        found = outlook.beside([*newcomers, *following], start)
+        used = outlook.shares(found)
+        if following and found.first_s[count + len(newcomers) - 1] * self.streams.now(now) < LIKELY:
             used.pop()  # the newcomer will hardly be in its way
         if any(share > most for share in used[count:]):
             return True
         # Nobody inside may use up less, and few use up more.
         return max(used[:count], default=0.0) > most and any(map(operator.gt, used, allowed()))
 
-    def _allowed(self, terms: Terms, now: float) -> list[float]:
+    def _allowed(self, terms: Terms, outlook: Outlook) -> list[float]:
         """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,
         but not without end, and those who are lost whatever they like. Whom it does not delay, does not count."""
-        most, found = most_of(terms), self._forecast(self.inside, now)
-        before, likely = self._shares(self.inside, now, found), self._shares(self.inside, now, found, reserve=False)
+        most, found = most_of(terms), outlook.as_it_is
+        before, likely = outlook.shares(found), outlook.shares(found, reserve=False)
         pairs = zip(before, likely, strict=True)
         return [
             math.inf if late > LOST else max(most if late <= most else max(most, LATE), DELAYED * share)
@@ -465,70 +414,18 @@ class Admission:
         work, its_terms = self.streamed
         return [job_of(work, replace(its_terms, waited_s=0.0), now)]
 
-    def _room_in(self, work: Work, terms: Terms, now: float, allowed: Allowed) -> float:
+    def _room_in(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed) -> float:
         """Seconds until there is room for a request like this."""
-        found = self._forecast(self.inside, now)
+        found = outlook.as_it_is
         ends_s, steps, order = found.ends_s, found.steps, np.argsort(found.ends_s)
 
         def fits(index: int) -> bool:
             then = replace(terms, waited_s=-float(ends_s[index]))
-            return not self._breaks(work, then, now, allowed, float(steps[index]))
+            return not self._breaks(work, then, outlook, allowed, float(steps[index]))
 
         # The later, the more room.
         place = bisect.bisect_left(order, True, hi=len(order) - 1, key=fits)
         return float(ends_s[order[place]])
-
-    def _forecast(self, jobs: Sequence[Job], now: float, start: float = 0.0) -> Forecast:
-        left = self._left(jobs, now)
-        left.start[len(self.inside) :] = start
-        first_s, ends_s, steps = self.schedule.times(self.pace, left)
-        late = self._overdue(left, now)
-        doubt = self.pace.doubt(float(steps.max()), float(left.width @ left.steps), float(left.read.sum()))
-        return Forecast(first_s + late, ends_s + late, steps, min(MOST_DOUBT, doubt))
-
-    def _left(self, jobs: Sequence[Job], now: float) -> Left:
-        rows = np.array([(*self._left_of(job), 0.0) for job in jobs], dtype=float)
-        return Left(*rows.T, since_s=max(0.0, now - self.progress_at) if self.inside else 0.0)
-
-    def _left_of(self, job: Job) -> tuple[float, float, float, int, int]:
-        """Read, steps, width and items that a request has left, and items that are under way."""
-        work = job.work
-        if job.left is not None:
-            items, taken = job.left()
-            return job.read, work.steps * (items + taken) / max(1, work.items), work.width, items, taken
-        written = self.steps - job.begun_at - self.schedule.steps_to_read(job.read)
-        if written > 0 and job.first is None and not job.shows and not job.read:
-            # What it has is what the engine's steps have brought it since it was read.
-            return 0.0, max(1.0, work.steps - written), work.width, work.items, 0
-        # It is not read before its first piece is out.
-        return max(job.read, 1e-6) if job.first is None else 0.0, job.steps, work.width, work.items, 0
-
-    def _overdue(self, left: Left, now: float) -> float:
-        """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
-        will wait. What is not answered teaches, too."""
-        if not self.inside:
-            return 0.0
-        return max(0.0, now - self.progress_at - 3 * self.schedule.longest_step_s(self.pace, left))
-
-    def _used(self, jobs: Sequence[Job], now: float) -> list[float]:
-        """The largest share of a limit that each uses up."""
-        return self._shares(jobs, now, self._forecast(jobs, now))
-
-    def _shares(self, jobs: Sequence[Job], now: float, found: Forecast, reserve: bool = True) -> list[float]:
-        """The same, of what was forecast."""
-        first_s, ends_s = found.first_s, found.ends_s
-        lead_s = np.array([now - job.first if job.first is not None else 0.0 for job in jobs])
-        ahead_s = np.where([job.first is not None for job in jobs], ends_s, ends_s - first_s)
-        if reserve:
-            noise_s = DEVIATIONS * self.pace.noise * np.sqrt(ends_s / np.maximum(1.0, found.steps))
-            first_s, ends_s, ahead_s = (
-                each * self.reserve + np.hypot(noise_s * np.sqrt(each), DEVIATIONS * found.doubt * each)
-                for each in (first_s, ends_s, ahead_s)
-            )
-        limits = np.array([limits_of(job) for job in jobs])
-        age_s = now - limits[:, 3]
-        shares = ((age_s + first_s) / limits[:, 0], (lead_s + ahead_s) / limits[:, 1], (age_s + ends_s) / limits[:, 2])
-        return np.maximum.reduce(shares).tolist()
 
     def _note_client(self, client: str, now: float) -> None:
         """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""
@@ -547,20 +444,6 @@ def most_of(terms: Terms) -> float:
     if terms.patient:
         return BATCH_SHARE
     return IN_TURN if terms.returns else 1.0
-
-
-def limits_of(job: Job) -> tuple[float, float, float, float]:
-    """Seconds to the first piece, for the pieces after it, and for all of it, and when they begin."""
-    terms = job.terms
-    if terms.patient or not terms.promised:
-        return math.inf, math.inf, terms.whole() if terms.promised else math.inf, job.came
-    first_s = terms.first_s if job.first is None else math.inf
-    return first_s, (job.work.steps - 1) * terms.piece_s if job.work.steps > 1 else math.inf, terms.whole(), job.came
-
-
-def job_of(work: Work, terms: Terms, now: float) -> Job:
-    """A request that is not inside."""
-    return Job(work, terms, now - terms.waited_s - terms.overhead_s, math.inf, read=work.read)
 
 
 def is_late(job: Job, now: float) -> bool:

@@ -108,19 +108,31 @@ class Stepwise:
     def _read(self, left: Left, reads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """For each: the steps at which its reading begins and ends, at which its last piece is out, and how much of it
         is read in a step. Those who write leave less of the budget to read."""
-        begins, first = left.start.copy(), left.start.copy()
-        ends, chunks = np.ceil(first) + np.maximum(0.0, left.steps), np.zeros(len(first))
-        written = ~reads
+        # Lists, because numpy takes longer for single numbers.
+        start, steps, width, to_read = (each.tolist() for each in (left.start, left.steps, left.width, left.read))
+        begins, first, chunks = list(start), list(start), [0.0] * len(start)
+        ends = [math.ceil(at) + max(0.0, left_of) for at, left_of in zip(start, steps, strict=True)]
         free = [0.0] * self.readers  # the step at which each place of a reader is free
-        for index in np.flatnonzero(reads):
-            begin = begins[index] = max(heapq.heappop(free), float(left.start[index]))
-            writing = float(left.width[written & (first <= begin) & (begin < ends)].sum())
-            chunks[index] = max(1.0, min(self.chunk, (self.budget - writing) / self.readers))
-            first[index] = begin + left.read[index] / chunks[index]
-            ends[index] = math.ceil(first[index]) + max(0.0, left.steps[index] - 1)
-            written[index] = True
-            heapq.heappush(free, float(first[index]))
-        return begins, first, ends, chunks
+        # Who writes, by when it ends, and who will, by when it begins. Nobody begins to be read before one that came
+        # earlier, so each is passed once.
+        writing = [(ends[index], width[index]) for index in np.flatnonzero(~reads).tolist()]
+        written = sum(each for _, each in writing)
+        heapq.heapify(writing)
+        coming: list[tuple[float, float, float]] = []
+        for index in np.flatnonzero(reads).tolist():
+            begin = begins[index] = max(heapq.heappop(free), start[index])
+            while coming and coming[0][0] <= begin:
+                _, end, each = heapq.heappop(coming)
+                heapq.heappush(writing, (end, each))
+                written += each
+            while writing and writing[0][0] <= begin:
+                written -= heapq.heappop(writing)[1]
+            chunks[index] = max(1.0, min(self.chunk, (self.budget - written) / self.readers))
+            first[index] = begin + to_read[index] / chunks[index]
+            ends[index] = math.ceil(first[index]) + max(0.0, steps[index] - 1)
+            heapq.heappush(coming, (first[index], ends[index], width[index]))
+            heapq.heappush(free, first[index])
+        return np.array(begins), np.array(first), np.array(ends), np.array(chunks)
 
     def cost_s(self, pace: Pace, work: Work) -> float:
         reading = work.read * (pace.per_read + pace.base / (self.chunk * self.readers) / 2)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from deployments.servers.admission import Admission, Job
+from deployments.servers.admission import Admission
 from deployments.servers.batching import Batcher
 from deployments.servers.calls import NEWEST, Terms
 from deployments.servers.forecast import Batches, InTurn, Schedule, Stepwise
 from deployments.servers.lengths import Lengths
+from deployments.servers.outlook import Job
 from deployments.servers.pace import Pace, Work
 from models.errors import ServingError
 
@@ -166,7 +167,8 @@ class Replica:
         """What a real one does while it warms up."""
         machine = self.machine
         if machine.kind == "stepwise":
-            sizes = [(0, machine.chunk), (0, machine.chunk), (1, 0), (1, 0), (6, 0), (6, 0), (4, machine.chunk / 2)]
+            # A prompt and an answer of eight pieces, then six side by side: see chat.py.
+            sizes = [(0, machine.chunk), (0, machine.chunk), *[(1, 0)] * 7, (4, machine.chunk / 2), *[(6, 0)] * 7]
         elif machine.kind == "batches":
             sizes = [(32, 0), (32, 0), (16 * 32, 0), (16 * 32, 0)]
         else:

@@ -350,13 +350,13 @@ def test_what_was_done_is_not_to_be_done_again():
             admission.did(0.1, 1, 1, 0, step / 10)
             if shows and step:
                 admission.wrote(job, 1, step / 10)
-    assert seen.inside_s() == pytest.approx(hidden.inside_s(), rel=0.1)
-    assert hidden.inside_s() < 0.7 * hidden.cost_s(Work(128, 50))
+    assert seen.inside_s(2.0) == pytest.approx(hidden.inside_s(2.0), rel=0.1)
+    assert hidden.inside_s(2.0) < 0.7 * hidden.cost_s(Work(128, 50))
     in_batches = made(Batches(64, 512), (0.01, 0.001, 0.0))
     job = in_batches.enter(Work(steps=3000, items=100), terms, 0.0)
-    whole_s = in_batches.inside_s()
+    whole_s = in_batches.inside_s(2.0)
     job.left = lambda: (25, 0)
-    assert in_batches.inside_s() == pytest.approx(whole_s / 4, rel=0.05)
+    assert in_batches.inside_s(2.0) == pytest.approx(whole_s / 4, rel=0.05)
 
 
 def test_those_who_are_done_and_have_not_left_take_no_time():
@@ -464,4 +464,4 @@ def test_whatever_happens_the_books_balance(events, schedule):
     assert admission.inside == jobs
     while jobs:
         admission.leave(jobs.pop(), now)
-    assert admission.inside_s() == 0
+    assert admission.inside_s(now) == 0

@@ -1,7 +1,6 @@
 """Admission on machines and with traffic that nobody tuned it for: it never collapses, whatever comes."""
 
 import math
-from typing import Any
 
 import pytest
 
@@ -80,22 +79,19 @@ def test_it_never_collapses_in_trouble(trouble):
     check_it_holds(drawn(seed, 1))
 
 
-def known(seed: int, why: str) -> Any:
-    return pytest.param(seed, marks=pytest.mark.xfail(strict=True, reason=why))
-
-
-# The first forty are let in within four seconds, before it is known what forty side by side cost, and are a tenth late.
-FIRST = known(252, "a noisy machine, on which each answer slows the others down more than in proportion")
-
-
 @pytest.mark.matrix
-@pytest.mark.parametrize("seed", [*range(200, 252), FIRST, *range(253, 260)])
+@pytest.mark.parametrize("seed", range(200, 260))
 def test_it_never_collapses_at_length(seed):
     check_it_holds(drawn(seed, seed % 4))
 
 
+# A first piece is promised within two steps that read, so how far the engine is in its step decides. Who has even odds
+# is refused; a fixed number lets it in.
+EVEN_ODDS = pytest.param(314, marks=pytest.mark.xfail(strict=True, reason="a promise of two steps, and noise of 19 %"))
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize("seed", range(300, 330))
+@pytest.mark.parametrize("seed", [*range(300, 314), EVEN_ODDS, *range(315, 330)])
 def test_goodput_is_that_of_the_best_fixed_number_at_length(seed):
     for rate in (0.5, 1, 3, 10):
         check_as_good_as_the_best_fixed_number(seed, rate)

@@ -31,7 +31,10 @@ def in_the_project():
 
 @pytest.fixture(scope="module")
 def rendered():
-    return {name: render(overlay_of(name)) for name in NAMES}
+    every = {name: render(overlay_of(name)) for name in NAMES}
+    # The first search imports Serve and the deployments, which takes longer than the search: on no test's bill.
+    problems_of(every["gpu-prod"])
+    return every
 
 
 @pytest.fixture
