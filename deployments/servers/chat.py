@@ -118,6 +118,9 @@ class Server(EngineServer):
         messages, prompt = body.get("messages"), body.get("prompt")
         if messages is None and not isinstance(prompt, str):
             return
+        # A token has at least a byte, so most need no count, for which a busy engine would take its time.
+        if len(orjson.dumps(prompt if messages is None else messages)) + (limit_of(body) or 1) <= limit:
+            return
         found = await self.engine.tokenize(TokenizeRequest(text=prompt, messages=messages))
         if len(found.tokens) + (limit_of(body) or 1) > limit:
             raise too_long(limit, "messages" if prompt is None else "prompt", len(found.tokens))

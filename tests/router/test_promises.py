@@ -159,6 +159,25 @@ async def test_what_no_replica_could_keep_is_refused_for_good(http, chat, chat_m
     assert batch.status_code == 200
 
 
+async def test_only_what_may_be_too_long_for_the_model_is_counted_before_it_is_refused(http, chat, chat_model):
+    """A busy engine takes its time to count, and a refusal should not."""
+    counted, tokenize, limit = [], chat.engine.tokenize, chat.spec.limits.context_tokens
+
+    async def count(asked):
+        counted.append(asked)
+        return await tokenize(asked)
+
+    chat.engine.tokenize = count
+    paced(chat, per_read=0.1)
+    body = {"model": chat_model, "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 9}
+    assert (await http.post("/v1/chat/completions", json=body)).json()["error"]["code"] == "beyond_promise"
+    assert not counted
+    body["messages"][0]["content"] = "é" * limit  # two bytes each: it may be more tokens than characters
+    refused = await http.post("/v1/chat/completions", json=body)
+    assert len(counted) == 1
+    assert refused.json()["error"]["code"] in {"beyond_promise", "context_length_exceeded"}
+
+
 async def test_a_deadline_stops_what_takes_longer(http, embedding_model, embeddings):
     async def never(request):
         await asyncio.sleep(60)
