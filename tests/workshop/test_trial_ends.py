@@ -8,6 +8,7 @@ import pytest
 from patience import wait_until
 
 from models.catalog import load_catalog
+from models.specs import ModelSpec
 from workshop.evaluation import trial
 
 SPEC = load_catalog()["all-minilm-l6-v2"]
@@ -55,3 +56,10 @@ def test_nothing_of_a_trial_stays_that_could_not_be_loaded(worker, tmp_path):
     with pytest.raises(trial.TrialFailed, match="no such weights"):
         trial.Trial(SPEC, SPEC.variant(None), tmp_path)
     wait_until(lambda: is_over(child()), "what the variant had started to end")
+
+
+def test_a_model_may_be_named_with_its_variant():
+    """As one that is served beside its default is, and fetched and judged when it first starts."""
+    named = SPEC.at(next(name for name in SPEC.variants if name != SPEC.default_variant))
+    assert ModelSpec.model_validate(trial.as_json(named)).row == SPEC.row
+    assert ModelSpec.model_validate(trial.as_json(named)).reference_variant == SPEC.reference_variant

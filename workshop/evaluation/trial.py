@@ -157,7 +157,9 @@ def environment_of(variant: VariantSpec) -> dict[str, str]:
 
 
 def as_json(spec: ModelSpec | VariantSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json")
+    """In the form of a catalog row, in which a model has no name with a variant."""
+    named = {"id": spec.row} if isinstance(spec, ModelSpec) else {}
+    return {**spec.model_dump(mode="json"), **named}
 
 
 def highest_resident(pid: int) -> int:
