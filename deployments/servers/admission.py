@@ -295,11 +295,11 @@ class Admission:
         self._check_alone(work, terms, now)
         if not self.inside:
             return
+        outlook = self._outlook(now)
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
-            first_end_s = float(self._outlook(now).as_it_is.ends_s.min())
+            first_end_s = float(outlook.as_it_is.ends_s.min())
             raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
-        outlook = self._outlook(now)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
         if self._breaks(work, terms, outlook, allowed):
             seconds = self._room_in(work, terms, outlook, allowed)
