@@ -147,13 +147,23 @@ class Returns:
         self.due[int(turn.at)] += round(1000 * work_s)
 
     def _turn_in(self, work_s: float, room_s: float, rate: float, now: float) -> int:
-        """Whole seconds until the first second that still has room for the work, and has done what is due before."""
-        mine, earliest, left_s = self.share * work_s, max(SHORTEST_S, room_s), 0.0
+        """Whole seconds until the first second in which what was due before is done, and that has room for the work
+        before the next is due."""
+        mine, earliest = self.share * work_s, max(SHORTEST_S, room_s)
+        # What is not done of what was due in the seconds before, without mine and with it.
+        left_s, with_mine_s, found = 0.0, 0.0, None
         for seconds in range(-int(PATIENCE_S), LONGEST_S):
-            due_s = left_s + self.share * self.due[int(now + seconds)] / 1000
-            if seconds >= earliest and (not due_s or due_s + mine <= rate):
-                return seconds
-            left_s = max(0.0, due_s - rate)
+            due_s = self.share * self.due[int(now + seconds)] / 1000
+            if due_s and with_mine_s + due_s > rate:
+                found = None
+            before_s = left_s + due_s
+            if found is None and seconds >= earliest and (not before_s or before_s + mine <= rate):
+                found, with_mine_s = seconds, left_s + mine
+            if found is not None:
+                with_mine_s = max(0.0, with_mine_s + due_s - rate)
+                if not with_mine_s:
+                    return found
+            left_s = max(0.0, before_s - rate)
         return LONGEST_S
 
     def pending_s(self, now: float) -> float:

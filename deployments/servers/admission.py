@@ -35,7 +35,8 @@ DELAYED = 1.01
 LATE, LOST = 1.5, 2.0
 # The share of each limit that may be used up by letting batch jobs in.
 BATCH_SHARE = 0.6
-# And by letting in those who come when they were told to: another refusal would be worse than some risk.
+# And by letting in those who come when they were told to. For them another refusal would be worse than some risk, so of
+# their own limits they may use up so much without the reserve.
 IN_TURN = 1.15
 # Of those who are expected to come in their turn about now, for so many a place is kept beside those that become free
 # meanwhile.
@@ -310,7 +311,7 @@ class Admission:
         """Raises BeyondPromise if the promise cannot be kept even alone."""
         found = self.alone(work)
         takes, limit, who = self._beyond(found, terms)
-        if takes <= limit:
+        if takes <= limit * (IN_TURN if terms.returns else 1.0):
             return
         # The replica may have become faster, and nothing that it does would show it.
         if not self.inside and now - self.learnt_at > found.whole_s:
@@ -373,9 +374,10 @@ class Admission:
         newcomers, following = self._newcomers(work, terms, now), self._next(terms, now)
         found = outlook.beside([*newcomers, *following], start)
         used = outlook.shares(found)
+        own = outlook.shares(found, reserve=False) if terms.returns else used
         if following and found.first_s[count + len(newcomers) - 1] * self.streams.now(now) < LIKELY:
-            used.pop()  # the newcomer will hardly be in its way
-        if any(share > most for share in used[count:]):
+            own = own[:-1]  # the newcomer will hardly be in its way
+        if any(share > most for share in own[count:]):
             return True
         # Nobody inside may use up less, and few use up more.
         return max(used[:count], default=0.0) > most and any(map(operator.gt, used, allowed()))

@@ -43,6 +43,18 @@ def test_no_second_gets_more_than_a_replica_does_in_it():
     assert told(table, b"small", work_s=USED / 4) == 1
 
 
+def test_nobody_gets_a_turn_that_is_not_over_when_the_next_one_is_due():
+    """Six seconds of work are due in ten seconds, and one second of it is done in a second. Before that is time for two
+    seconds of work, but not for eight."""
+    table = all_come()
+    rate = 1 / USED
+    assert told(table, bytes([1]), work_s=6.0, room_s=10.0, rate=rate) == 10
+    assert told(table, bytes([2]), work_s=8.0, room_s=3.0, rate=rate) == 16
+    assert told(table, bytes([3]), work_s=2.0, room_s=3.0, rate=rate) == 3
+    assert told(table, bytes([4]), work_s=5.0, room_s=3.0, rate=rate) == 5
+    assert told(table, bytes([5]), work_s=0.5, room_s=3.0, rate=rate) == 24
+
+
 def test_what_is_not_expected_back_holds_nobody_up():
     table = Returns(share=0.05)
     assert [told(table, bytes([number]), work_s=2.0) for number in range(5)] == [1] * 5
