@@ -130,12 +130,14 @@ class TooBusy(RateLimited):
     Attributes:
         work_s: replica-seconds that it would have taken. rate: that the replica does in a second.
         room_s: seconds until there is room.
+        alone: the share of its promise that it takes if nobody else is there.
     """
 
     code = "too_busy"
     work_s = 0.0
     rate = 1.0
     room_s = 1.0
+    alone = 0.0
 
 
 class AtCapacity(TooBusy):

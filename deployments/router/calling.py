@@ -307,7 +307,7 @@ class Admission:
     async def _room_in_its_turn(self, busy: TooBusy) -> bool:
         """One that came when it was told to waits for room, if it can still be answered in time then."""
         terms = replace(self.calls.record.terms, waited_s=clock() - self.calls.record.arrived)
-        if not terms.returns or not worth_waiting(terms, busy.room_s):
+        if not terms.returns or not worth_waiting(terms, busy):
             return False
         with self.calls.services.waiting.enter(), self.returns.waits(busy.work_s):
             await asyncio.sleep(max(LEAST_WAIT_S, busy.room_s))
@@ -330,9 +330,8 @@ class Admission:
 
     def _refusal(self, busy: TooBusy, state: ModelState) -> TooBusy:
         replicas, growth = max(1, state.replicas), state.growth
-        seconds = self.returns.refused(
-            self._digest(), busy.work_s, busy.retry_after or 1.0, busy.rate * replicas, time.monotonic()
-        )
+        room_s, rate = busy.retry_after or 1.0, busy.rate * replicas
+        seconds = self.returns.refused(self._digest(), busy.work_s, room_s, rate, time.monotonic(), busy.alone)
         kind, why = TooBusy, ""
         if growth.at_most and not growth.growing:
             kind, why = AtCapacity, f" All {replicas} replicas that it may have are busy." if replicas > 1 else ""

@@ -472,11 +472,19 @@ class ServeDispatcher:
             if name not in self._handles:
                 # Made once and kept: a handle survives upgrades, and even the removal and return of its application.
                 self._handles[name] = DeploymentHandle("model", name)
-        self._states = states
+        before, self._states = self._states, states
+        self._connect(before)
         self._write_gauges(self._applications, facts)
         async with asyncio.timeout(LONGEST_LOOK_S):
             for key in stale(self._applications, facts):
                 await self._on_board(self.board.remove, key)
+
+    def _connect(self, before: Mapping[str, ModelState]) -> None:
+        """Make the first call of a replica before anybody waits for it: it opens a connection, and takes longer than a
+        refusal may."""
+        for name, state in self._states.items():
+            if state.state is State.READY and (name not in before or state.replicas > before[name].replicas):
+                self.wake(name)
 
     def _read_states(self) -> dict[str, ModelState]:
         """The states from the last look, without the replicas that were lost since."""

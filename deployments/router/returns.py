@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from deployments.servers.calls import Terms
+from models.errors import TooBusy
 
 # The share of refused requests that come again, before anything is known (most clients of the API do so by themselves),
 # and how much one moves it.
@@ -37,8 +38,9 @@ MOST = 20_000
 WAITS = 0.6
 # A request waits for a replica that starts if it is up before this share of what its promise leaves is over.
 WORTH_IT = 0.7
-# Of what replicas do in a second, how much is given to those who come again: full use has no room for chance.
-USED = 0.5
+# Of what replicas do in a second, how much is given to those who come again: full use has no room for chance. Who takes
+# more of its promise even alone finds room only where others use less, but so much is always given.
+USED, LEAST_USED = 0.5, 0.1
 
 
 @dataclass(slots=True)
@@ -115,16 +117,20 @@ class Returns:
         self.share += NEWEST * (1 - self.share)
         return turn
 
-    def refused(self, digest: bytes, work_s: float, room_s: float, rate: float, now: float) -> int:
+    def refused(  # noqa: PLR0917
+        self, digest: bytes, work_s: float, room_s: float, rate: float, now: float, alone: float = 0.0
+    ) -> int:
         """A request is refused. Returns the whole seconds after which it should come again.
 
         Args:
             work_s: replica-seconds that it takes.
             room_s: seconds until a replica has room for it, were it the only one that waits.
             rate: replica-seconds of work that are done in a second.
+            alone: the share of its promise that it takes if nobody else is there.
         """
         self.forget(now)
-        seconds = self._turn_in(work_s, room_s, USED * rate, now)
+        used = max(LEAST_USED, min(USED, 1 - alone))
+        seconds = self._turn_in(work_s, room_s, used * rate, now)
         self._expect(digest, seconds, work_s, now, mine=True)
         self.news.append(Notice(digest, seconds, work_s))
         return seconds
@@ -213,6 +219,7 @@ def in_time(turn: Turn, now: float) -> bool:
     return now >= turn.at - EARLY_S
 
 
-def worth_waiting(terms: Terms, room_s: float) -> bool:
-    """Whether one that came in its turn and finds no room waits for it."""
-    return terms.waited_s + room_s <= WAITS * min(terms.first_s, terms.whole())
+def worth_waiting(terms: Terms, busy: TooBusy) -> bool:
+    """Whether one that came in its turn and finds no room waits for it: if it can be answered in time then."""
+    longest_s = min(WAITS, 1 - busy.alone) * min(terms.first_s, terms.whole())
+    return terms.waited_s + busy.room_s <= longest_s

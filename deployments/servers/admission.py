@@ -172,7 +172,7 @@ class Admission:
             self.told[terms.router] = (terms.told_s, now)
         if terms.promised and not terms.sure:
             try:
-                self._check(work, terms, cost_s, now)
+                self._check(work, terms, now)
             except BeyondPromise:
                 self.hopeless += 1
                 raise
@@ -270,7 +270,7 @@ class Admission:
         refused: ServingError | None = None
         try:
             if terms.promised:
-                self._check(work, terms, 0.0, now)
+                self._check(work, terms, now)
         except (TooBusy, BeyondPromise) as error:
             refused = error
         known = self.pace.known
@@ -288,24 +288,24 @@ class Admission:
 
     # How it is decided.
 
-    def _check(self, work: Work, terms: Terms, cost_s: float, now: float) -> None:
+    def _check(self, work: Work, terms: Terms, now: float) -> None:
         if not self.pace.known:
             if len(self.inside) >= 2 * self.good:
-                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, cost_s, now)
+                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, work, terms, now)
             return
         self._check_alone(work, terms, now)
-        if not self.inside:
+        if not self.inside and not self._expected(work, terms):
             return
         outlook = self._outlook(now)
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
-            first_end_s = float(outlook.as_it_is.ends_s.min())
-            raise self._busy("writes as many answers at once as it can.", first_end_s, cost_s, now)
+            first_end_s = float(outlook.as_it_is.ends_s.min()) if self.inside else SHORTEST_S
+            raise self._busy("writes as many answers at once as it can.", first_end_s, work, terms, now)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
         if self._breaks(work, terms, outlook, allowed):
             seconds = self._room_in(work, terms, outlook, allowed)
-            raise self._busy("serves as many requests as it can answer in time.", seconds, cost_s, now)
-        self._check_share(work, terms, cost_s, outlook)
+            raise self._busy("serves as many requests as it can answer in time.", seconds, work, terms, now)
+        self._check_share(work, terms, outlook)
 
     def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
         """Raises BeyondPromise if the promise cannot be kept even alone."""
@@ -339,7 +339,7 @@ class Admission:
         since_s = max(0.0, now - self.progress_at) if self.inside else 0.0
         return Outlook(self.inside, self.pace, self.schedule, self.reserve, self.steps, since_s, now)
 
-    def _check_share(self, work: Work, terms: Terms, cost_s: float, outlook: Outlook) -> None:
+    def _check_share(self, work: Work, terms: Terms, outlook: Outlook) -> None:
         """Raises TooBusy if a client has its share of a busy replica already: if there were no room for this request,
         did everybody who asks have as much inside."""
         inside = [job for job in self.inside if job.terms.client == terms.client]
@@ -354,13 +354,17 @@ class Admission:
         each = [*inside, newcomer]
         everybody = outlook.without_others(each, min(sharers, math.ceil(MOST_SHARED / len(each))))
         if outlook.shares(everybody)[-1] > most_of(terms):
-            raise self._busy("is busy, and your address has its share of it already.", SHORTEST_S, cost_s, outlook.now)
+            why = "is busy, and your address has its share of it already."
+            raise self._busy(why, SHORTEST_S, work, terms, outlook.now)
 
-    def _busy(self, why: str, seconds: float, cost_s: float, now: float) -> TooBusy:
+    def _busy(self, why: str, seconds: float, work: Work, terms: Terms, now: float) -> TooBusy:
         """The refusal, with the seconds until there is room."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
         # Fully used it does one second's work in a second, or more where its steps are fuller than was thought.
-        error.work_s, error.rate, error.room_s = cost_s, max(1.0, self.done.now(now)), seconds
+        error.work_s, error.rate, error.room_s = self.cost_s(work), max(1.0, self.done.now(now)), seconds
+        if self.pace.known:
+            takes, limit, _ = self._beyond(self.alone(work), terms)
+            error.alone = takes / limit
         return error
 
     def _breaks(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed, start: float = 0.0) -> bool:
@@ -418,6 +422,8 @@ class Admission:
 
     def _room_in(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed) -> float:
         """Seconds until there is room for a request like this."""
+        if not self.inside:
+            return SHORTEST_S
         found = outlook.as_it_is
         ends_s, steps, order = found.ends_s, found.steps, np.argsort(found.ends_s)
 

@@ -142,7 +142,7 @@ def test_those_whose_promise_is_hardly_long_enough_are_let_in_too(rate, routers)
         _, times, found_room = crowd(code, rate, share=1.0, seconds=60.0, routers=routers)
         came, let_in = came + times, let_in + found_room
     assert came > 60
-    assert let_in >= 0.75 * came
+    assert let_in >= 0.8 * came
 
 
 @pytest.mark.parametrize(("rate", "share"), [(2, 0.5), (4, 1.0)])

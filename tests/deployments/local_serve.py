@@ -95,6 +95,11 @@ class Application:
         self.called: list[str] = []
         self.changed = asyncio.Event()
 
+    @property
+    def asked(self) -> list[str]:
+        """What was called for a request."""
+        return [method for method in self.called if method != "wake"]
+
     def add(self, server: Any) -> Replica:
         replica = Replica(f"{self.name}-{next(NUMBERS)}", server)
         server.replica, server.end_process = replica.name, lambda: replica.die(self)

@@ -224,7 +224,7 @@ async def test_a_request_whose_replica_dies_before_its_first_word_is_made_again(
         first.die(application)
         answered = await answer
     assert answered.status_code == 200
-    assert len(application.called) == 2
+    assert len(application.asked) == 2
     if kind != "embeddings":
         assert words(answered) == "one two three"
         assert (first.server.engine.tokens_made, second.server.engine.tokens_made) == (1, 3)
@@ -241,7 +241,7 @@ async def test_a_request_that_loses_two_replicas_is_an_honest_503(serve, kind):
         answered = await answer
     assert (answered.status_code, code_of(answered)) == (503, "replica_lost")
     assert answered.headers["retry-after"] == "2"
-    assert len(application.called) == 2
+    assert len(application.asked) == 2
 
 
 async def test_a_stream_that_loses_its_replica_ends_in_an_error_and_begins_no_second_time(serve):
@@ -253,7 +253,7 @@ async def test_a_stream_that_loses_its_replica_ends_in_an_error_and_begins_no_se
         answered = await answer
     assert answered.status_code == 200
     assert (words(answered), code_of(answered)) == ("one two", "replica_lost")
-    assert len(application.called) == 1
+    assert len(application.asked) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,7 +267,7 @@ async def test_both_tries_together_have_one_deadline(serve, kind):
         assert code_of(await answer) == "deadline_exceeded"
         assert now() - began == pytest.approx(10)
         await asyncio.sleep(0)
-    assert (answer.result().status_code, len(application.called)) == (504, 2)
+    assert (answer.result().status_code, len(application.asked)) == (504, 2)
     assert not application.replicas[0].calls
 
 
@@ -287,12 +287,13 @@ async def test_other_errors_of_a_call_are_told_as_what_they_are(*, serve, caplog
     async def fails(call):
         raise error
 
-    application.place = fails
     async with http_of(await serve.router()) as http:
+        await asyncio.sleep(1)  # it has made its first call
+        application.place = fails
         answer = await ask_for(http, kind)
     assert (answer.status_code, code_of(answer)) == (status, code)
     assert ("is being replaced" in answer.text) == isinstance(error, DeploymentUnavailableError)
-    assert len(application.called) == tries
+    assert len(application.asked) == tries
     assert CANARY not in answer.text + caplog.text
 
 
@@ -329,6 +330,18 @@ async def test_who_waits_for_a_model_that_sleeps_is_counted_until_it_stops_waiti
             one.cancel()
         await asyncio.sleep(1)
         assert application.waiting == 1
+
+
+async def test_a_router_calls_each_replica_that_comes_before_anybody_asks(serve):
+    """The first call opens a connection, and who is refused should not wait for that."""
+    application = serve.deploy(CHAT)
+    application.add(await slow_chat())
+    await serve.router(discovery_interval_s=0.1)
+    await asyncio.sleep(1)
+    assert application.called == ["wake"]
+    application.add(await slow_chat())
+    await asyncio.sleep(1)
+    assert application.called == ["wake", "wake"]
 
 
 async def test_what_runs_is_learnt_again_after_any_answer_of_the_controller(serve):

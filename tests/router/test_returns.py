@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.router import returns
-from deployments.router.returns import LONGEST_S, SHARE, USED, Returns, in_time
+from deployments.router.returns import LONGEST_S, SHARE, USED, Returns, in_time, worth_waiting
+from deployments.servers.calls import Terms
+from models.errors import TooBusy
 
 ONE, OTHER = b"one", b"other"
 
@@ -53,6 +55,23 @@ def test_nobody_gets_a_turn_that_is_not_over_when_the_next_one_is_due():
     assert told(table, bytes([3]), work_s=2.0, room_s=3.0, rate=rate) == 3
     assert told(table, bytes([4]), work_s=5.0, room_s=3.0, rate=rate) == 5
     assert told(table, bytes([5]), work_s=0.5, room_s=3.0, rate=rate) == 24
+
+
+@pytest.mark.parametrize(("alone", "second"), [(0.3, 5), (0.5, 5), (0.75, 9), (0.95, 21), (1.1, 21)])
+def test_who_hardly_finds_room_has_its_turn_where_less_is_done(alone, second):
+    """The first takes two seconds, of which half a second is done in a second, or as much as it leaves to others."""
+    table = all_come()
+    assert table.refused(ONE, 2.0, 0.0, 1.0, 0.0, alone) == 1
+    assert table.refused(OTHER, 2.0, 0.0, 1.0, 0.0, alone) == second
+
+
+@pytest.mark.parametrize(
+    ("alone", "room_s", "waits"), [(0.1, 0.5, True), (0.1, 0.7, False), (0.8, 0.1, True), (0.8, 0.2, False)]
+)
+def test_who_comes_in_its_turn_waits_only_if_it_can_be_answered_in_time_then(alone, room_s, waits):
+    busy = TooBusy("is busy", None, 1.0)
+    busy.alone, busy.room_s = alone, room_s
+    assert worth_waiting(Terms(first_s=1.0, whole_s=60.0, waited_s=0.05), busy) is waits
 
 
 def test_what_is_not_expected_back_holds_nobody_up():
