@@ -63,8 +63,9 @@ async def test_a_stream_of_a_replica_that_is_stopped_ends_with_an_error(serve):
 async def test_others_go_on_beside_a_replica_that_is_stopped(serve):
     application = serve.deploy(EMBEDDINGS, await slow_embeddings(0.1), await slow_embeddings(0.1), places=1)
     first, _ = application.replicas
-    first.goes_on.clear()
     async with http_of(await serve.router()) as http:
+        await asyncio.sleep(1)  # it has made its first call
+        first.goes_on.clear()
         one, *others = [asyncio.create_task(embed(http, f"{number}")) for number in range(4)]
         assert {(await other).status_code for other in others} == {200}
         assert not one.done()
