@@ -408,9 +408,10 @@ class Admission:
         return [*jobs, job_of(work, terms, now)]
 
     def _expected(self, work: Work, terms: Terms) -> float:
-        """How many like this one are expected to come in their turn about now, and go before it."""
-        cost_s = self.cost_s(work)
-        return min(100.0, terms.ahead_s / cost_s) if terms.ahead_s > 0 and not terms.returns and cost_s > 0 else 0.0
+        """How many like this one are expected to come in their turn about now, and go before it. As long as nobody is
+        inside, not more than one: what is small is in nobody's way then."""
+        cost_s, most = self.cost_s(work), 100.0 if self.inside else 1.0
+        return min(most, terms.ahead_s / cost_s) if terms.ahead_s > 0 and not terms.returns and cost_s > 0 else 0.0
 
     def _next(self, terms: Terms, now: float) -> list[Job]:
         """Behind one who may wait long stands the next one who may not: else the former would fill the queue, and the

@@ -81,7 +81,7 @@ def test_a_long_prompt_that_would_make_streams_stutter_is_refused_and_a_short_on
     admission.enter(SHORT, patient_reader, 0.0)
 
 
-def test_an_idle_replica_is_kept_for_one_that_is_due_and_needs_all_of_it():
+def test_an_idle_replica_is_kept_for_one_that_is_due_if_both_together_do_not_fit():
     """Else somebody who came by chance a moment earlier would have its place."""
     admission, long = made(), Work(1000, 20)
     terms = Terms(first_s=admission.alone(long).first_s / 0.8, ahead_s=admission.cost_s(long))
@@ -90,7 +90,7 @@ def test_an_idle_replica_is_kept_for_one_that_is_due_and_needs_all_of_it():
     assert caught.value.room_s == 1
     assert caught.value.alone == pytest.approx(0.8)
     admission.enter(long, replace(terms, returns=True), 0.0)
-    made().enter(Work(200, 20), replace(terms, ahead_s=0.1 * terms.ahead_s), 0.0)
+    made().enter(SHORT, terms, 0.0)  # which is in nobody's way
 
 
 def test_who_would_be_late_anyway_keeps_nobody_out():
