@@ -90,7 +90,8 @@ def test_an_idle_replica_is_kept_for_one_that_is_due_if_both_together_do_not_fit
     assert caught.value.room_s == 1
     assert caught.value.alone == pytest.approx(0.8)
     admission.enter(long, replace(terms, returns=True), 0.0)
-    made().enter(SHORT, replace(terms, ahead_s=5 * terms.ahead_s), 0.0)  # which is in nobody's way
+    # What is small is in nobody's way, however much is due.
+    made(replace(STEPWISE, most=4)).enter(SHORT, replace(terms, ahead_s=5 * terms.ahead_s), 0.0)
 
 
 def test_who_would_be_late_anyway_keeps_nobody_out():
