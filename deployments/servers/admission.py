@@ -294,11 +294,12 @@ class Admission:
                 raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, work, terms, now)
             return
         self._check_alone(work, terms, now)
-        if not self.inside and not self._expected(work, terms):
+        expected = self._expected(work, terms)
+        if not self.inside and not expected:
             return
         outlook = self._outlook(now)
         taken = sum(job.work.width for job in self.inside)
-        if taken + work.width * (1 + PLACES * self._expected(work, terms)) > self.schedule.most:
+        if taken + work.width * (1 + PLACES * expected) > self.schedule.most:
             first_end_s = float(outlook.as_it_is.ends_s.min()) if self.inside else SHORTEST_S
             raise self._busy("writes as many answers at once as it can.", first_end_s, work, terms, now)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
