@@ -17,10 +17,8 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from deployments.servers.calls import Estimate, Terms, Times
-from deployments.servers.forecast import Left, Schedule
+from deployments.servers.forecast import Ends, Left, Schedule
 from deployments.servers.outlook import Job, Outlook, job_of
 from deployments.servers.pace import Pace, Work
 from models.errors import BeyondPromise, ServingError, TooBusy
@@ -226,7 +224,7 @@ class Admission:
     def times(self, work: Work, terms: Terms, now: float) -> Times:
         """What a request could expect now, if others come as they do now."""
         found = self._outlook(now).beside(self._newcomers(work, terms, now))
-        first_s, end_s = float(found.first_s[-1]), float(found.ends_s[-1])
+        first_s, end_s, _ = found.ends[-1]
         return times(work, first_s, end_s + self._later_s(work, end_s - first_s, now))
 
     def _later_s(self, work: Work, rest_s: float, now: float) -> float:
@@ -243,9 +241,10 @@ class Admission:
         Args:
             pace: None for that of now.
         """
-        left = Left(*np.array([[work.read, work.steps, work.width, work.items, 0.0, 0.0]]).T)
-        first_s, ends_s, _ = self.schedule.times(pace or self.pace, left)
-        return times(work, float(first_s[0]), float(ends_s[0]))
+        [(first_s, end_s, _)] = self.schedule.times(
+            pace or self.pace, [Left(work.read, work.steps, work.width, work.items)]
+        )
+        return times(work, first_s, end_s)
 
     def inside_s(self, now: float) -> float:
         """Replica-seconds of work inside."""
@@ -300,7 +299,7 @@ class Admission:
         outlook = self._outlook(now)
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * expected) > self.schedule.most:
-            first_end_s = float(outlook.as_it_is.ends_s.min()) if self.inside else SHORTEST_S
+            first_end_s = min((ends.end_s for ends in outlook.as_it_is.ends), default=SHORTEST_S)
             raise self._busy("writes as many answers at once as it can.", first_end_s, work, terms, now)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
         if self._breaks(work, terms, outlook, allowed):
@@ -380,7 +379,7 @@ class Admission:
         found = outlook.beside([*newcomers, *following], start)
         used = outlook.shares(found)
         own = outlook.shares(found, reserve=False) if terms.returns else used
-        if following and found.first_s[count + len(newcomers) - 1] * self.streams.now(now) < LIKELY:
+        if following and found.ends[count + len(newcomers) - 1].first_s * self.streams.now(now) < LIKELY:
             own = own[:-1]  # the newcomer will hardly be in its way
         if any(share > most for share in own[count:]):
             return True
@@ -426,16 +425,14 @@ class Admission:
         """Seconds until there is room for a request like this."""
         if not self.inside:
             return SHORTEST_S
-        found = outlook.as_it_is
-        ends_s, steps, order = found.ends_s, found.steps, np.argsort(found.ends_s)
+        ends = sorted(outlook.as_it_is.ends, key=lambda one: one.end_s)
 
-        def fits(index: int) -> bool:
-            then = replace(terms, waited_s=-float(ends_s[index]))
-            return not self._breaks(work, then, outlook, allowed, float(steps[index]))
+        def fits(one: Ends) -> bool:
+            then = replace(terms, waited_s=-one.end_s)
+            return not self._breaks(work, then, outlook, allowed, one.steps)
 
         # The later, the more room.
-        place = bisect.bisect_left(order, True, hi=len(order) - 1, key=fits)
-        return float(ends_s[order[place]])
+        return ends[bisect.bisect_left(ends, True, hi=len(ends) - 1, key=fits)].end_s
 
     def _note_client(self, client: str, now: float) -> None:
         """Forget clients that have not asked for ACTIVE_S, so that many cost neither memory nor time."""

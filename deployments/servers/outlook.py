@@ -7,11 +7,10 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 from deployments.servers.calls import Terms
-from deployments.servers.forecast import Left, Schedule
+from deployments.servers.forecast import Ends, Left, Schedule
 from deployments.servers.pace import Pace, Work
 
 # What is predicted, times a reserve, and so many standard deviations of it must be within the promise: of the noise of
@@ -61,26 +60,32 @@ def job_of(work: Work, terms: Terms, now: float) -> Job:
     return Job(work, terms, now - terms.waited_s - terms.overhead_s, math.inf, read=work.read)
 
 
+class Row(NamedTuple):
+    """What is known of a request: what it has left, its three limits, when it came, and when its first piece was out;
+    None before."""
+
+    left: Left
+    limits: tuple[float, float, float]
+    came: float
+    first: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """When each of several requests will have its answer, in seconds from now.
+    """When each of several requests will have its answer.
 
     Attributes:
-        rows: what is known of each; see Outlook.
-        first_s, ends_s: the first and the last piece of each. steps: in how many steps of the engine the last is out.
+        rows: what is known of each. ends: of each.
         doubt: standard deviation of these times by what is not known of the pace, as a share of them.
     """
 
-    rows: np.ndarray
-    first_s: np.ndarray
-    ends_s: np.ndarray
-    steps: np.ndarray
+    rows: list[Row]
+    ends: list[Ends]
     doubt: float
 
 
 class Outlook:
-    """What is known of those inside is put into rows once, for all that is asked about a moment: read, steps, width,
-    items and items under way that it has left, its three limits, when it came, and when its first piece was out.
+    """What is known of those inside is put into rows once, for all that is asked about a moment.
 
     Args:
         inside: in the order in which they came.
@@ -101,12 +106,12 @@ class Outlook:
     ):
         self.pace, self.schedule, self.reserve = pace, schedule, reserve
         self.steps, self.since_s, self.now = steps, since_s, now
-        self.rows = self._rows(inside)
+        self.rows = [self._row(job) for job in inside]
 
     @functools.cached_property
     def as_it_is(self) -> Forecast:
         """For those inside, if nobody comes."""
-        return self._forecast(self.rows, 0.0)
+        return self._forecast(self.rows)
 
     def beside(self, newcomers: Iterable[Job], start: float = 0.0) -> Forecast:
         """For those inside, and after them some who would come.
@@ -114,41 +119,46 @@ class Outlook:
         Args:
             start: the engine's step at which newcomers begin.
         """
-        return self._forecast(np.concatenate((self.rows, self._rows(newcomers))), start)
+        return self._forecast(self.rows + [self._row(job, start) for job in newcomers])
 
     def without_others(self, jobs: Iterable[Job], times: int = 1) -> Forecast:
         """For these and nobody else, each of them so many times."""
-        return self._forecast(np.tile(self._rows(jobs), (times, 1)), 0.0)
+        return self._forecast([self._row(job) for job in jobs] * times)
 
     def shares(self, found: Forecast, reserve: bool = True) -> list[float]:
         """The largest share of a limit that each uses up."""
-        first_s, ends_s = found.first_s, found.ends_s
-        first_limit, pieces_limit, whole_limit, came, first = found.rows[:, 5:].T
-        lead_s = np.where(np.isnan(first), 0.0, self.now - first)
-        ahead_s = np.where(np.isnan(first), ends_s - first_s, ends_s)
-        if reserve:
-            noise_s = DEVIATIONS * self.pace.noise * np.sqrt(ends_s / np.maximum(1.0, found.steps))
-            first_s, ends_s, ahead_s = (
-                each * self.reserve + np.hypot(noise_s * np.sqrt(each), DEVIATIONS * found.doubt * each)
-                for each in (first_s, ends_s, ahead_s)
-            )
-        age_s = self.now - came
-        shares = ((age_s + first_s) / first_limit, (lead_s + ahead_s) / pieces_limit, (age_s + ends_s) / whole_limit)
-        return np.maximum.reduce(shares).tolist()
+        grown, noise, doubt = (self.reserve, self.pace.noise, found.doubt) if reserve else (1.0, 0.0, 0.0)
+        return [
+            self._share(row, ends, grown, DEVIATIONS * noise, DEVIATIONS * doubt)
+            for row, ends in zip(found.rows, found.ends, strict=True)
+        ]
+
+    def _share(self, row: Row, ends: Ends, grown: float, noise: float, doubt: float) -> float:
+        """
+        Args:
+            grown: what is predicted counts so many times. noise, doubt: and so many deviations of it are added: of
+                one step, and of all, as shares.
+        """
+        first_s, end_s, steps = ends
+        noise_s = noise * math.sqrt(end_s / max(1.0, steps))
+        age_s = self.now - row.came
+        lead_s, ahead_s = (0.0, end_s - first_s) if row.first is None else (self.now - row.first, end_s)
+        most = 0.0
+        for over_s, seconds, limit in zip((age_s, lead_s, age_s), (first_s, ahead_s, end_s), row.limits, strict=True):
+            if limit < math.inf:
+                doubt_s = math.hypot(noise_s * math.sqrt(seconds), doubt * seconds)
+                most = max(most, (over_s + seconds * grown + doubt_s) / limit)
+        return most
 
     def left_s(self) -> float:
         """Replica-seconds of work inside."""
         return sum(
-            self.schedule.cost_s(self.pace, Work(read, steps, width, items + taken))
-            for read, steps, width, items, taken in self.rows[:, :5].tolist()
+            self.schedule.cost_s(self.pace, Work(left.read, left.steps, left.width, left.items + left.taken))
+            for left, *_ in self.rows
         )
 
-    def _rows(self, jobs: Iterable[Job]) -> np.ndarray:
-        nan = math.nan
-        rows = [
-            (*self._left_of(job), *limits_of(job), job.came, nan if job.first is None else job.first) for job in jobs
-        ]
-        return np.array(rows, dtype=float).reshape(len(rows), 10)
+    def _row(self, job: Job, start: float = 0.0) -> Row:
+        return Row(Left(*self._left_of(job), start), limits_of(job), job.came, job.first)
 
     def _left_of(self, job: Job) -> tuple[float, float, float, int, int]:
         work = job.work
@@ -164,19 +174,19 @@ class Outlook:
         # It is not read before its first piece is out.
         return max(job.read, 1e-6), job.steps, work.width, work.items, 0
 
-    def _forecast(self, rows: np.ndarray, start: float) -> Forecast:
-        starts = np.zeros((len(rows), 1))
-        starts[len(self.rows) :] = start
-        left = Left(*np.hstack((rows[:, :5], starts)).T, since_s=self.since_s)
-        first_s, ends_s, steps = self.schedule.times(self.pace, left)
-        late = self._overdue(left)
-        doubt = self.pace.doubt(float(steps.max()), float(left.width @ left.steps), float(left.read.sum()))
-        return Forecast(rows, first_s + late, ends_s + late, steps, min(MOST_DOUBT, doubt))
+    def _forecast(self, rows: list[Row]) -> Forecast:
+        left = [row.left for row in rows]
+        ends = self.schedule.times(self.pace, left, self.since_s)
+        if late_s := self._overdue(left):
+            ends = [Ends(first_s + late_s, end_s + late_s, steps) for first_s, end_s, steps in ends]
+        written, read = sum(one.width * one.steps for one in left), sum(one.read for one in left)
+        doubt = self.pace.doubt(max(one.steps for one in ends), written, read)
+        return Forecast(rows, ends, min(MOST_DOUBT, doubt))
 
-    def _overdue(self, left: Left) -> float:
+    def _overdue(self, left: list[Left]) -> float:
         """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
         will wait. What is not answered teaches, too."""
-        if not len(self.rows):
+        if not self.rows:
             return 0.0
         return max(0.0, self.since_s - 3 * self.schedule.longest_step_s(self.pace, left))
 

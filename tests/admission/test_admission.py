@@ -214,7 +214,7 @@ def test_of_many_clients_with_much_inside_a_share_costs_little_to_compute(monkey
         admission.leave(admission.enter(SHORT, replace(terms, client=str(name)), 0.0), 0.0)
     times = Stepwise.times
     monkeypatch.setattr(
-        Stepwise, "times", lambda self, pace, left: sizes.append(len(left.read)) or times(self, pace, left)
+        Stepwise, "times", lambda self, pace, left, *since: sizes.append(len(left)) or times(self, pace, left, *since)
     )
     jobs, error = fill(admission, terms)
     assert "share" in error.message
