@@ -2,7 +2,8 @@
 
 The same traffic, an open loop, goes to the starter cluster several times: to the server with promises (`medley`), and
 to the server without them behind a client that limits the number of requests under way: at the best fixed number, which
-is searched, by Netflix's gradient2 and by Envoy's adaptive concurrency. A request is good if it keeps every limit that
+is searched, by Netflix's gradient2 and by Envoy's adaptive concurrency. Meanwhile the client asks a bare server, too,
+which does nothing: what that takes, the machine and the client add to the seconds of a refusal. A request is good if it keeps every limit that
 slo.yaml promises, counted from when it was due. How much the server can do is measured first, in a closed loop, so that
 rates are multiples of it. Each model that is asked runs as one replica, and no other runs unless --whole is given.
 
@@ -19,11 +20,12 @@ import os
 import platform
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import accumulate, chain
@@ -33,9 +35,11 @@ from typing import Any
 from benchmarks import traffic as traffics
 from benchmarks.clusters import ROOT, Cluster, Servers, busy_cores, preferred, starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, best_key, best_of
-from benchmarks.open_loop import closed_loop, connected, open_loop
-from benchmarks.outcomes import Criterion, Outcome, figures, judged, judged_estimates, of_estimates
+from benchmarks.open_loop import beside_a_bare_server, closed_loop, connected, open_loop
+from benchmarks.outcomes import Criterion, Outcome, figures, judged, judged_estimates, known, of_estimates
+from benchmarks.run import running
 from benchmarks.traffic import TRAFFICS, Traffic
+from loadtest.bounds import quantile
 from loadtest.report import drawing
 from models.catalog import load_catalog
 from models.slo import Targets, load_slo
@@ -135,7 +139,10 @@ class Bench:
             self.traffic, self.rates(), given.seconds, given.seed, salt=salt(), traces=given.traces
         )
         address = self.servers.address(side in WITH_PROMISES)
-        async with connected(address, self.promise, given.patience) as client:
+        async with (
+            connected(address, self.promise, given.patience) as client,
+            beside_a_bare_server(client, given.bare) as bare_s,
+        ):
             outcomes = await open_loop(
                 client,
                 schedule,
@@ -146,6 +153,7 @@ class Bench:
         found = facts | {"traffic": self.name, "times": self.times, "side": side, "rates": self.rates()}
         found |= {"fits": {kind: self.fits[kind].rate for kind in self.traffic.kinds if kind in self.fits}}
         found |= figures(outcomes, given.seconds, self.promise)
+        found |= {"bare_p50_s": known(quantile(bare_s, 0.5)), "bare_p99_s": known(quantile(bare_s, 0.99))}
         if side == "estimates":
             found["estimates"] = of_estimates(outcomes)
             self.estimated = outcomes
@@ -164,6 +172,18 @@ class Bench:
         return self.given.clients or max(
             (self.fits[kind].clients for kind in self.traffic.kinds if kind in self.fits), default=8
         )
+
+
+@contextlib.contextmanager
+def bare_server() -> Iterator[str]:
+    """A server that does nothing, in a process of its own. Yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.sink:app", "--port", str(port), "--log-level", "critical"]
+    with running(command, url, dict(os.environ)):
+        yield url
 
 
 def limiter_of(side: str) -> Limiter:
@@ -202,19 +222,25 @@ def commit() -> str | None:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The sides of one traffic beside each other."""
     lines = [
-        "| side | good/s | good | late | refused | given up | failed | refusal p50, p99 ms | longest wait : promise "
-        "| let in of those who came back |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| side | good/s | good | late | refused | given up | failed | refusal p50, p99 ms | bare server p50, p99 ms "
+        "| longest wait : promise | let in of those who came back |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for side, one in found.items():
         name = f"fixed at {one['limit']}" if side == "fixed" else side
-        refusals = f"{one['refusal_p50_s'] * 1000:.0f}, {one['refusal_p99_s'] * 1000:.0f}" if one["refusals"] else ""
+        refusals, bare = (milliseconds(one, what) for what in ("refusal", "bare"))
         back = f"{one['let_in_share']:.0%} of {one['came_back']}" if one["came_back"] else ""
         cells = [name, f"{one['good_per_s']:.2f}", f"{one['good']} of {one['requests']}"]
-        cells += [one["late"], one["refused"], one["given_up"], one["failed"], refusals]
+        cells += [one["late"], one["refused"], one["given_up"], one["failed"], refusals, bare]
         cells += [f"{one['longest_wait']:.2f}", back]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def milliseconds(one: dict[str, Any], what: str) -> str:
+    """The median and the 99th percentile; empty if there was none."""
+    seconds = (one[f"{what}_p50_s"], one[f"{what}_p99_s"])
+    return "" if None in seconds else ", ".join(f"{each * 1000:.0f}" for each in seconds)
 
 
 def scenario(bench: Bench) -> bool:
@@ -343,6 +369,7 @@ def main() -> int:
             servers = Cluster(Path(folder), given.promises, starter_config(models, given.whole, given.routers))
         end.callback(servers.stop)
         end.enter_context(busy_cores(given.halved))
+        given.bare = end.enter_context(bare_server())
         for name in given.traffic:
             if missing := traffics.missing_trace(TRAFFICS[name], given.traces):
                 print(f"{name} is left out: {missing} is not there. --traces names the folder of the traces.")

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -28,6 +28,8 @@ VECTOR, PICTURE = re.compile(rb'"embedding":'), re.compile(rb'"b64_json":\s*"')
 DURATIONS = re.compile(r"dur=([\d.]+)")
 END = b"data: [DONE]"
 KEPT_BYTES = 4096
+# Seconds between two requests to a bare server.
+BARE_EVERY_S = 0.2
 
 
 class Client:
@@ -108,6 +110,30 @@ async def connected(url: str, promise: Targets, patience: float):
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
         yield Client(url, promise, session, patience)
+
+
+@asynccontextmanager
+async def beside_a_bare_server(client: Client, url: str) -> AsyncIterator[list[float]]:
+    """Ask a server that does nothing, again and again during the block. Yields the seconds that its answers took: what
+    this machine and this client add to those of any server, just then."""
+    took: list[float] = []
+
+    async def ask() -> None:
+        while True:
+            began = client.now()
+            async with client.session.post(url, data=b"{}", headers=JSON) as answer:
+                await answer.read()
+            took.append(client.now() - began)
+            await asyncio.sleep(BARE_EVERY_S)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield took
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+    if asking.done() and not asking.cancelled():
+        asking.result()  # it broke
 
 
 def note_refusal(outcome: Outcome, again: str | None, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Accepts OTLP over HTTP and discards it: `python -m uvicorn benchmarks.sink:app`."""
+"""Accepts anything over HTTP, such as OTLP, and discards it: `python -m uvicorn benchmarks.sink:app`."""
 
 
 async def app(scope, receive, send):

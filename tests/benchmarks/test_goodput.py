@@ -7,13 +7,14 @@ import json
 import math
 import random
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from benchmarks import goodput, traffic
 from benchmarks.clusters import starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, LongAverage, best_key, best_of
-from benchmarks.open_loop import closed_loop, connected, open_loop
+from benchmarks.open_loop import BARE_EVERY_S, beside_a_bare_server, closed_loop, connected, open_loop
 from benchmarks.outcomes import (
     FAILED,
     GIVEN_UP,
@@ -292,10 +293,10 @@ def test_the_figures_of_a_run():
 
 
 def test_what_must_be_shown_is_judged():
-    fine = {"good_per_s": 9.5, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.02}
+    fine = {"good_per_s": 9.5, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.06, "bare_p99_s": 0.02}
     returning = {"came_back": 10, "let_in_share": 0.8}
     assert [one.kept for one in judged(fine, {"good_per_s": 10.0}, returning)] == [True] * 4
-    poor = {"good_per_s": 8.0, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3}
+    poor = {"good_per_s": 8.0, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3, "bare_p99_s": 0.02}
     assert [one.kept for one in judged(poor, {"good_per_s": 10.0}, returning | {"let_in_share": 0.5})] == [False] * 4
 
 
@@ -430,6 +431,17 @@ async def test_a_client_comes_back_when_it_is_told(server):
         server.refused = 0
         found = await open_loop(client, [ask("once")], Limiter())
         assert [one.end for one in found] == [REFUSED]
+
+
+async def test_a_bare_server_is_asked_beside_the_load(server):
+    async with connected(server.url, PATIENT, 1.0) as client:
+        async with beside_a_bare_server(client, f"{server.url}/busy") as took:
+            await asyncio.sleep(2.5 * BARE_EVERY_S)
+        assert len(took) >= 2
+        assert min(took) > 0
+        with pytest.raises(aiohttp.ClientError):
+            async with beside_a_bare_server(client, "http://127.0.0.1:1"):
+                await asyncio.sleep(0.1)
 
 
 async def test_an_estimate_is_asked_for_before_the_request(server):
