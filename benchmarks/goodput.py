@@ -3,9 +3,10 @@
 The same traffic, an open loop, goes to the starter cluster several times: to the server with promises (`medley`), and
 to the server without them behind a client that limits the number of requests under way: at the best fixed number, which
 is searched, by Netflix's gradient2 and by Envoy's adaptive concurrency. Meanwhile the client asks a bare server, too,
-which does nothing: what that takes, the machine and the client add to the seconds of a refusal. A request is good if it keeps every limit that
-slo.yaml promises, counted from when it was due. How much the server can do is measured first, in a closed loop, so that
-rates are multiples of it. Each model that is asked runs as one replica, and no other runs unless --whole is given.
+which does nothing: what that takes, the machine and the client add to the seconds of a refusal. A request is good if it
+keeps every limit that slo.yaml promises, counted from when it was due. How much the server can do is measured first, in
+a closed loop, so that rates are multiples of it. Each model that is asked runs as one replica, and no other runs unless
+--whole is given.
 
 Every run is added to benchmarks/results/<date>-cpu<N>-goodput.json. Exit code 1: something that must be shown was not.
 """
