@@ -14,6 +14,8 @@ from loadtest.bounds import quantile
 from models.slo import Targets
 
 GOOD, LATE, REFUSED, GIVEN_UP, FAILED = "good", "late", "refused", "given up", "failed"
+# Seconds within which a refusal comes.
+REFUSAL_S = 0.05
 # Of a request that could not be answered within the promise even alone. Trying again does not help.
 BEYOND_PROMISE = "beyond_promise"
 
@@ -90,6 +92,8 @@ def figures(outcomes: Sequence[Outcome], seconds: float, promise: Targets) -> di
         "refusal_p50_s": known(quantile([one.total - one.sent for one in refused], 0.5)),
         "refusal_p99_s": known(quantile([one.total - one.sent for one in refused], 0.99)),
         "refusal_server_p99_s": known(quantile([one.server_s for one in refused], 0.99)),
+        "refusals_slow": sum(one.total - one.sent > REFUSAL_S for one in refused),
+        "refusals_slow_server": sum(one.server_s > REFUSAL_S for one in refused),
         "without_retry_after": sum(one.retry_after is None and one.code != BEYOND_PROMISE for one in refused),
         "retry_after_p50_s": median([one.retry_after or 0.0 for one in refused]) if refused else None,
         "longest_wait": max((one.wait(promise) for one in asked), default=0.0),
@@ -173,7 +177,7 @@ def judged(ours: dict[str, Any], fixed: dict[str, Any] | None, returning: dict[s
     found.append(Criterion("the longest wait : the promise", ours["longest_wait"], 2.0))
     if ours["refusals"]:
         beyond_s = ours["refusal_p99_s"] - ours["bare_p99_s"]
-        found.append(Criterion("seconds to a refusal, p99, beyond a bare server's", beyond_s, 0.05))
+        found.append(Criterion("seconds to a refusal, p99, beyond a bare server's", beyond_s, REFUSAL_S))
     if returning and returning["came_back"]:
         share = returning["let_in_share"]
         found.append(Criterion("of those who came back when told, let in", share, 0.8, at_least=True))

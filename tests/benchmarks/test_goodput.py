@@ -273,7 +273,7 @@ def test_the_figures_of_a_run():
         Outcome(0, 0.0, end=GOOD, first=0.5, total=1.0, tokens=16),
         Outcome(1, 1.0, end=REFUSED, total=0.01, code="too_busy", retry_after=2.0),
         Outcome(1, 3.0, back=1, end=GOOD, first=1.0, total=1.5, tokens=16),
-        Outcome(2, 1.0, end=REFUSED, total=0.03, code="too_busy", retry_after=4.0),
+        Outcome(2, 1.0, end=REFUSED, total=0.03, server_s=0.06, code="too_busy", retry_after=4.0),
         Outcome(2, 5.0, back=1, end=REFUSED, total=0.02, code="at_capacity"),
         Outcome(3, 2.0, end=GIVEN_UP, total=5.0),
         Outcome(4, 2.0, end=REFUSED, local=True),
@@ -286,6 +286,7 @@ def test_the_figures_of_a_run():
     assert (found["refused"], found["given_up"], found["failed"]) == (3, 1, 1)
     assert found["refused_by"] == {"at_capacity": 1, "the client": 1, "beyond_promise": 1}
     assert (found["refusals"], found["refusal_p99_s"]) == (4, 0.03)
+    assert (found["refusals_slow"], found["refusals_slow_server"]) == (0, 1)
     assert found["without_retry_after"] == 1  # it need not say when to come back with what it can never do
     assert found["longest_wait"] == 2.5
     assert (found["came_back"], found["let_in_share"]) == (2, 0.5)
