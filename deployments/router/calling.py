@@ -330,8 +330,7 @@ class Admission:
 
     def _refusal(self, busy: TooBusy, state: ModelState) -> TooBusy:
         replicas, growth = max(1, state.replicas), state.growth
-        room_s, rate = busy.retry_after or 1.0, busy.rate * replicas
-        seconds = self.returns.refused(self._digest(), busy.work_s, room_s, rate, time.monotonic(), busy.alone)
+        seconds = self.returns.refused(self._digest(), busy, replicas, time.monotonic())
         kind, why = TooBusy, ""
         if growth.at_most and not growth.growing:
             kind, why = AtCapacity, f" All {replicas} replicas that it may have are busy." if replicas > 1 else ""

@@ -117,22 +117,17 @@ class Returns:
         self.share += NEWEST * (1 - self.share)
         return turn
 
-    def refused(  # noqa: PLR0917
-        self, digest: bytes, work_s: float, room_s: float, rate: float, now: float, alone: float = 0.0
-    ) -> int:
+    def refused(self, digest: bytes, busy: TooBusy, replicas: int, now: float) -> int:
         """A request is refused. Returns the whole seconds after which it should come again.
 
         Args:
-            work_s: replica-seconds that it takes.
-            room_s: seconds until a replica has room for it, were it the only one that waits.
-            rate: replica-seconds of work that are done in a second.
-            alone: the share of its promise that it takes if nobody else is there.
+            busy: what one of the replicas says of it.
         """
         self.forget(now)
-        used = max(LEAST_USED, min(USED, 1 - alone))
-        seconds = self._turn_in(work_s, room_s, used * rate, now)
-        self._expect(digest, seconds, work_s, now, mine=True)
-        self.news.append(Notice(digest, seconds, work_s))
+        used = max(LEAST_USED, min(USED, 1 - busy.alone))
+        seconds = self._turn_in(busy.work_s, busy.room_s, used * busy.rate * replicas, now)
+        self._expect(digest, seconds, busy.work_s, now, mine=True)
+        self.news.append(Notice(digest, seconds, busy.work_s))
         return seconds
 
     def heard(self, notice: Notice, now: float) -> None:

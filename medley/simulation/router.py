@@ -49,14 +49,13 @@ class Router:
         error = asked.refused
         if not isinstance(error, TooBusy):
             return float("inf")
-        room_s = error.room_s
         if returns is None:
-            return max(1.0, room_s)
+            return max(1.0, error.room_s)
         if in_turn and worth_waiting(terms, error):
             asked.waits, asked.work_s = True, error.work_s
             returns.waiting_s += error.work_s
-            return room_s
-        return returns.refused(digest, error.work_s, room_s, error.rate * count, now, error.alone)
+            return error.room_s
+        return returns.refused(digest, error, count, now)
 
     def chosen(self, now: float) -> list[Replica]:
         """Two of the replicas, the one with fewer requests first."""

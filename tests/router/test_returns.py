@@ -14,8 +14,14 @@ from models.errors import TooBusy
 ONE, OTHER = b"one", b"other"
 
 
-def told(table, digest=ONE, *, work_s=1.0, room_s=0.0, rate=1.0, now=0.0):
-    return table.refused(digest, work_s, room_s, rate, now)
+def busy(*, work_s=1.0, room_s=0.0, rate=1.0, alone=0.0) -> TooBusy:
+    error = TooBusy("is busy", None, 1.0)
+    error.work_s, error.room_s, error.rate, error.alone = work_s, room_s, rate, alone
+    return error
+
+
+def told(table, digest=ONE, *, now=0.0, replicas=1, **says):
+    return table.refused(digest, busy(**says), replicas, now)
 
 
 def all_come() -> Returns:
@@ -34,7 +40,7 @@ def test_retry_after_is_the_turn_behind_those_that_came_before():
 def test_two_replicas_are_through_in_half_the_time():
     table = all_come()
     turns = [1 + math.ceil(number / USED) for number in range(5)]
-    assert [told(table, bytes([number]), work_s=2.0, rate=2.0) for number in range(5)] == turns
+    assert [told(table, bytes([number]), work_s=2.0, replicas=2) for number in range(5)] == turns
 
 
 def test_no_second_gets_more_than_a_replica_does_in_it():
@@ -61,17 +67,16 @@ def test_nobody_gets_a_turn_that_is_not_over_when_the_next_one_is_due():
 def test_who_hardly_finds_room_has_its_turn_where_less_is_done(alone, second):
     """The first takes two seconds, of which half a second is done in a second, or as much as it leaves to others."""
     table = all_come()
-    assert table.refused(ONE, 2.0, 0.0, 1.0, 0.0, alone) == 1
-    assert table.refused(OTHER, 2.0, 0.0, 1.0, 0.0, alone) == second
+    assert told(table, ONE, work_s=2.0, alone=alone) == 1
+    assert told(table, OTHER, work_s=2.0, alone=alone) == second
 
 
 @pytest.mark.parametrize(
     ("alone", "room_s", "waits"), [(0.1, 0.5, True), (0.1, 0.7, False), (0.8, 0.1, True), (0.8, 0.2, False)]
 )
 def test_who_comes_in_its_turn_waits_only_if_it_can_be_answered_in_time_then(alone, room_s, waits):
-    busy = TooBusy("is busy", None, 1.0)
-    busy.alone, busy.room_s = alone, room_s
-    assert worth_waiting(Terms(first_s=1.0, whole_s=60.0, waited_s=0.05), busy) is waits
+    terms = Terms(first_s=1.0, whole_s=60.0, waited_s=0.05)
+    assert worth_waiting(terms, busy(alone=alone, room_s=room_s)) is waits
 
 
 def test_what_is_not_expected_back_holds_nobody_up():

@@ -10,6 +10,7 @@ from deployments import notices
 from deployments.notices import MemoryNotices
 from deployments.router.promises import Promises
 from deployments.router.sharing import share_turns
+from models.errors import TooBusy
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
@@ -52,7 +53,9 @@ async def routers(between, *others, several=lambda: True):
 
 
 def refuse(promises: Promises, digest: bytes) -> None:
-    promises.refused_by("model").refused(digest, 1.0, 2.0, 1.0, asyncio.get_running_loop().time())
+    busy = TooBusy("is busy", None, 2.0)
+    busy.work_s, busy.room_s = 1.0, 2.0
+    promises.refused_by("model").refused(digest, busy, 1, asyncio.get_running_loop().time())
 
 
 async def test_a_turn_is_known_to_the_others_before_it_comes():
