@@ -375,7 +375,7 @@ class Admission:
             start: the engine's step at which it begins.
         """
         count, most, now = len(self.inside), most_of(terms), outlook.now
-        newcomers, following = self._newcomers(work, terms, now), self._next(terms, now)
+        newcomers, following = self._newcomers(work, terms, now), self._next(terms, outlook)
         found = outlook.beside([*newcomers, *following], start)
         used = outlook.shares(found)
         own = outlook.shares(found, reserve=False) if terms.returns else used
@@ -413,13 +413,15 @@ class Admission:
         cost_s, most = self.cost_s(work), 100.0 if self.inside else 1.0
         return min(most, terms.ahead_s / cost_s) if terms.ahead_s > 0 and not terms.returns and cost_s > 0 else 0.0
 
-    def _next(self, terms: Terms, now: float) -> list[Job]:
+    def _next(self, terms: Terms, outlook: Outlook) -> list[Job]:
         """Behind one who may wait long stands the next one who may not: else the former would fill the queue, and the
-        latter never find room."""
+        latter never find room. One whose promise cannot be kept even alone needs none."""
         if begins(terms) or self.streamed is None:
             return []
         work, its_terms = self.streamed
-        return [job_of(work, replace(its_terms, waited_s=0.0), now)]
+        job = job_of(work, replace(its_terms, waited_s=0.0), outlook.now)
+        (alone,) = outlook.shares(outlook.without_others([job]), reserve=False)
+        return [job] if alone <= 1 else []
 
     def _room_in(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed) -> float:
         """Seconds until there is room for a request like this."""

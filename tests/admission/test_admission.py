@@ -314,6 +314,20 @@ def test_who_may_wait_long_leaves_room_for_who_may_not():
     assert len(fill(admission, whole, work, now=ACTIVE_S, most=50)[0]) == 50  # no stream comes any more
 
 
+@pytest.mark.parametrize(
+    ("work", "terms"), [(LONG, Terms(first_s=2.0)), (SHORT, Terms(first_s=2.0, overhead_s=3.0))], ids=["large", "far"]
+)
+def test_no_room_is_kept_for_a_stream_whose_promise_cannot_be_kept_even_alone(work, terms):
+    """Because there is too much to read, or because calls took long on their way lately."""
+    admission, whole = made(), Terms(whole_s=120.0)
+    with contextlib.suppress(BeyondPromise):
+        admission.leave(admission.enter(work, terms, 0.0), 0.0)
+    assert admission.streamed == (work, terms)
+    admission.enter(SHORT, whole, 0.0)
+    assert len(fill(admission, whole, most=10)[0]) == 10
+    admission.enter(SHORT, replace(whole, ahead_s=1.0), 0.0)
+
+
 def test_room_is_kept_for_a_stream_that_may_come_before_the_newcomer_is_read():
     """Not for one that comes once in ten seconds, while a prompt is read in one: it would seldom be used."""
     stream, whole, work = Terms(first_s=1.6), Terms(whole_s=120.0), Work(300, 50)
