@@ -132,7 +132,7 @@ async def beside_a_bare_server(client: Client, url: str) -> AsyncIterator[list[f
     finally:
         asking.cancel()
         await asyncio.wait([asking])
-    if asking.done() and not asking.cancelled():
+    if not asking.cancelled():
         asking.result()  # it broke
 
 

@@ -294,10 +294,10 @@ def test_the_figures_of_a_run():
 
 
 def test_what_must_be_shown_is_judged():
-    fine = {"good_per_s": 9.5, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.06, "bare_p99_s": 0.02}
+    fine = {"good_per_s": 9.5, "longest_wait": 1.2, "refusals": 9, "refusal_p99_s": 0.02}
     returning = {"came_back": 10, "let_in_share": 0.8}
     assert [one.kept for one in judged(fine, {"good_per_s": 10.0}, returning)] == [True] * 4
-    poor = {"good_per_s": 8.0, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3, "bare_p99_s": 0.02}
+    poor = {"good_per_s": 8.0, "longest_wait": 2.5, "refusals": 9, "refusal_p99_s": 0.3}
     assert [one.kept for one in judged(poor, {"good_per_s": 10.0}, returning | {"let_in_share": 0.5})] == [False] * 4
 
 
