@@ -20,7 +20,6 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from typing import Any
 import httpx
 import yaml
 
+from benchmarks.clusters import free_port
 from benchmarks.sleeping import MODEL
 from loadtest.bounds import quantile
 
@@ -389,12 +389,6 @@ def document(folder: Path, case: Case, policy: str) -> dict[str, Any]:
             },
         ]
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main() -> None:

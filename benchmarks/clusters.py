@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,12 @@ def starter_config(models: set[str], whole: bool, routers: int) -> dict[str, Any
 
 def medley(*words: str) -> None:
     subprocess.run([str(BIN / "medley"), *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

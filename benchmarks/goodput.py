@@ -21,7 +21,6 @@ import os
 import platform
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic as traffics
-from benchmarks.clusters import ROOT, Cluster, Servers, busy_cores, preferred, starter_config
+from benchmarks.clusters import ROOT, Cluster, Servers, busy_cores, free_port, preferred, starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, best_key, best_of
 from benchmarks.open_loop import beside_a_bare_server, closed_loop, connected, open_loop
 from benchmarks.outcomes import Criterion, Outcome, figures, judged, judged_estimates, known, of_estimates
@@ -178,9 +177,7 @@ class Bench:
 @contextlib.contextmanager
 def bare_server() -> Iterator[str]:
     """A server that does nothing, in a process of its own. Yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     command = [sys.executable, "-m", "uvicorn", "benchmarks.sink:app", "--port", str(port), "--log-level", "critical"]
     with running(command, url, dict(os.environ)):
