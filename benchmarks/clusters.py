@@ -20,6 +20,10 @@ ADDRESS = "http://127.0.0.1:8000"
 # As nice as engines, and each a session of its own, so that Linux gives it as much of its core as an engine.
 BUSY = "import os\nos.nice(10)\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
 
+# How nice a client is that measures.
+CLIENT = -5
+AUTOGROUP = Path("/proc/self/autogroup")
+
 
 class Cluster:
     """A cluster on this machine, with or without promises. Started when it is first needed.
@@ -121,11 +125,24 @@ def busy_cores(wanted: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def preferred() -> Iterator[None]:
     """The client gets a core when it wants one, where that is allowed. What it starts meanwhile would inherit that."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(before, -5))
+    before, group_before = os.getpriority(os.PRIO_PROCESS, 0), session_niceness()
+    prefer(min(before, CLIENT), CLIENT if group_before is None else min(group_before, CLIENT))
     try:
         yield
     finally:
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, before)
+        prefer(before, group_before or 0)
+
+
+def prefer(niceness: int, of_session: int) -> None:
+    """Set how nice this process is to others of its session, and, where Linux shares cores between sessions first
+    (sched(7), autogroup), how nice the session is to others. Both may be forbidden."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    if AUTOGROUP.exists():
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(f"{of_session}")
+
+
+def session_niceness() -> int | None:
+    """How nice this session is to others: "/autogroup-25 nice 0". None where Linux does not share between sessions."""
+    return int(AUTOGROUP.read_text().split()[-1]) if AUTOGROUP.exists() else None

@@ -67,8 +67,9 @@ def main() -> None:
     before = marked(mark)
     replace(mark, str(os.getpid()))
     start_watcher(os.getpid(), config, os.getppid(), before)
-    # Ray ends the process group of an actor that died, and HAProxy is to outlive its manager.
-    os.setsid()
+    # Ray ends the process group of an actor that died, and HAProxy is to outlive its manager. It stays in Ray's session:
+    # Linux may share cores between sessions first, and then an engine would have as much of one as HAProxy, however nice.
+    os.setpgid(0, 0)
     binary = real_binary()
     os.execv(binary, [binary, *taking_over(arguments, before, config.parent.parent)])
 
@@ -244,7 +245,7 @@ def start_watcher(pid: int, config: Path, manager: int, before: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(config.parent / "watcher.log").open("ab"),
-            start_new_session=True,
+            process_group=0,
             close_fds=True,
         )
         os._exit(0)
@@ -326,7 +327,7 @@ class Edge:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
         arguments = taking_over(["-db", "-f", str(self.config), "-dR"], 0, self.config.parent.parent)
-        child = subprocess.Popen([real_binary(), *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen([real_binary(), *arguments], stdin=subprocess.DEVNULL, process_group=0)
         self.is_now(child.pid)
         self.refusing.clear()
         replace(mark, str(self.pid))

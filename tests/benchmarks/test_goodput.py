@@ -5,6 +5,7 @@ import heapq
 import itertools
 import json
 import math
+import os
 import random
 
 import aiohttp
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from benchmarks import goodput, traffic
-from benchmarks.clusters import starter_config
+from benchmarks.clusters import AUTOGROUP, CLIENT, preferred, session_niceness, starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, LongAverage, best_key, best_of
 from benchmarks.open_loop import BARE_EVERY_S, beside_a_bare_server, closed_loop, connected, open_loop
 from benchmarks.outcomes import (
@@ -497,3 +498,12 @@ def test_the_curve_is_a_plot():
     plot = goodput.plot("mixed", {"medley": points, "off": points})
     assert plot.startswith("<svg")
     assert "with admission" in plot
+
+
+def test_the_client_is_preferred_while_it_measures_also_to_other_sessions():
+    before = os.getpriority(os.PRIO_PROCESS, 0), session_niceness()
+    allowed = os.geteuid() == 0
+    with preferred():
+        assert os.getpriority(os.PRIO_PROCESS, 0) <= CLIENT or not allowed
+        assert not AUTOGROUP.exists() or int(AUTOGROUP.read_text().split()[-1]) <= CLIENT or not allowed
+    assert (os.getpriority(os.PRIO_PROCESS, 0), session_niceness()) == before
