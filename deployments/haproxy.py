@@ -67,8 +67,8 @@ def main() -> None:
     before = marked(mark)
     replace(mark, str(os.getpid()))
     start_watcher(os.getpid(), config, os.getppid(), before)
-    # Ray ends the process group of an actor that died, and HAProxy is to outlive its manager. It stays in Ray's session:
-    # Linux may share cores between sessions first, and then an engine would have as much of one as HAProxy, however nice.
+    # Ray ends the process group of an actor that died, and HAProxy is to outlive its manager. But not a session: Linux
+    # may share cores between sessions first, and then an engine would let others go first, but not HAProxy.
     os.setpgid(0, 0)
     binary = real_binary()
     os.execv(binary, [binary, *taking_over(arguments, before, config.parent.parent)])
