@@ -20,8 +20,8 @@ ADDRESS = "http://127.0.0.1:8000"
 # As nice as engines, and each a session of its own, so that Linux gives it as much of its core as an engine.
 BUSY = "import os\nos.nice(10)\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
 
-# How nice a client is that measures.
-CLIENT = -5
+# How nice a client is that measures: another machine would give it a core at once.
+CLIENT = -15
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
