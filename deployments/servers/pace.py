@@ -29,6 +29,7 @@ TOGETHER, APART = 0.15, 0.03
 OUTLIER = 2.0
 # No figure is 0, from which it could never grow again.
 LITTLE = 1e-9
+IDENTITY = np.eye(3)
 # With so many observations the figures are used, and so many are fitted together.
 LEAST, FIRST = 3, 12
 
@@ -107,14 +108,14 @@ class Pace:
         seconds = min(seconds, (expected + doubt) * (1 + OUTLIER))
         off = (seconds / expected - 1) ** 2 * max(1.0, steps)  # many steps together are nearer to the line than one
         self.noise = math.sqrt(self.noise**2 + NEWEST * (off - self.noise**2))
-        wander = np.outer(self.state, self.state)
-        self.spread += seconds * (TOGETHER**2 * wander + APART**2 * np.diag(np.diag(wander)))
+        wander = self.state[:, None] * self.state
+        self.spread += seconds * (TOGETHER**2 * wander + APART**2 * (wander * IDENTITY))
         # By what was expected: if slow steps weighed less than fast ones, the figures would be too low.
         noise = (max(NOISE, self.noise) * expected) ** 2
         gain = self.spread @ done / (done @ self.spread @ done + noise)
         self.state = np.maximum(self.state + gain * (seconds - expected), np.maximum(self.state * 0.05, LITTLE))
-        kept = np.eye(3) - np.outer(gain, done)
-        self.spread = kept @ self.spread @ kept.T + noise * np.outer(gain, gain)  # Joseph's form: never negative
+        kept = IDENTITY - gain[:, None] * done
+        self.spread = kept @ self.spread @ kept.T + noise * (gain[:, None] * gain)  # Joseph's form: never negative
 
     def _fit(self, done_a_second: np.ndarray) -> None:
         """The figures by which everything done so far comes nearest to the time it took."""

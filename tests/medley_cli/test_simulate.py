@@ -50,7 +50,8 @@ def machine(token_s, **others):
 @pytest.mark.parametrize(("slots", "replicas", "load"), [(1, 1, 0.5), (4, 1, 3.0), (2, 1, 1.5)])
 def test_waits_are_those_of_queueing_theory(slots, replicas, load):
     """Without a promise nothing is refused, and one that has no place waits for one."""
-    moments = poisson(load / 0.5, 4000)
+    rate = load / 0.5
+    moments = poisson(rate, min(4000, 16_000 / rate))
     settings = Settings(machine(0.01, sequences=slots), at_once=slots, max_replicas=1)
     run = simulate(moments, chats(len(moments), 50), fixed(replicas), settings)
     expected = erlang_c(load, slots) * 0.5 / (slots - load)
