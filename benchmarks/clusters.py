@@ -125,12 +125,12 @@ def busy_cores(wanted: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def preferred() -> Iterator[None]:
     """The client gets a core when it wants one, where that is allowed. What it starts meanwhile would inherit that."""
-    before, group_before = os.getpriority(os.PRIO_PROCESS, 0), session_niceness()
-    prefer(min(before, CLIENT), CLIENT if group_before is None else min(group_before, CLIENT))
+    before, of_session = os.getpriority(os.PRIO_PROCESS, 0), session_niceness()
+    prefer(min(before, CLIENT), min(of_session, CLIENT))
     try:
         yield
     finally:
-        prefer(before, group_before or 0)
+        prefer(before, of_session)
 
 
 def prefer(niceness: int, of_session: int) -> None:
@@ -143,6 +143,8 @@ def prefer(niceness: int, of_session: int) -> None:
             AUTOGROUP.write_text(f"{of_session}")
 
 
-def session_niceness() -> int | None:
-    """How nice this session is to others: "/autogroup-25 nice 0". None where Linux does not share between sessions."""
-    return int(AUTOGROUP.read_text().split()[-1]) if AUTOGROUP.exists() else None
+def session_niceness() -> int:
+    """How nice this session is to others: the last word of AUTOGROUP. 0 where Linux does not share between sessions;
+    then there is no such file, or it is empty."""
+    words = AUTOGROUP.read_text().split() if AUTOGROUP.exists() else []
+    return int(words[-1]) if words else 0

@@ -302,8 +302,9 @@ class Admission:
             first_end_s = min((ends.end_s for ends in outlook.as_it_is.ends), default=SHORTEST_S)
             raise self._busy("writes as many answers at once as it can.", first_end_s, work, terms, now)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
-        if self._breaks(work, terms, outlook, allowed):
-            seconds = self._room_in(work, terms, outlook, allowed)
+        breaks = functools.partial(self._breaks, work, outlook, allowed, self._next(terms, outlook))
+        if breaks(terms):
+            seconds = self._room_in(terms, outlook, breaks)
             raise self._busy("serves as many requests as it can answer in time.", seconds, work, terms, now)
         self._check_share(work, terms, outlook)
 
@@ -367,15 +368,17 @@ class Admission:
             error.alone = takes / limit
         return error
 
-    def _breaks(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed, start: float = 0.0) -> bool:
+    def _breaks(
+        self, work: Work, outlook: Outlook, allowed: Allowed, following: list[Job], terms: Terms, *, start: float = 0.0
+    ) -> bool:
         """Whether a newcomer would have its promise broken, or that of somebody inside.
 
         Args:
-            allowed: tells what `_allowed` does.
+            allowed: tells what `_allowed` does. following: what `_next` tells.
             start: the engine's step at which it begins.
         """
         count, most, now = len(self.inside), most_of(terms), outlook.now
-        newcomers, following = self._newcomers(work, terms, now), self._next(terms, outlook)
+        newcomers = self._newcomers(work, terms, now)
         found = outlook.beside([*newcomers, *following], start)
         used = outlook.shares(found)
         own = outlook.shares(found, reserve=False) if terms.returns else used
@@ -423,15 +426,18 @@ class Admission:
         (alone,) = outlook.shares(outlook.without_others([job]), reserve=False)
         return [job] if alone <= 1 else []
 
-    def _room_in(self, work: Work, terms: Terms, outlook: Outlook, allowed: Allowed) -> float:
-        """Seconds until there is room for a request like this."""
+    def _room_in(self, terms: Terms, outlook: Outlook, breaks: Callable[..., bool]) -> float:
+        """Seconds until there is room for a request like this.
+
+        Args:
+            breaks: tells what `_breaks` does, for terms and a start.
+        """
         if not self.inside:
             return SHORTEST_S
         ends = sorted(outlook.as_it_is.ends, key=lambda one: one.end_s)
 
         def fits(one: Ends) -> bool:
-            then = replace(terms, waited_s=-one.end_s)
-            return not self._breaks(work, then, outlook, allowed, one.steps)
+            return not breaks(replace(terms, waited_s=-one.end_s), start=one.steps)
 
         # The later, the more room.
         return ends[bisect.bisect_left(ends, True, hi=len(ends) - 1, key=fits)].end_s

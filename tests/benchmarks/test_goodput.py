@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from benchmarks import goodput, traffic
+from benchmarks import clusters, goodput, traffic
 from benchmarks.clusters import AUTOGROUP, CLIENT, preferred, session_niceness, starter_config
 from benchmarks.limiters import EnvoyGradient, Fixed, Gradient2, Limiter, LongAverage, best_key, best_of
 from benchmarks.open_loop import BARE_EVERY_S, beside_a_bare_server, closed_loop, connected, open_loop
@@ -505,5 +505,15 @@ def test_the_client_is_preferred_while_it_measures_also_to_other_sessions():
     allowed = os.geteuid() == 0
     with preferred():
         assert os.getpriority(os.PRIO_PROCESS, 0) <= CLIENT or not allowed
-        assert not AUTOGROUP.exists() or int(AUTOGROUP.read_text().split()[-1]) <= CLIENT or not allowed
+        assert not AUTOGROUP.exists() or session_niceness() <= CLIENT or not allowed
     assert (os.getpriority(os.PRIO_PROCESS, 0), session_niceness()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "niceness"), [("/autogroup-25 nice 7\n", 7), ("/autogroup-2 nice -15\n", -15), ("", 0)]
+)
+def test_how_nice_a_session_is_where_sessions_share_and_where_they_do_not(tmp_path, monkeypatch, text, niceness):
+    monkeypatch.setattr(clusters, "AUTOGROUP", tmp_path / "autogroup")
+    assert session_niceness() == 0
+    clusters.AUTOGROUP.write_text(text)
+    assert session_niceness() == niceness
