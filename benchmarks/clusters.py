@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ BUSY = "import os\nos.nice(10)\nparent = os.getppid()\nwhile os.getppid() == par
 # How nice a client is that measures: another machine would give it a core at once.
 CLIENT = -15
 AUTOGROUP = Path("/proc/self/autogroup")
+AUTOGROUP_TRIES = 20
 
 
 class Cluster:
@@ -135,12 +137,19 @@ def preferred() -> Iterator[None]:
 
 def prefer(niceness: int, of_session: int) -> None:
     """Set how nice this process is to others of its session, and, where Linux shares cores between sessions first
-    (sched(7), autogroup), how nice the session is to others. Both may be forbidden."""
+    (sched(7), autogroup), how nice the session is to others. Both may be forbidden; the second may only have to wait,
+    since Linux takes one such change in 0.1 s (EAGAIN, which is BlockingIOError)."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
-    if AUTOGROUP.exists():
-        with contextlib.suppress(OSError):
+    for _ in range(AUTOGROUP_TRIES if AUTOGROUP.exists() else 0):
+        try:
             AUTOGROUP.write_text(f"{of_session}")
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            return
+        else:
+            return
 
 
 def session_niceness() -> int:
