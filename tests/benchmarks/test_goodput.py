@@ -1,6 +1,7 @@
 """The judge of admission: its limiters on a simulated server, its schedules, and what it says became of a request."""
 
 import asyncio
+import gc
 import heapq
 import itertools
 import json
@@ -526,6 +527,14 @@ def test_the_session_is_again_as_nice_as_it_was_where_it_was_preferred():
     with preferred():
         pass
     assert session_niceness() == before
+
+
+def test_a_client_that_measures_does_not_pause_for_garbage_of_before():
+    before = gc.get_freeze_count()
+    with preferred():
+        assert gc.get_freeze_count() > before + 1000
+        assert len(gc.get_objects()) < 1000
+    assert gc.get_freeze_count() == 0
 
 
 class ChangedLately(type(clusters.AUTOGROUP)):
