@@ -69,7 +69,7 @@ from deployments.settings import RouterArgs
 from deployments.telemetry import COLD_START, DEMAND, DISCOVERY_AGE, IN_FLIGHT, REPLICAS, STATE, UNPLACED, WANTED
 from deployments.tracing import start_tracing
 from models.catalog import load_catalog
-from models.errors import RateLimited, ReplicaLost
+from models.errors import RateLimited, ReplicaLost, ServingError
 from models.specs import ModelSpec
 from models.tasks.methods import A, Ask, Duplex, Method, Q, Stream, Unary
 
@@ -332,11 +332,15 @@ class ServeDispatcher:
             try:
                 with self._listening(spec.id, replies, deadline) as wait:
                     async with aclosing(items_of(replies, call, wait.limit)) as items:
-                        async for item in items:
-                            if not begun:
-                                begun = True
-                                self._note_that_it_answers(spec.id)
-                            yield item
+                        try:
+                            async for item in items:
+                                if not begun:
+                                    begun = True
+                                    self._note_that_it_answers(spec.id)
+                                yield item
+                        except ServingError:  # the replica's last word: a refusal need not wait for a cancellation
+                            ended = True
+                            raise
                 ended = True
             finally:
                 if not ended:

@@ -38,7 +38,7 @@ class Terms:
         again: it was counted before as work that is asked.
         ahead_s: replica-seconds of work of others who were told to come again about now.
         router: who sends it. told_s: replica-seconds of all refused work that this router expects again.
-        sure: it was admitted before, and its replica died.
+        sure: it was admitted before, and its replica died; or it has waited for room that did not come.
     """
 
     client: str = "unknown"
@@ -207,7 +207,8 @@ class CallLog:
         self.service_s = seconds if not self.service_s else self.service_s + NEWEST * (seconds - self.service_s)
 
     def begin(self, context: CallContext, method: str) -> Call:
-        """`with log.begin(...) as call:` around the work; `call.usage` is set within."""
+        """`with log.begin(...) as call:` around the work; `call.usage` is set within, and `call.error` where it is not
+        raised."""
         return Call(self, context, method)
 
 
@@ -219,6 +220,7 @@ class Call:
         self.context = context
         self.method = method
         self.usage: Usage = NOTHING
+        self.error: ServingError | None = None  # that was the answer
 
     def __enter__(self) -> Self:
         CONTEXT.set(self.context)
@@ -244,7 +246,7 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         engine_s, spec, meter = self.engine_s, self.log.spec, self.log.meter
-        outcome = outcome_of(error)
+        outcome = outcome_of(self.error or error)
         if outcome == "ok" and self.method not in self.log.lookups:
             self.log.note_service(engine_s)
         meter.write(QUEUE_WAIT, self.queue_s, spec.id, spec.task.name)

@@ -229,8 +229,8 @@ class EngineServer:
             yield self.died(ran=False)
             return
         call = self.calls.begin(context, method)
-        try:
-            with call:
+        with call:
+            try:
                 begun = False
                 async with self.admitted(call, asked), aclosing(self.handler(method)(asked)) as items:
                     async for item in items:
@@ -243,8 +243,9 @@ class EngineServer:
                             call.first_item()
                             yield Begun(item, call.queue_s)
                 yield Ended(call.engine_s, call.usage)
-        except ServingError as error:
-            yield self.failed(error)
+            except ServingError as error:
+                call.error = error
+                yield self.failed(error)  # who is refused does not wait until that is recorded
 
     @contextlib.asynccontextmanager
     async def admitted(self, call: Call, asked: Any) -> AsyncIterator[None]:

@@ -187,6 +187,19 @@ async def test_a_stream_that_breaks_ends_in_its_error(stub, lines):
     assert [line.outcome for line in lines()] == ["engine_failed"]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_who_is_refused_does_not_wait_until_that_is_recorded(stub, lines, leaves):
+    stream = stub.serve_stream(context(), "items", (EngineFailed("It broke."),))
+    assert isinstance(await anext(stream), Refused)
+    assert lines() == []
+    if leaves:
+        await stream.aclose()
+    else:
+        assert [item async for item in stream] == []
+    assert [line.outcome for line in lines()] == ["engine_failed"]
+    assert stub.calls.busy._calls == 0
+
+
 async def test_a_bug_in_a_stream_stays_an_exception(stub, lines):
     with pytest.raises(RuntimeError):
         await streamed(stub, b"1", RuntimeError(CANARY))

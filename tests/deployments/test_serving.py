@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 
 import httpx
+import local_serve as local_serve_module
 import pytest
 from local_serve import DOODLE, PROFILE, Client, image_server, local_serve, slow_chat, slow_embeddings  # noqa: F401
 from patience import patience, until
@@ -100,6 +101,16 @@ async def test_a_client_that_gives_a_whole_answer_up_stops_the_engine_within_a_t
     assert server.engine.tokens_made == 3
     assert not application.replicas[0].calls
     assert serve.meter.total(REQUESTS, CHAT, "chat", "499") == 1
+
+
+async def test_a_stream_that_its_replica_refused_is_not_cancelled(serve, monkeypatch):
+    cancelled = []
+    monkeypatch.setattr(local_serve_module.Stream, "cancel", cancelled.append)
+    serve.deploy(CHAT, await slow_chat(0.1))
+    async with http_of(await serve.router()) as http:
+        answer = await ask(http, stream=True, text="word " * 100_000)
+    assert code_of(answer) == "context_length_exceeded"
+    assert cancelled == []
 
 
 async def test_a_client_that_leaves_its_pictures_frees_the_replica_within_a_step(serve):

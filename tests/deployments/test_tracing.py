@@ -22,7 +22,7 @@ from deployments.router.application import create_application
 from deployments.router.dispatch import ModelState, State
 from deployments.router.ingress import ServeDispatcher
 from deployments.router.services import Services
-from deployments.servers.calls import CallContext
+from deployments.servers.calls import CallContext, Refused
 from deployments.tracing import _Tracing, close_span, open_span, start_tracing, traceparent_of
 from models.catalog import load_catalog
 from models.tasks.chat import GenerationRequest
@@ -49,7 +49,10 @@ class Response:
         return self.work.__await__()
 
     async def __anext__(self):
-        return await anext(self.work)
+        item = await anext(self.work)
+        if isinstance(item, Refused):
+            assert await anext(self.work, None) is None  # a replica goes on by itself
+        return item
 
     def cancel(self):
         pass
