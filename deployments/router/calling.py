@@ -269,6 +269,7 @@ class Admission:
         services, record, now = calls.services, calls.record, time.monotonic()
         self.calls, self.spec = calls, spec
         self.tried = 0
+        self.waited = False
         self.returns = services.promises.refused_by(spec.id)
         self.decides = spec.id == calls.spec.id and not calls.admitted
         if calls.admitted:
@@ -305,13 +306,18 @@ class Admission:
             raise self._refusal(busy, state)
 
     async def _room_in_its_turn(self, busy: TooBusy) -> bool:
-        """One that came when it was told to waits for room, if it can still be answered in time then."""
+        """One that came when it was told to waits for room, if it can still be answered in time then. Who has waited is
+        not refused: if room does not come when it was predicted, it is let in without."""
         terms = replace(self.calls.record.terms, waited_s=clock() - self.calls.record.arrived)
-        if not terms.returns or not worth_waiting(terms, busy):
+        if not terms.returns:
             return False
-        with self.calls.services.waiting.enter(), self.returns.waits(busy.work_s):
-            await asyncio.sleep(max(LEAST_WAIT_S, busy.room_s))
-        return True
+        if worth_waiting(terms, busy):
+            self.waited = True
+            with self.calls.services.waiting.enter(), self.returns.waits(busy.work_s):
+                await asyncio.sleep(max(LEAST_WAIT_S, busy.room_s))
+        elif self.waited:
+            self.calls.record.terms = replace(self.calls.record.terms, sure=True)
+        return self.waited
 
     async def _another_is_up(self, state: ModelState) -> bool:
         """Wait for a replica that starts, if it is ready before the promise is broken."""

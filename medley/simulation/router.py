@@ -31,9 +31,10 @@ class Router:
         that does not help. If it `waits`, the router itself has to ask again then."""
         digest, count = str(id(asked)).encode(), max(1, len(self.replicas))
         returns = self.returns
-        turn = returns.comes(digest, now) if returns and not asked.waits else None
-        in_turn = asked.waits or (turn is not None and in_time(turn, now))
-        if asked.waits and returns is not None:
+        waited = asked.waits
+        turn = returns.comes(digest, now) if returns and not waited else None
+        in_turn = waited or (turn is not None and in_time(turn, now))
+        if waited and returns is not None:
             returns.waiting_s -= asked.work_s
         terms = replace(
             asked.terms, again=asked.tried > 0, returns=in_turn, waited_s=max(0.0, now - asked.at), router=self.name
@@ -55,6 +56,10 @@ class Router:
             asked.waits, asked.work_s = True, error.work_s
             returns.waiting_s += error.work_s
             return error.room_s
+        if waited:
+            asked.terms = replace(terms, sure=True)
+            self.chosen(now)[0].ask(asked, now)
+            return None
         return returns.refused(digest, error, count, now)
 
     def chosen(self, now: float) -> list[Replica]:

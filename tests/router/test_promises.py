@@ -105,6 +105,21 @@ async def test_who_comes_again_is_told_to_the_replica_and_asked_once(http, embed
     assert [(one.again, one.returns) for one in terms] == [(False, False)] * 2 + [(True, True), (False, False)]
 
 
+async def test_who_has_waited_for_room_is_not_refused(http, services, embedding_model, embeddings):
+    """It came when it was told to. Room was predicted to come, and does not."""
+    paced(embeddings, 0.4)
+    release, texts = held(embeddings), ["hi"] * 64
+    first = asyncio.create_task(ask(http, embedding_model, texts))
+    await until(lambda: embeddings.admission.inside, "one is inside")
+    assert (await ask(http, embedding_model, texts)).status_code == 429
+    await asyncio.sleep(0.6)
+    second = asyncio.create_task(ask(http, embedding_model, texts))
+    await until(lambda: services.waiting.inside, "the second waits for room")
+    await until(lambda: len(embeddings.admission.inside) == 2, "the second is let in")
+    release.set()
+    assert [(await one).status_code for one in (first, second)] == [200, 200]
+
+
 @pytest.mark.parametrize(
     ("scale", "code", "says"),
     [
