@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import psutil
 
 from deployments.servers import chat
-from deployments.servers.threads import let_process_wait
+from deployments.servers.idling import let_process_idle
 from models.specs import VariantSpec
 
 # One compiler of grammars, whatever comes first. By default vLLM chooses another one for a schema that this one does
@@ -49,7 +49,7 @@ class Server(chat.Server):
             # The engine only tells its worker what to do; while it waits for a core, so does the worker.
             for child in psutil.Process().children(recursive=True):
                 if not child.children():
-                    let_process_wait(child.pid)
+                    let_process_idle(child.pid)
         return engine(self.spec, self.server.engine)
 
     def engine_died(self) -> bool:
