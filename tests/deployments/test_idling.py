@@ -4,12 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import wait_until
 
 from deployments.servers import idling
 from deployments.servers.idling import LOOK_S, NICE_S, Idling, let_process_idle, may_come_back
@@ -153,23 +153,15 @@ def spinning() -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def until(reached) -> bool:
-    for _ in range(300):
-        if reached():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_on_linux_one_that_others_leave_no_core_gets_a_part_of_one(monkeypatch):
     if not may_come_back():
         pytest.skip("threads may not leave SCHED_IDLE here")
     monkeypatch.setattr(idling, "NICE_S", 1.0)
     monkeypatch.setattr(idling, "COMPUTES_S", 0.1)
     with spinning() as engine:
-        assert until(lambda: idling.read(Path(f"/proc/{engine.pid}/task/{engine.pid}")).ran_ns > 1e8)
+        wait_until(lambda: idling.read(Path(f"/proc/{engine.pid}/task/{engine.pid}")).ran_ns > 1e8, "it has computed")
         let_process_idle(engine.pid)
-        assert until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_IDLE)
+        wait_until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_IDLE, "it lets others go first")
         with spinning():
-            assert until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_OTHER), "it stands still"
-        assert until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_IDLE), "it does not come back"
+            wait_until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_OTHER, "it stands still, and that is seen")
+        wait_until(lambda: os.sched_getscheduler(engine.pid) == os.SCHED_IDLE, "it comes back")

@@ -9,9 +9,17 @@ import threading
 from collections import Counter
 
 import httpx
-import local_serve as local_serve_module
 import pytest
-from local_serve import DOODLE, PROFILE, Client, image_server, local_serve, slow_chat, slow_embeddings  # noqa: F401
+from local_serve import (  # noqa: F401
+    DOODLE,
+    PROFILE,
+    Client,
+    Stream,
+    image_server,
+    local_serve,
+    slow_chat,
+    slow_embeddings,
+)
 from patience import patience, until
 from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -105,7 +113,7 @@ async def test_a_client_that_gives_a_whole_answer_up_stops_the_engine_within_a_t
 
 async def test_a_stream_that_its_replica_refused_is_not_cancelled(serve, monkeypatch):
     cancelled = []
-    monkeypatch.setattr(local_serve_module.Stream, "cancel", cancelled.append)
+    monkeypatch.setattr(Stream, "cancel", cancelled.append)
     serve.deploy(CHAT, await slow_chat(0.1))
     async with http_of(await serve.router()) as http:
         answer = await ask(http, stream=True, text="word " * 100_000)
