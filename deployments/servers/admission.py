@@ -380,14 +380,14 @@ class Admission:
         count, most, now = len(self.inside), most_of(terms), outlook.now
         newcomers = self._newcomers(work, terms, now)
         found = outlook.beside([*newcomers, *following], start)
-        used = outlook.shares(found)
-        own = outlook.shares(found, reserve=False) if terms.returns else used
+        own = outlook.shares(found, not terms.returns, slice(count, None))
         if following and found.ends[count + len(newcomers) - 1].first_s * self.streams.now(now) < LIKELY:
             own = own[:-1]  # the newcomer will hardly be in its way
-        if any(share > most for share in own[count:]):
+        if any(share > most for share in own):
             return True
+        used = outlook.shares(found, which=slice(count))
         # Nobody inside may use up less, and few use up more.
-        return max(used[:count], default=0.0) > most and any(map(operator.gt, used, allowed()))
+        return max(used, default=0.0) > most and any(map(operator.gt, used, allowed()))
 
     def _allowed(self, terms: Terms, outlook: Outlook) -> list[float]:
         """The share of its limits that each inside may use up with a newcomer: those who will be late anyway some more,

@@ -17,6 +17,7 @@ from deployments.servers.pace import Pace, Work
 # the steps, and of what is not known of the pace. The latter counts up to a share, for a pace of which little was seen
 # must not keep everybody out.
 DEVIATIONS, MOST_DOUBT = 1.0, 0.15
+ALL = slice(None)
 
 
 @dataclass(slots=True, eq=False)
@@ -125,12 +126,12 @@ class Outlook:
         """For these and nobody else, each of them so many times."""
         return self._forecast([self._row(job) for job in jobs] * times)
 
-    def shares(self, found: Forecast, reserve: bool = True) -> list[float]:
+    def shares(self, found: Forecast, reserve: bool = True, which: slice = ALL) -> list[float]:
         """The largest share of a limit that each uses up."""
         grown, noise, doubt = (self.reserve, self.pace.noise, found.doubt) if reserve else (1.0, 0.0, 0.0)
         return [
             self._share(row, ends, grown, DEVIATIONS * noise, DEVIATIONS * doubt)
-            for row, ends in zip(found.rows, found.ends, strict=True)
+            for row, ends in zip(found.rows[which], found.ends[which], strict=True)
         ]
 
     def _share(self, row: Row, ends: Ends, grown: float, noise: float, doubt: float) -> float:
@@ -186,7 +187,7 @@ class Outlook:
     def _overdue(self, left: list[Left]) -> float:
         """Seconds since the engine should have shown progress: while it stands still, that is the least that everybody
         will wait. What is not answered teaches, too."""
-        if not self.rows:
+        if not self.rows or self.since_s <= 3 * self.pace.base:  # no step is shorter
             return 0.0
         return max(0.0, self.since_s - 3 * self.schedule.longest_step_s(self.pace, left))
 
