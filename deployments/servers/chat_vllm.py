@@ -29,8 +29,8 @@ PROMPT_STEP = 128
 # Of all prompts, for the same reason: vLLM would read 2,048 tokens of many short ones in one step.
 PROMPTS_STEP = 256
 # Of how many answers the replica passes on a piece before it looks at anything else, such as a newcomer that it has to
-# refuse. By default vLLM hands on 128 at once: on a slow core sixteen took it 50 ms. A look costs some 20 us, which is
-# nothing beside a piece on CPUs; with GPUs there may be hundreds in a step.
+# refuse. By default vLLM hands on 128 at once: on a slow core sixteen took it 50 ms. With GPUs there may be
+# hundreds in a step, and each look costs a turn of the event loop; the eight was not measured.
 PIECES_AT_ONCE_ON_CPUS, PIECES_AT_ONCE = 1, 8
 
 

@@ -17,6 +17,7 @@ from deployments.servers.pace import Pace, Work
 # the steps, and of what is not known of the pace. The latter counts up to a share, for a pace of which little was seen
 # must not keep everybody out.
 DEVIATIONS, MOST_DOUBT = 1.0, 0.15
+
 ALL = slice(None)
 
 
