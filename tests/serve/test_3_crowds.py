@@ -58,10 +58,12 @@ def test_a_client_that_leaves_stops_the_engine(cluster, http):
     asked before was answered long ago: the tests of images lie between."""
     before, read = tokens_generated(), 0
     with http.stream("POST", CHATS, json={**STORY, "stream": True, "max_tokens": 4000, "ignore_eos": True}) as stream:
+        assert stream.status_code == 200, stream.read()
         for line in stream.iter_lines():
             read += line.startswith("data: {")
             if read == 20:
                 break
+    assert read == 20
     counts: list[float] = []
 
     def stands_still() -> bool:
