@@ -290,9 +290,9 @@ class Admission:
     def _check(self, work: Work, terms: Terms, now: float) -> None:
         if not self.pace.known:
             if len(self.inside) >= 2 * self.good:
-                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, work, terms, now)
+                raise self._busy("does not know yet how many it can answer in time.", SHORTEST_S, work, now)
             return
-        self._check_alone(work, terms, now)
+        alone = self._check_alone(work, terms, now)
         expected = self._expected(work, terms)
         if not self.inside and not expected:
             return
@@ -300,25 +300,29 @@ class Admission:
         taken = sum(job.work.width for job in self.inside)
         if taken + work.width * (1 + PLACES * expected) > self.schedule.most:
             first_end_s = min((ends.end_s for ends in outlook.as_it_is.ends), default=SHORTEST_S)
-            raise self._busy("writes as many answers at once as it can.", first_end_s, work, terms, now)
+            raise self._busy("writes as many answers at once as it can.", first_end_s, work, now, alone)
         allowed = functools.cache(functools.partial(self._allowed, terms, outlook))
         breaks = functools.partial(self._breaks, work, outlook, allowed, self._next(terms, outlook))
         if breaks(terms):
             seconds = self._room_in(terms, outlook, breaks)
-            raise self._busy("serves as many requests as it can answer in time.", seconds, work, terms, now)
-        self._check_share(work, terms, outlook)
+            raise self._busy("serves as many requests as it can answer in time.", seconds, work, now, alone)
+        self._check_share(work, terms, outlook, alone)
 
-    def _check_alone(self, work: Work, terms: Terms, now: float) -> None:
-        """Raises BeyondPromise if the promise cannot be kept even alone."""
+    def _check_alone(self, work: Work, terms: Terms, now: float) -> float:
+        """The largest share of a limit that it uses up even alone.
+
+        Raises:
+            BeyondPromise: that is more than there is.
+        """
         found = self.alone(work)
         takes, limit, who = self._beyond(found, terms)
         if takes <= limit * (IN_TURN if terms.returns else 1.0):
-            return
+            return takes / limit
         # The replica may have become faster, and nothing that it does would show it.
         if not self.inside and now - self.learnt_at > found.whole_s:
             takes_first, limit_first, _ = self._beyond(self.alone(work, self.pace.begun), terms)
             if takes_first <= limit_first or self.hopeless >= DOUBT:
-                return
+                return takes / limit
         raise BeyondPromise(
             f"This machine needs about {takes:.2g} s for it even if it does nothing else, and {limit:.3g} s {who}. "
             "Trying again does not help. Ask for less at a time, or send it as a batch job, to which only your own "
@@ -340,32 +344,34 @@ class Admission:
         since_s = max(0.0, now - self.progress_at) if self.inside else 0.0
         return Outlook(self.inside, self.pace, self.schedule, self.reserve, self.steps, since_s, now)
 
-    def _check_share(self, work: Work, terms: Terms, outlook: Outlook) -> None:
+    def _check_share(self, work: Work, terms: Terms, outlook: Outlook, alone: float) -> None:
         """Raises TooBusy if a client has its share of a busy replica already: if there were no room for this request,
-        did everybody who asks have as much inside."""
+        did everybody who asks have as much inside.
+
+        Args:
+            alone: what `_check_alone` told.
+        """
         inside = [job for job in self.inside if job.terms.client == terms.client]
         sharers = len(self.seen.keys() | {job.terms.client for job in self.inside})
         if not inside or sharers < 2 or terms.returns:
             return
         newcomer = job_of(work, terms, outlook.now)
-        alone = outlook.shares(outlook.without_others([newcomer]))[0]
-        taken = max(outlook.shares(outlook.beside([newcomer]))) - alone
-        if taken <= FREE_FOR_ALL * (1 - alone):
+        least = outlook.shares(outlook.without_others([newcomer]))[0]
+        taken = max(outlook.shares(outlook.beside([newcomer]))) - least
+        if taken <= FREE_FOR_ALL * (1 - least):
             return
         each = [*inside, newcomer]
         everybody = outlook.without_others(each, min(sharers, math.ceil(MOST_SHARED / len(each))))
         if outlook.shares(everybody)[-1] > most_of(terms):
             why = "is busy, and your address has its share of it already."
-            raise self._busy(why, SHORTEST_S, work, terms, outlook.now)
+            raise self._busy(why, SHORTEST_S, work, outlook.now, alone)
 
-    def _busy(self, why: str, seconds: float, work: Work, terms: Terms, now: float) -> TooBusy:
-        """The refusal, with the seconds until there is room."""
+    def _busy(self, why: str, seconds: float, work: Work, now: float, alone: float = 0.0) -> TooBusy:
+        """The refusal, with the seconds until there is room, and what `_check_alone` told."""
         error = TooBusy(why, None, max(SHORTEST_S, seconds))
         # Fully used it does one second's work in a second, or more where its steps are fuller than was thought.
         error.work_s, error.rate, error.room_s = self.cost_s(work), max(1.0, self.done.now(now)), seconds
-        if self.pace.known:
-            takes, limit, _ = self._beyond(self.alone(work), terms)
-            error.alone = takes / limit
+        error.alone = alone
         return error
 
     def _breaks(
@@ -435,6 +441,8 @@ class Admission:
         if not self.inside:
             return SHORTEST_S
         ends = sorted(outlook.as_it_is.ends, key=lambda one: one.end_s)
+        if not terms.returns:  # it is told whole seconds, so of those within one only the last counts
+            ends = list({max(SHORTEST_S, math.ceil(one.end_s)): one for one in ends}.values())
 
         def fits(one: Ends) -> bool:
             return not breaks(replace(terms, waited_s=-one.end_s), start=one.steps)

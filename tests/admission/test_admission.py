@@ -257,6 +257,24 @@ def test_the_time_to_come_back_is_the_time_until_there_is_room():
     admission.enter(SHORT, terms, 2.0)
 
 
+def test_that_time_costs_a_look_at_each_second_and_not_at_each_who_is_inside(monkeypatch):
+    """Sixty-four end within two seconds; what is told is whole seconds."""
+    admission, looks = made(), []
+    begun(admission, 64, {"first_s": 1.0}, Work(20, 5))
+    for number, job in enumerate(admission.inside):
+        job.work = replace(job.work, steps=2.0 + number / 16)
+    times = Stepwise.times
+    monkeypatch.setattr(
+        Stepwise,
+        "times",
+        lambda self, pace, left, *since: looks.append(len(left) > 1) or times(self, pace, left, *since),
+    )
+    _, error = fill(admission, Terms(first_s=0.3))
+    assert 1 <= error.retry_after <= 2
+    # As it is, with the newcomer, and at most one of two seconds.
+    assert sum(looks) <= 3
+
+
 def test_what_it_waited_before_is_over():
     admission = made(InTurn(), (2.0, 0.0, 0.0))
     admission.enter(SHORT, Terms(whole_s=6.0), 0.0)
