@@ -23,7 +23,7 @@ from deployments.board import MemoryBoard
 from deployments.mailbox import MemoryMailbox
 from deployments.metering import MemoryMeter
 from deployments.notices import MemoryNotices
-from deployments.router import ingress
+from deployments.router import ingress, serve_dispatcher
 from deployments.servers import calls
 from deployments.settings import RouterArgs
 from models.catalog import load_catalog
@@ -234,11 +234,13 @@ class LocalServe:
         self.routers: list[Any] = []
         controller = SimpleNamespace(get_serve_instance_details=SimpleNamespace(remote=self.details))
         named = {SERVE_CONTROLLER_NAME: controller}
-        patch.setattr(ingress.ray, "get_actor", lambda name, **_: named.get(name) or self.actor(name))
-        patch.setattr(ingress.ray, "nodes", list)
-        patch.setattr(ingress, "DeploymentHandle", lambda _, application: Handle(self.applications[application]))
+        patch.setattr(serve_dispatcher.ray, "get_actor", lambda name, **_: named.get(name) or self.actor(name))
+        patch.setattr(serve_dispatcher.ray, "nodes", list)
+        patch.setattr(
+            serve_dispatcher, "DeploymentHandle", lambda _, application: Handle(self.applications[application])
+        )
         patch.setattr(ingress, "RayBoard", lambda: self.board)
-        patch.setattr(ingress, "RayMailbox", lambda: self.mailbox)
+        patch.setattr(serve_dispatcher, "RayMailbox", lambda: self.mailbox)
         patch.setattr(ingress, "RayNotices", lambda: self.notices)
         patch.setattr(ingress, "ray_meter", lambda _: self.meter)
 

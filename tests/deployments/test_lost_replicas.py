@@ -13,7 +13,7 @@ from replicas import CHAT, EMBEDDINGS
 from test_serving import ask, code_of, http_of
 from virtual_time import now
 
-from deployments.router import ingress, suspects
+from deployments.router import serve_dispatcher, suspects
 from deployments.router.calling import BRIEF_S
 from deployments.router.dispatch import Deadline, lost
 from deployments.router.suspects import MOST, REMEMBERED_S, Suspects
@@ -219,7 +219,7 @@ async def test_a_replica_that_only_seemed_lost_counts_again(serve):
             assert code_of(await running) == "replica_lost"
             assert code_of(await embed(http)) == "model_starting"
             serve.hangs = not call_ends  # with and without a controller that answers
-            await asyncio.sleep(ingress.LOST_S + ingress.LONGEST_LOOK_S + 2)
+            await asyncio.sleep(serve_dispatcher.LOST_S + serve_dispatcher.LONGEST_LOOK_S + 2)
             assert (await embed(http)).status_code == 200
 
 
@@ -249,7 +249,7 @@ async def test_readyz_tells_how_old_its_knowledge_is_and_requests_go_on(serve):
 
 
 async def test_a_board_that_hangs_holds_one_thread_however_often_it_is_asked(serve, monkeypatch):
-    monkeypatch.setattr(ingress, "LONGEST_LOOK_S", 0.02)
+    monkeypatch.setattr(serve_dispatcher, "LONGEST_LOOK_S", 0.02)
     serve.deploy(CHAT, await slow_chat())
     async with http_of(await serve.router(discovery_interval_s=0.01)) as http:
         go, before = threading.Event(), threading.active_count()

@@ -20,7 +20,7 @@ from deployments.board import MemoryBoard
 from deployments.metering import MemoryMeter
 from deployments.router.application import create_application
 from deployments.router.dispatch import ModelState, State
-from deployments.router.ingress import ServeDispatcher
+from deployments.router.serve_dispatcher import ServeDispatcher
 from deployments.router.services import Services
 from deployments.servers.calls import CallContext, Refused
 from deployments.tracing import _Tracing, close_span, open_span, start_tracing, traceparent_of
