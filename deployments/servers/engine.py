@@ -124,10 +124,11 @@ class EngineServer:
     async def watch_workers(self) -> None:
         """Leave when a process of the engine has been stopped for some time: it may never go on, and nothing else would
         tell, for the engine waits for it."""
+        workers = await asyncio.to_thread(psutil.Process().children, recursive=True)
         stopped = 0
         while not self.leaving:
             await asyncio.sleep(WORKERS_LOOK_S)
-            stopped = stopped + 1 if await asyncio.to_thread(a_child_is_stopped) else 0
+            stopped = stopped + 1 if any(map(is_stopped, workers)) else 0
             if stopped * WORKERS_LOOK_S >= WORKERS_STOPPED_S:
                 self.leave()
 
@@ -340,10 +341,10 @@ class EngineServer:
             await check()
 
 
-def a_child_is_stopped() -> bool:
-    """Whether a process that this one started, or one of theirs, is stopped. Reads the whole process table."""
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether a process is stopped; one that is gone is not."""
     with contextlib.suppress(psutil.Error):
-        return any(child.status() == psutil.STATUS_STOPPED for child in psutil.Process().children(recursive=True))
+        return process.status() == psutil.STATUS_STOPPED
     return False
 
 

@@ -2,9 +2,13 @@
 virtual time."""
 
 import asyncio
+import subprocess
+import sys
 
+import psutil
 import pytest
 from local_serve import local_serve, slow_chat, slow_embeddings  # noqa: F401
+from patience import wait_until
 from replicas import CHAT, EMBEDDINGS
 from test_lost_replicas import embed
 from test_serving import ask, code_of, http_of
@@ -101,10 +105,25 @@ async def test_a_replica_leaves_when_a_process_of_its_engine_is_stopped_for_long
     (replica,) = serve.deploy(CHAT, server).replicas
     looks = iter([True, True, False, True, True, True])
     seen = []
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [self])
     monkeypatch.setattr(
-        engine, "a_child_is_stopped", lambda: seen.append(replica in serve.applications[CHAT].replicas) or next(looks)
+        engine, "is_stopped", lambda _: seen.append(replica in serve.applications[CHAT].replicas) or next(looks)
     )
     await server.watch_workers()
     await asyncio.sleep(1)
     assert seen == [True] * 6
     assert replica not in serve.applications[CHAT].replicas
+
+
+def test_a_process_is_stopped_from_when_it_is_until_it_goes_on_or_ends():
+    process = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert not engine.is_stopped(process)
+        process.suspend()
+        wait_until(lambda: engine.is_stopped(process), "it to stop")
+        process.resume()
+        wait_until(lambda: not engine.is_stopped(process), "it to go on")
+    finally:
+        process.kill()
+        process.communicate()
+    assert not engine.is_stopped(process)
