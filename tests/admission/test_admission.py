@@ -50,6 +50,15 @@ def begun(admission, count, terms, work=SHORT):
     return jobs
 
 
+def sizes_of_forecasts(monkeypatch) -> list[int]:
+    """How many requests each forecast is of, from now on."""
+    sizes, times = [], Stepwise.times
+    monkeypatch.setattr(
+        Stepwise, "times", lambda self, pace, left, *since: sizes.append(len(left)) or times(self, pace, left, *since)
+    )
+    return sizes
+
+
 @pytest.mark.parametrize(
     ("limit", "seconds"), [("first_s", 1.0), ("piece_s", 0.08), ("whole_s", 5.0), ("deadline_s", 5.0)]
 )
@@ -209,13 +218,10 @@ def test_a_share_is_of_what_fits_and_not_of_what_a_tight_promise_leaves():
 
 def test_of_many_clients_with_much_inside_a_share_costs_little_to_compute(monkeypatch):
     """Each call of the forecast is by all requests at once, so its size is what counts."""
-    admission, terms, sizes = made(), Terms(client="greedy", first_s=3.0), []
+    admission, terms = made(), Terms(client="greedy", first_s=3.0)
     for name in range(1000):
         admission.leave(admission.enter(SHORT, replace(terms, client=str(name)), 0.0), 0.0)
-    times = Stepwise.times
-    monkeypatch.setattr(
-        Stepwise, "times", lambda self, pace, left, *since: sizes.append(len(left)) or times(self, pace, left, *since)
-    )
+    sizes = sizes_of_forecasts(monkeypatch)
     jobs, error = fill(admission, terms)
     assert "share" in error.message
     assert max(sizes) <= MOST_SHARED + len(jobs) + 1
@@ -259,20 +265,15 @@ def test_the_time_to_come_back_is_the_time_until_there_is_room():
 
 def test_that_time_costs_a_look_at_each_second_and_not_at_each_who_is_inside(monkeypatch):
     """Sixty-four end within two seconds; what is told is whole seconds."""
-    admission, looks = made(), []
+    admission = made()
     begun(admission, 64, {"first_s": 1.0}, Work(20, 5))
     for number, job in enumerate(admission.inside):
         job.work = replace(job.work, steps=2.0 + number / 16)
-    times = Stepwise.times
-    monkeypatch.setattr(
-        Stepwise,
-        "times",
-        lambda self, pace, left, *since: looks.append(len(left) > 1) or times(self, pace, left, *since),
-    )
+    sizes = sizes_of_forecasts(monkeypatch)
     _, error = fill(admission, Terms(first_s=0.3))
     assert 1 <= error.retry_after <= 2
     # As it is, with the newcomer, and at most one of two seconds.
-    assert sum(looks) <= 3
+    assert sum(size > 1 for size in sizes) <= 3
 
 
 def test_what_it_waited_before_is_over():

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import count
-from pathlib import Path
 
 import httpx
+from cluster_metrics import vllm_tokens
 from fake_models import (
     AT_ONCE,
     FAKE_CHAT,
@@ -39,24 +39,10 @@ def crowd(address: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=address, timeout=patience(REQUEST_S), trust_env=False, limits=limits)
 
 
-def tokens_generated() -> float:
-    """vLLM's own count of all tokens it made, from Ray's metrics."""
-    targets = json.loads(Path("/tmp/medley/ray/prom_metrics_service_discovery.json").read_text())[0]["targets"]
-    total = 0.0
-    for target in targets:
-        text = httpx.get(f"http://{target}/metrics", trust_env=False, timeout=patience()).text
-        total += sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in text.splitlines()
-            if line.startswith("ray_vllm_generation_tokens_total{")
-        )
-    return total
-
-
 def test_a_client_that_leaves_stops_the_engine(cluster, http):
     """By vLLM's count of tokens, once it has stood still for several times as long as it takes to publish it. What was
     asked before was answered long ago: the tests of images lie between."""
-    before, read = tokens_generated(), 0
+    before, read = vllm_tokens(), 0
     with http.stream("POST", CHATS, json={**STORY, "stream": True, "max_tokens": 4000, "ignore_eos": True}) as stream:
         assert stream.status_code == 200, stream.read()
         for line in stream.iter_lines():
@@ -67,7 +53,7 @@ def test_a_client_that_leaves_stops_the_engine(cluster, http):
     counts: list[float] = []
 
     def stands_still() -> bool:
-        counts.append(tokens_generated())
+        counts.append(vllm_tokens())
         return counts[-1] >= before + read - 2 and counts[-12:] == [counts[-1]] * 12
 
     wait_until(stands_still, "vLLM's count of tokens to stand still", seconds=120, every=0.5)
